@@ -1,0 +1,52 @@
+# Every target works on its own on a machine with Python 3.10 to 3.12, make and g++: what it needs is installed first,
+# into a virtual environment, and not again as long as the files in requirements/ stay the same.
+
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin/python
+REQUIREMENTS := requirements/build.txt requirements/runtime.txt requirements/mminstall.txt requirements/lock.txt
+SETUP = @VENV='$(VENV)' PYTHON='$(PYTHON)' MMCV_OPS='$(MMCV_OPS)' tools/setup_env.sh
+# PYTHON names the interpreter that the environment is made with; what runs in the environment uses its own.
+RUN = @PYTHON="$$($(BIN) -c 'import sys; print(sys.executable)')"
+START := $(shell date +%s)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format env clean FORCE
+
+help:  ## show this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12   interpreter to make the environment with (default: python3)'
+	@echo '  VENV=folder         where the environment is (default: .venv)'
+	@echo '  MMCV_OPS=cpu|cuda   which operators of mmcv to compile (default: what this machine can use)'
+
+quickstart: $(VENV)/.done-env  ## train a small detector on generated pictures, evaluate it, draw its boxes (RETRAIN=1: anew)
+	$(RUN) START=$(START) RETRAIN='$(RETRAIN)' tools/quickstart.sh
+
+test: $(VENV)/.done-tests  ## run the tests (ARGS="-k word": some of them)
+	$(RUN) $(BIN) -m pytest $(ARGS)
+
+lint: $(VENV)/.done-lint  ## check style and formatting; installs nothing but ruff
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+
+format: $(VENV)/.done-lint  ## repair what ruff can repair
+	$(BIN) -m ruff check --fix .
+	$(BIN) -m ruff format .
+
+env: $(VENV)/.done-env  ## install the tested set of packages, compile mmcv's operators
+
+clean:  ## remove .venv, caches and build leftovers; results in work_dirs/ stay
+	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	find mmdet_dinov2 tests configs tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.done-env: $(REQUIREMENTS) setup.py $(if $(MMCV_OPS),FORCE)
+	$(SETUP) env
+
+$(VENV)/.done-tests: $(VENV)/.done-env requirements/tests.txt
+	$(SETUP) tests
+
+$(VENV)/.done-lint: requirements/lock.txt
+	$(SETUP) lint
+
+FORCE:

@@ -1,0 +1,28 @@
+"""12 epochs: linear warm-up from 0.01 x lr in the first one, cosine down to 0.01 x lr."""
+
+max_epochs = 12
+warmup_epochs = 1
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
+# Both count iterations, so that the rate changes smoothly within an epoch.
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=0.01,
+        begin=0,
+        end=warmup_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min_ratio=0.01,
+        begin=warmup_epochs,
+        end=max_epochs,
+        T_max=max_epochs - warmup_epochs,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]

@@ -1,0 +1,17 @@
+"""DINO, frozen DINOv2-B/14 at patch 16, simple feature pyramid, 12 epochs of COCO.
+
+Command:    tools/dist_train.sh configs/dino_dinov2_b_12ep.py 4
+Batch:      4 GPUs x 4 images x 1 accumulation step = 16
+Reference:  51.94 box AP on COCO val2017 (dgcnz/edge, with detrex), about 30 h on one node of A100-80GB
+Here:       not measured
+"""
+
+_base_ = [
+    '_base_/models/dino_dinov2.py',
+    '_base_/datasets/coco_detection.py',
+    '_base_/schedules/adamw.py',
+    '_base_/schedules/step_12ep.py',
+    '_base_/default_runtime.py',
+]
+
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,0 +1,69 @@
+"""A small model on the sample data set, from random weights, for a CPU with 2 cores.
+
+Command:    python tools/train.py configs/dino_dinov2_quickstart.py
+Batch:      1 process x 8 images x 1 accumulation step = 8
+"""
+
+_base_ = [
+    '_base_/models/dino_dinov2.py',
+    '_base_/datasets/shapes.py',
+    '_base_/schedules/adamw.py',
+    '_base_/default_runtime.py',
+]
+
+num_classes = 5
+embed_dims = 128
+model = dict(
+    num_queries=100,
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            embed_dims=192,
+            num_layers=6,
+            num_heads=3,
+            feedforward_channels=768,
+            ffn='mlp',
+            layer_scale=1.0,
+        ),
+        img_size=168,
+        patch_size=14,
+        frozen_stages=-1,
+        init_cfg=None,
+    ),
+    neck=dict(in_channels=192, out_channels=embed_dims),
+    encoder=dict(
+        num_layers=2,
+        layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=embed_dims),
+            ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=512),
+        ),
+    ),
+    decoder=dict(
+        num_layers=3,
+        layer_cfg=dict(
+            self_attn_cfg=dict(embed_dims=embed_dims),
+            cross_attn_cfg=dict(embed_dims=embed_dims),
+            ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=512),
+        ),
+    ),
+    positional_encoding=dict(num_feats=embed_dims // 2),
+    bbox_head=dict(num_classes=num_classes, embed_dims=embed_dims),
+    test_cfg=dict(max_per_img=100),
+)
+
+# Nothing is pretrained: one learning rate for all.
+optim_wrapper = dict(
+    optimizer=dict(lr=5e-4), paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)})
+)
+
+max_epochs = 12
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[10], gamma=0.1),
+]
+default_hooks = dict(logger=dict(interval=25))
+
+auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,0 +1,15 @@
+"""The generated sample data set and the check of data sets. Importing registers the datasets."""
+
+from .findings import Finding, raise_on_errors
+from .preflight import check_config, fill_evaluator_ann_file
+from .shapes import generate_shapes
+from .shapes_dataset import ShapesDataset
+
+__all__ = [
+    'Finding',
+    'ShapesDataset',
+    'check_config',
+    'fill_evaluator_ann_file',
+    'generate_shapes',
+    'raise_on_errors',
+]

@@ -1,0 +1,48 @@
+"""What a check of the data found, and how it is told to the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the data set check found.
+
+    Attributes:
+        severity: ``'error'`` for what makes a run fail or learn the wrong thing, ``'warning'``
+            for what is legal but often a mistake, ``'info'`` for what could not be checked.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+        message: One sentence that names the file or key, the value and the remedy.
+    """
+
+    severity: Literal['error', 'warning', 'info']
+    split: str
+    message: str
+
+
+def raise_on_errors(findings: Iterable[Finding]) -> None:
+    """Raise if any finding is an error.
+
+    Raises:
+        InputError: With one line per finding: the errors, then the warnings.
+    """
+    findings = list(findings)
+    errors = [finding for finding in findings if finding.severity == 'error']
+    if not errors:
+        return
+    warnings = [finding for finding in findings if finding.severity == 'warning']
+    lines = [f'The data set check found {len(errors)} error{"s" if len(errors) > 1 else ""}:']
+    lines += [f'  error [{finding.split}]: {finding.message}' for finding in errors]
+    lines += [f'  warning [{finding.split}]: {finding.message}' for finding in warnings]
+    raise InputError('\n'.join(lines))
+
+
+def name_some(names: Sequence[str], limit: int = 10) -> str:
+    """Write a list for a message: ``'a', 'b'`` or ``'a', 'b' and 7 more``."""
+    text = ', '.join(repr(name) for name in names[:limit])
+    return text if len(names) <= limit else f'{text} and {len(names) - limit} more'

@@ -1,0 +1,165 @@
+"""Check of the data that a config names, to be run before training and testing.
+
+mmdet passes over many mistakes in silence (unknown class names, another class order, boxes that
+it cannot use) and shows them after hours as an average precision of zero. The check reads configs
+and annotation files only: it opens no image and builds no dataset.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from mmengine import Config
+
+from ..errors import InputError
+from .coco_checks import (
+    check_boxes,
+    check_class_names,
+    check_class_order,
+    check_images,
+    check_scoring,
+)
+from .coco_file import CocoFile, read_coco_file
+from .dataset_source import (
+    DatasetSource,
+    dataset_class,
+    is_coco_format,
+    is_remote,
+    iter_dataset_configs,
+    read_source,
+)
+from .evaluators import check_ann_files, fill_evaluator_ann_file, only_writes_predictions
+from .findings import Finding, name_some, raise_on_errors
+from .shapes_dataset import ShapesDataset, ensure_shapes
+
+__all__ = ['Finding', 'check_config', 'fill_evaluator_ann_file', 'raise_on_errors']
+
+_SPLITS = ('train', 'val', 'test')
+
+
+def check_config(cfg: Config, splits: Sequence[str] = _SPLITS) -> list[Finding]:
+    """Check the datasets of a config against their files, the model and the evaluators.
+
+    A :class:`ShapesDataset` is generated first if it is not there yet.
+
+    Args:
+        cfg: The config of a run.
+        splits: Which of ``'train'``, ``'val'`` and ``'test'`` to check. A split without a
+            dataloader is passed over.
+
+    Returns:
+        What was found, split by split. A sound config gives no finding.
+
+    Raises:
+        ValueError: If ``splits`` has an unknown name.
+    """
+    unknown = [split for split in splits if split not in _SPLITS]
+    if unknown:
+        raise ValueError(f'splits must be among {_SPLITS}, but has {unknown}.')
+    findings: list[Finding] = []
+    sources: list[DatasetSource] = []
+    for split in splits:
+        found = list(_find_sources(cfg, split, findings))
+        findings += check_ann_files(cfg, split, found)
+        sources += found
+    findings += _check_classes(cfg, sources)
+    findings += _check_files(cfg, sources)
+    return sorted(findings, key=lambda finding: splits.index(finding.split))
+
+
+def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[DatasetSource]:
+    """Yield the COCO-format datasets of a split; add to ``findings`` why others are left out."""
+    for key, config in iter_dataset_configs(cfg, split):
+        try:
+            cls = dataset_class(key, config)
+            if not is_coco_format(cls):
+                findings.append(Finding(
+                    'info', split,
+                    f'`{key}` is a {cls.__name__}, which does not read COCO files the way '
+                    'CocoDataset does, so it is not checked.'))
+                continue
+            if issubclass(cls, ShapesDataset):
+                ensure_shapes(config.get('data_root'), config.get('generate'))
+            yield read_source(split, key, config)
+        except (InputError, OSError) as error:
+            findings.append(Finding('error', split, str(error)))
+
+
+def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]:
+    """Check that the datasets have the same classes, as many as the model."""
+    findings = []
+    for source in sources[1:]:
+        first = sources[0]
+        if source.classes != first.classes:
+            findings.append(Finding(
+                'error', source.split,
+                f'{source.classes_origin} gives the classes {name_some(source.classes)}, but '
+                f'{first.classes_origin} gives {name_some(first.classes)}; use the same classes '
+                'in the same order for all datasets.'))
+    head = (cfg.get('model') or {}).get('bbox_head')
+    if sources and isinstance(head, Mapping) and 'num_classes' in head:
+        source = sources[0]
+        count = len(source.classes)
+        if head['num_classes'] != count:
+            findings.append(Finding(
+                'error', source.split,
+                f'`model.bbox_head.num_classes` is {head["num_classes"]}, but '
+                f'{source.classes_origin} gives {count} classes; set '
+                f'`model.bbox_head.num_classes={count}`.'))
+    return findings
+
+
+def _check_files(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]:
+    """Check the datasets against their annotation files and images, reading each file once."""
+    read_file = functools.cache(read_coco_file)
+    list_folder = functools.cache(_list_folder)
+    findings: list[Finding] = []
+    files: dict[DatasetSource, CocoFile] = {}
+    for source in sources:
+        coco = _read_annotations(source, read_file, findings)
+        if coco is None:
+            continue
+        files[source] = coco
+        findings += check_class_names(source, coco)
+        if source.split != 'test' or not only_writes_predictions(cfg, source.split):
+            findings += check_scoring(source, coco)
+        findings += check_boxes(source, coco)
+        findings += check_images(source, coco, list_folder)
+    return findings + check_class_order(files)
+
+
+def _read_annotations(source: DatasetSource, read_file: Callable[[str], CocoFile],
+                      findings: list[Finding]) -> CocoFile | None:
+    """Return the content of the annotation file; add to ``findings`` why there is none."""
+    key = source.key
+    if not source.ann_file:
+        findings.append(Finding(
+            'error', source.split,
+            f'`{key}.ann_file` is not set; set it to a COCO annotation file.'))
+    elif is_remote(source.ann_file, source.config):
+        findings.append(Finding(
+            'info', source.split,
+            f"'{source.ann_file}' is not on the local disk, so `{key}` is not checked."))
+    else:
+        try:
+            return read_file(os.path.abspath(source.ann_file))
+        except FileNotFoundError as error:
+            findings.append(Finding(
+                'error', source.split,
+                f'{error}; set `{key}.data_root` (now {source.config.get("data_root")!r}) and '
+                f'`{key}.ann_file` (now {source.config.get("ann_file")!r}) so that joined they '
+                'name it.'))
+        except (InputError, OSError) as error:
+            findings.append(Finding('error', source.split, str(error)))
+    return None
+
+
+def _list_folder(path: str) -> frozenset[str] | None:
+    """Return the names in a folder, ``None`` if it cannot be listed."""
+    try:
+        with os.scandir(path) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return None

@@ -1,0 +1,166 @@
+"""A generated COCO-format data set of shapes, for trying configs without any download."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+from .shapes_drawing import CLASSES, draw_picture
+
+# Raise it when the same arguments begin to give other files, so that old folders are not reused.
+GENERATOR_VERSION = 1
+MARKER_FILE = 'shapes.json'
+SPLITS = ('train', 'val')
+MAX_SHAPES = 8
+# One picture in so many has no objects, from the 13th on.
+EMPTY_PERIOD = 25
+_FIRST_EMPTY = 12
+_JPEG_QUALITY = 92
+
+
+def generate_shapes(root: str | os.PathLike,
+                    num_train: int = 400,
+                    num_val: int = 100,
+                    seed: int = 0) -> Path:
+    """Make the shapes data set in a folder, unless the folder holds it already.
+
+    The folder gets ``annotations/train.json`` and ``annotations/val.json`` in COCO format, the
+    pictures in ``train/`` and ``val/``, and ``shapes.json`` with the arguments. It appears
+    complete or not at all, so any number of processes may call this at the same time. A picture
+    depends on the seed, its split and its index only: a small data set is the beginning of a
+    large one.
+
+    Args:
+        root: The folder to make. It may exist if it is empty.
+        num_train: Number of training pictures.
+        num_val: Number of validation pictures.
+        seed: Non-negative seed of all random choices.
+
+    Returns:
+        ``root`` as a path.
+
+    Raises:
+        InputError: If an argument is out of range, or if ``root`` holds anything else. Nothing is
+            ever overwritten.
+    """
+    arguments = dict(
+        num_train=_whole_number('num_train', num_train, minimum=1),
+        num_val=_whole_number('num_val', num_val, minimum=1),
+        seed=_whole_number('seed', seed, minimum=0))
+    target = Path(root).resolve()
+    if not _is_generated(target, arguments):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as folder:
+            # A folder of its own inside: the temporary one is readable by its owner only.
+            draft = Path(folder) / target.name
+            _write_dataset(draft, arguments)
+            _publish(draft, target, arguments)
+    return Path(root)
+
+
+def _whole_number(name: str, value: Any, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
+        raise InputError(
+            f'{name} must be a whole number of at least {minimum}, but is {value!r}.')
+    return int(value)
+
+
+def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
+    """Return whether ``root`` holds this data set; raise if it holds anything else."""
+    if not os.path.lexists(root):
+        return False
+    if not root.is_dir():
+        raise InputError(
+            f"The shapes data set cannot be made at '{root}' because a file has this name; "
+            'choose another folder (`data_root` in a config).')
+    names = sorted(os.listdir(root))
+    if not names:
+        return False
+    if MARKER_FILE not in names:
+        some = ', '.join(repr(name) for name in names[:3])
+        raise InputError(
+            f"The shapes data set cannot be made in '{root}' because the folder holds {len(names)} "
+            f'other entries ({some}{", ..." if len(names) > 3 else ""}); choose an empty or new '
+            'folder (`data_root` in a config).')
+    expected = _marker(arguments)
+    try:
+        found = json.loads((root / MARKER_FILE).read_text())
+    except ValueError:
+        found = 'no readable arguments'
+    if found != expected:
+        raise InputError(
+            f"The shapes data set in '{root}' was made with {_in_words(found)}, but "
+            f'{_in_words(expected)} is asked for; use the same arguments in every dataset that '
+            'shares the folder (`generate` in a config), choose another one, or delete it.')
+    return True
+
+
+def _marker(arguments: dict[str, int]) -> dict[str, int]:
+    return dict(generator_version=GENERATOR_VERSION, **arguments)
+
+
+def _in_words(marker: Any) -> str:
+    if isinstance(marker, dict):
+        return ', '.join(f'{key}={value}' for key, value in marker.items())
+    return str(marker)
+
+
+def _publish(draft: Path, root: Path, arguments: dict[str, int]) -> None:
+    """Rename the finished draft to ``root``, or use the equal data set that got there first."""
+    try:
+        os.rename(draft, root)
+    except OSError:
+        if not _is_generated(root, arguments):
+            raise
+
+
+def _write_dataset(root: Path, arguments: dict[str, int]) -> None:
+    for split in SPLITS:
+        _write_split(root, split, arguments[f'num_{split}'], arguments['seed'])
+    (root / MARKER_FILE).write_text(json.dumps(_marker(arguments), indent=2) + '\n')
+
+
+def _write_split(root: Path, split: str, count: int, seed: int) -> None:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    (root / split).mkdir(parents=True)
+    for index in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        is_empty = index % EMPTY_PERIOD == _FIRST_EMPTY
+        num_shapes = 0 if is_empty else int(rng.integers(1, MAX_SHAPES + 1))
+        picture, shapes = draw_picture(rng, num_shapes)
+        height, width = picture.shape[:2]
+        # Ids count from 1: COCO's evaluation takes an annotation id of 0 for 'not matched'.
+        image_id = index + 1
+        name = f'{image_id:06d}.jpg'
+        _write_jpeg(root / split / name, picture)
+        images.append(dict(id=image_id, file_name=name, width=width, height=height))
+        for shape in shapes:
+            annotations.append(dict(
+                id=len(annotations) + 1,
+                image_id=image_id,
+                category_id=shape.label + 1,
+                bbox=[float(value) for value in shape.box],
+                area=float(shape.area),
+                iscrowd=0))
+    content = dict(
+        info=dict(description=f'Generated shapes, {split} split', version=str(GENERATOR_VERSION)),
+        images=images,
+        annotations=annotations,
+        categories=[dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)])
+    path = root / 'annotations' / f'{split}.json'
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content) + '\n')
+
+
+def _write_jpeg(path: Path, picture: np.ndarray) -> None:
+    # Not cv2.imwrite, which reports a full disk by its return value only.
+    _, data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    path.write_bytes(data.tobytes())

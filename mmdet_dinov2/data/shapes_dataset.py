@@ -1,0 +1,75 @@
+"""The registered dataset class of the generated shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
+
+from ..errors import InputError
+from .shapes import generate_shapes
+from .shapes_drawing import CLASSES
+
+_GENERATE_KEYS = ('num_train', 'num_val', 'seed')
+
+
+@DATASETS.register_module()
+class ShapesDataset(CocoDataset):
+    """COCO-format dataset of generated shapes, made at ``data_root`` on first use.
+
+    Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and the same
+    for ``val``.
+
+    Args:
+        *args: As for :class:`mmdet.datasets.CocoDataset`.
+        generate: Arguments of :func:`~mmdet_dinov2.data.shapes.generate_shapes` other than
+            ``root``. Datasets that share a ``data_root`` need the same.
+        **kwargs: As for :class:`mmdet.datasets.CocoDataset`.
+
+    Raises:
+        InputError: If ``generate`` has unknown keys or values out of range, or if ``data_root``
+            is not a local folder or holds anything else.
+    """
+
+    METAINFO = dict(
+        classes=CLASSES,
+        palette=[(220, 60, 60), (60, 120, 220), (60, 180, 90), (230, 180, 40), (160, 80, 200)])
+
+    def __init__(self, *args: Any, generate: Mapping[str, int] | None = None,
+                 **kwargs: Any) -> None:
+        _check_generate_keys(generate)
+        self.generate = dict(generate or {})
+        super().__init__(*args, **kwargs)
+
+    def full_init(self) -> None:
+        """Make the data set if it is not there yet, then read it."""
+        if not self._fully_initialized:
+            ensure_shapes(self.data_root, self.generate)
+        super().full_init()
+
+
+def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> None:
+    """Make the data set that a :class:`ShapesDataset` with these arguments reads.
+
+    Raises:
+        InputError: See :class:`ShapesDataset`.
+    """
+    _check_generate_keys(generate)
+    if not data_root or '://' in data_root:
+        raise InputError(
+            f'ShapesDataset writes its data set to `data_root`, but data_root is {data_root!r}; '
+            "set it to a local folder such as 'data/shapes'.")
+    generate_shapes(data_root, **(generate or {}))
+
+
+def _check_generate_keys(generate: Mapping[str, int] | None) -> None:
+    if generate is not None and not isinstance(generate, Mapping):
+        raise InputError(
+            f'`generate` of ShapesDataset must be a dict, but is {generate!r}.')
+    unknown = sorted(set(generate or {}) - set(_GENERATE_KEYS))
+    if unknown:
+        raise InputError(
+            f'`generate` of ShapesDataset has unknown keys {unknown}; it takes '
+            f'{", ".join(_GENERATE_KEYS)}.')

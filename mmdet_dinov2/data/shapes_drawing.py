@@ -1,0 +1,186 @@
+"""Pictures of simple shapes with exactly known boxes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
+
+# Share of a shape's own pixels that must stay inside the picture and uncovered by later shapes.
+MIN_VISIBLE_SHARE = 0.4
+
+LONG_SIDE = (120, 260)
+MAX_ASPECT_RATIO = 2.0
+MIN_RADIUS = 8.0
+MAX_RADIUS_OF_SHORT_SIDE = 0.3
+
+_PLACEMENT_TRIES = 20
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawn shape.
+
+    Attributes:
+        label: Index into :data:`CLASSES`.
+        box: Tight ``(x, y, w, h)`` in pixels around the part of the shape that lies inside the
+            picture. Pixels covered by later shapes count.
+        area: Number of pixels of that part.
+        color: Fill colour, BGR in 0..255.
+    """
+
+    label: int
+    box: tuple[int, int, int, int]
+    area: int
+    color: tuple[int, int, int]
+
+
+def draw_picture(rng: np.random.Generator, num_shapes: int) -> tuple[np.ndarray, list[Shape]]:
+    """Draw a picture of random size with up to ``num_shapes`` shapes on a noisy background.
+
+    Args:
+        rng: Source of every random choice.
+        num_shapes: Number of shapes to try. A shape that finds no place where it and all earlier
+            ones stay visible is left out.
+
+    Returns:
+        The picture, (H, W, 3) uint8 BGR, and its shapes from back to front.
+    """
+    height, width = sample_size(rng)
+    picture = paint_background(rng, height, width)
+    shapes = place_shapes(rng, picture, num_shapes)
+    return add_noise(rng, picture), shapes
+
+
+def sample_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Choose ``(height, width)`` in pixels: landscape, portrait or square, odd sizes included."""
+    long_side = int(rng.integers(LONG_SIDE[0], LONG_SIDE[1] + 1))
+    short_side = round(long_side / rng.uniform(1.05, MAX_ASPECT_RATIO))
+    orientation = rng.choice(['landscape', 'portrait', 'square'], p=[0.5, 0.3, 0.2])
+    if orientation == 'square':
+        return long_side, long_side
+    if orientation == 'portrait':
+        return long_side, short_side
+    return short_side, long_side
+
+
+def paint_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Paint a colour gradient with soft blotches, (height, width, 3) uint8 BGR."""
+    start, end = rng.uniform(30, 225, size=(2, 3))
+    angle = rng.uniform(0, 2 * math.pi)
+    ramp = (np.linspace(0, math.sin(angle), height)[:, None]
+            + np.linspace(0, math.cos(angle), width))
+    ramp = (ramp - ramp.min()) / np.ptp(ramp)
+    gradient = cv2.merge([a + (b - a) * ramp for a, b in zip(start, end, strict=True)])
+    blotches = rng.uniform(-30, 30, size=(6, 6, 3))
+    blotches = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(gradient + blotches, 0, 255).astype(np.uint8)
+
+
+def add_noise(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """Add Gaussian noise of a random strength to a (H, W, 3) uint8 picture."""
+    deviation = rng.uniform(2, 14)
+    noise = rng.standard_normal(picture.shape, dtype=np.float32) * deviation
+    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+
+
+def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> list[Shape]:
+    """Draw up to ``count`` shapes into ``picture`` in place, keeping every one visible.
+
+    Args:
+        rng: Source of every random choice.
+        picture: (H, W, 3) uint8 BGR.
+        count: Number of shapes to try.
+
+    Returns:
+        The drawn shapes from back to front. At least :data:`MIN_VISIBLE_SHARE` of the pixels of
+        each is seen in the picture.
+    """
+    # Index of the front-most shape at every pixel, -1 for the background.
+    front = np.full(picture.shape[:2], -1, dtype=np.int8)
+    full_areas: list[int] = []
+    shapes: list[Shape] = []
+    for _ in range(count):
+        for _ in range(_PLACEMENT_TRIES):
+            label = int(rng.integers(len(CLASSES)))
+            mask, full_area = _random_mask(rng, label, picture.shape[:2])
+            candidate = np.where(mask, len(shapes), front)
+            seen = np.bincount(candidate[candidate >= 0], minlength=len(shapes) + 1)
+            needed = MIN_VISIBLE_SHARE * np.array([*full_areas, full_area])
+            if (seen >= needed).all():
+                break
+        else:
+            continue
+        color = _contrasting_color(rng, picture[mask].mean(axis=0))
+        picture[mask] = color
+        front = candidate.astype(np.int8)
+        full_areas.append(full_area)
+        shapes.append(
+            Shape(label=label, box=tight_box(mask), area=int(mask.sum()), color=color))
+    return shapes
+
+
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return ``(x, y, w, h)`` in pixels of the true pixels of a (H, W) mask."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+
+
+def _random_mask(rng: np.random.Generator, label: int,
+                 size: tuple[int, int]) -> tuple[np.ndarray, int]:
+    """Return the (H, W) bool mask of a randomly placed shape and its area before clipping."""
+    height, width = size
+    largest = MAX_RADIUS_OF_SHORT_SIDE * min(size)
+    radius = math.exp(rng.uniform(math.log(MIN_RADIUS), math.log(largest)))
+    # Close enough to the border to be cut by it now and then, but seldom beyond recognition.
+    center = rng.uniform(radius / 2, (width - radius / 2, height - radius / 2))
+    angle = rng.uniform(0, 2 * math.pi)
+    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    # The margin holds what sticks out of the picture, so that the full area can be counted.
+    margin = math.ceil(largest) + 2
+    points = _outline(rng, label) @ rotation * radius + center + margin
+    canvas = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
+    fixed_point = np.round(points * 2**_SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(canvas, [fixed_point], 1, shift=_SUBPIXEL_BITS)
+    clipped = canvas[margin:margin + height, margin:margin + width].astype(bool)
+    return clipped, int(canvas.sum())
+
+
+def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
+    """Return the corners of a shape inside the unit circle, (N, 2) as ``x, y``."""
+    name = CLASSES[label]
+    if name == 'circle':
+        return _on_circle(np.linspace(0, 2 * math.pi, 48, endpoint=False))
+    if name == 'rectangle':
+        half_diagonal = math.atan(rng.uniform(0.35, 1.0))
+        return _on_circle(np.array([half_diagonal, math.pi - half_diagonal,
+                                    math.pi + half_diagonal, -half_diagonal]))
+    if name == 'triangle':
+        return _on_circle(np.arange(3) * 2 * math.pi / 3 + rng.uniform(-0.3, 0.3, size=3))
+    if name == 'star':
+        lengths = np.tile([1.0, rng.uniform(0.38, 0.5)], 5)
+        return _on_circle(np.arange(10) * math.pi / 5) * lengths[:, None]
+    arm = rng.uniform(0.22, 0.34)
+    reach = math.sqrt(1 - arm**2)
+    quarter = np.array([[arm, reach], [arm, arm], [reach, arm]])
+    turn = np.array([[0, -1], [1, 0]])
+    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+
+
+def _on_circle(angles: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _contrasting_color(rng: np.random.Generator, covered: np.ndarray) -> tuple[int, int, int]:
+    """Choose a BGR colour that stands out from the mean colour it covers."""
+    colors = rng.integers(0, 256, size=(4, 3))
+    distances = np.linalg.norm(colors - covered, axis=1)
+    blue, green, red = colors[distances.argmax()].tolist()
+    return blue, green, red

@@ -1,0 +1,142 @@
+"""What the command-line tools share: arguments, configs, checks before the start, error messages."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import difflib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+
+from ..data.preflight import check_config, fill_evaluator_ann_file, raise_on_errors
+from ..errors import InputError
+from .runner import DetectionRunner
+
+_TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that training and testing share, named as in mmdet."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value; lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--no-preflight', action='store_true', help='start without checking the data set'
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what starts the processes of a distributed run',
+    )
+    # torch.distributed.launch passes it, torchrun sets LOCAL_RANK.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Reads the config named by the arguments and applies the common ones.
+
+    The work folder is that of the arguments, else of the config, else ``work_dirs/CONFIG_NAME``.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    if not os.path.isfile(args.config):
+        raise FileNotFoundError(f'config {args.config} does not exist; check the path')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+    fill_evaluator_ann_file(cfg)
+    return cfg
+
+
+def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
+    """Checks model and data of a config before anything is written.
+
+    Args:
+        cfg: The config.
+        splits: Data splits to check, of 'train', 'val', 'test'.
+        preflight: Whether to check the data too.
+
+    Raises:
+        ValueError: If something cannot be used.
+        FileNotFoundError: If a file is missing.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    # Without memory for the parameters, only to see whether all keys are known and fit together.
+    with torch.device('meta'):
+        MODELS.build(copy.deepcopy(cfg.model))  # mmdet adds keys to what it builds from
+    if cfg.get('load_from') and '://' not in cfg.load_from and not os.path.isfile(cfg.load_from):
+        raise FileNotFoundError(f'checkpoint {cfg.load_from} does not exist; check the path')
+    if preflight:
+        raise_on_errors(check_config(cfg, splits))
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Builds the runner; configs without ``runner_type`` get this project's."""
+    cfg.setdefault('runner_type', 'DetectionRunner')
+    if cfg.runner_type != 'DetectionRunner':
+        raise InputError(
+            f"runner_type={cfg.runner_type!r} is not supported by this tool; use 'DetectionRunner'"
+        )
+    return DetectionRunner.from_cfg(cfg)
+
+
+@contextmanager
+def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
+    """Ends the program with one sentence instead of a traceback.
+
+    Args:
+        every_error: Whether to do so for every error, as fits while the input is being read and
+            checked; else only for those that are known to come from the input.
+    """
+    if os.environ.get(_TRACEBACK):
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        if not every_error and not isinstance(error, InputError):
+            raise
+        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+            print(f'error: {_describe(error)}', file=sys.stderr)
+            if not isinstance(error, (InputError, FileNotFoundError)):
+                print(f'({_TRACEBACK}=1 shows where)', file=sys.stderr)
+        sys.exit(1)
+
+
+def _describe(error: Exception) -> str:
+    """One sentence about an error; unknown config keys get the known ones beside them."""
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if match is None:
+        return message or type(error).__name__
+    class_name, key = match.groups()
+    cls = MODELS.get(class_name)
+    if cls is None:
+        return message
+    known = [name for name in inspect.signature(cls).parameters if name not in ('args', 'kwargs')]
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f'did you mean {close[0]}? ' if close else ''
+    return f'config key {key!r} does not exist on {class_name}; {hint}it takes {", ".join(known)}'

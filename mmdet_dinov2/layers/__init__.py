@@ -1,0 +1,26 @@
+"""Building blocks of the backbone: plain PyTorch, without registries and config dicts."""
+
+from .attention import Attention, segment_attention
+from .block import Block, LayerScale, Mlp, SwiGLU
+from .padding import padding_mask, valid_cells, zero_padding
+from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
+from .position import interpolate_pos_embed
+from .tokens import Segments, TokenLayout
+
+__all__ = [
+    'Attention',
+    'Block',
+    'LayerScale',
+    'Mlp',
+    'PatchEmbed',
+    'Segments',
+    'SwiGLU',
+    'TokenLayout',
+    'extract_patches',
+    'interpolate_pos_embed',
+    'padding_mask',
+    'resample_patch_kernel',
+    'segment_attention',
+    'valid_cells',
+    'zero_padding',
+]

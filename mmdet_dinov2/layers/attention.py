@@ -1,0 +1,119 @@
+"""Self-attention within the segments of a packed token stream."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .tokens import Segments
+
+try:  # torch >= 2.10
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
+
+# FlashAttention's limit, which varlen_attn inherits.
+_MAX_VARLEN_HEAD_DIM = 256
+
+
+def segment_attention(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, implementation: str = 'auto'
+) -> Tensor:
+    """Softmax attention in which every token sees exactly the tokens of its own segment.
+
+    The same as attention over the whole stream with a block-diagonal mask (DINOv2, arXiv:2304.07193,
+    section 5), without the work outside the blocks.
+
+    Args:
+        q: Queries, shape (T, heads, head_dim).
+        k: Keys, same shape.
+        v: Values, same shape.
+        segments: The segments; their lengths add up to T.
+        implementation: 'grouped' makes one dense batch of each run of equal lengths, on any device
+            and in any dtype. 'varlen' is one FlashAttention call for all lengths, on CUDA in fp16
+            and bf16 (torch >= 2.10). 'auto' takes 'varlen' where it can run and the lengths differ.
+
+    Returns:
+        Attended values, shape (T, heads, head_dim).
+
+    Raises:
+        ValueError: If the segments do not cover the stream or the implementation is unknown.
+    """
+    if segments.num_tokens != len(q):
+        raise ValueError(
+            f'the segments hold {segments.num_tokens} tokens, the stream {len(q)}: '
+            'both must come from the same layout'
+        )
+    if implementation == 'auto':
+        implementation = 'varlen' if _varlen_runs(q, segments) else 'grouped'
+    if implementation == 'grouped':
+        return _attend_grouped(q, k, v, segments)
+    if implementation == 'varlen':
+        return _attend_varlen(q, k, v, segments)
+    raise ValueError(
+        f"implementation must be 'auto', 'grouped' or 'varlen', got {implementation!r}"
+    )
+
+
+def _varlen_runs(q: Tensor, segments: Segments) -> bool:
+    return (
+        len(segments.runs) > 1
+        and varlen_attn is not None
+        and q.is_cuda
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[-1] <= _MAX_VARLEN_HEAD_DIM
+    )
+
+
+def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    if not segments.runs:
+        # An empty stream still has to join the graph, so that every parameter gets a gradient.
+        return v
+    outputs = []
+    start = 0
+    for count, length in segments.runs:
+        stop = start + count * length
+        # (count * length, heads, head_dim) -> (count, heads, length, head_dim)
+        batch = [
+            t[start:stop].view(count, length, *t.shape[1:]).transpose(1, 2) for t in (q, k, v)
+        ]
+        attended = F.scaled_dot_product_attention(*batch)
+        outputs.append(attended.transpose(1, 2).reshape(stop - start, *v.shape[1:]))
+        start = stop
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    if varlen_attn is None:
+        raise ValueError(
+            f"implementation='varlen' needs torch >= 2.10, this is {torch.__version__}; "
+            "use 'grouped' or 'auto'"
+        )
+    offsets = segments.offsets(q.device)
+    longest = segments.max_length
+    return varlen_attn(q, k, v, offsets, offsets, longest, longest)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of a ViT on a packed token stream.
+
+    Args:
+        dim: Channels of a token.
+        num_heads: Number of heads; divides ``dim``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f'{dim} channels cannot be split over {num_heads} heads')
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """Attends within segments; x and the result have shape (T, C)."""
+        # (T, 3 * C) -> 3 x (T, heads, head_dim)
+        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, self.head_dim).unbind(1)
+        return self.proj(segment_attention(q, k, v, segments).flatten(1))

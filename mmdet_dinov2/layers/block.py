@@ -1,0 +1,136 @@
+"""The transformer block of DINOv2 on a packed token stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import Attention
+from .tokens import TokenLayout
+
+
+class LayerScale(nn.Module):
+    """Learned factor for each channel (CaiT, arXiv:2103.17239, section 2)."""
+
+    def __init__(self, dim: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), float(init_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them, on the last dimension."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer of the giant model (arXiv:2002.05202).
+
+    The first half of ``w12`` is the gate, as in the published weights.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.w12 = nn.Linear(dim, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale and stochastic depth per image.
+
+    Stochastic depth computes a branch only for the images that keep it, so its cost falls by the
+    drop rate. DINOv2 keeps a fixed share of the batch, which at a batch of 2 turns a rate of 0.1
+    into 0.5; here every image draws for itself, and kept branches are scaled by 1 / (1 - rate).
+
+    Args:
+        dim: Channels of a token.
+        num_heads: Attention heads.
+        hidden: Hidden channels of the feed-forward layer.
+        ffn: Feed-forward layer, called with (dim, hidden).
+        norm: Normalisation of each token, called with (dim).
+        layer_scale: Initial value of both LayerScales.
+        drop_path_rate: Probability that an image skips a branch in training, in [0, 1).
+        windowed: Whether tokens attend within windows instead of images.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden: int,
+        ffn: Callable[[int, int], nn.Module] = Mlp,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        layer_scale: float = 1e-5,
+        drop_path_rate: float = 0.0,
+        windowed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = LayerScale(dim, layer_scale)
+        self.norm2 = norm(dim)
+        self.mlp = ffn(dim, hidden)
+        self.ls2 = LayerScale(dim, layer_scale)
+        self.drop_path_rate = drop_path_rate
+        self.windowed = windowed
+
+    def draw_kept(self, num_images: int) -> tuple[tuple[int, ...], ...] | None:
+        """Draws which images keep each of the two branches.
+
+        Drawn apart from ``forward``, so that a checkpointed forward runs twice on one draw.
+
+        Returns:
+            Indices of the kept images for the attention and the feed-forward branch, or None when
+            nothing is dropped.
+        """
+        if not self.training or not self.drop_path_rate:
+            return None
+        kept = torch.rand(2, num_images) >= self.drop_path_rate
+        return tuple(tuple(row.nonzero().flatten().tolist()) for row in kept)
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: TokenLayout,
+        kept: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """Runs the block.
+
+        Args:
+            x: Token stream, shape (T, C).
+            layout: Layout of the stream.
+            kept: What ``draw_kept`` returned.
+
+        Returns:
+            Token stream, shape (T, C).
+        """
+        if kept is None:
+            x = x + self._attention(x, layout)
+            return x + self._feed_forward(x, layout)
+        for branch, images in zip((self._attention, self._feed_forward), kept, strict=True):
+            index = layout.token_index(images, x.device)
+            residual = branch(x[index], layout.select(images)) / (1 - self.drop_path_rate)
+            x = x.index_add(0, index, residual.to(x.dtype))
+        return x
+
+    def _attention(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return self.ls1(self.attn(self.norm1(x), layout.segments(self.windowed)))
+
+    def _feed_forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return self.ls2(self.mlp(self.norm2(x)))

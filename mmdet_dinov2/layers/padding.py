@@ -1,0 +1,49 @@
+"""Which cells of a padded feature map belong to an image.
+
+An image of h pixels covers the first ceil(h / stride) rows of a map, whether it stands alone or in
+a batch with larger ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def valid_cells(img_shapes: Sequence[Size], stride: float) -> list[Size]:
+    """Rows and columns that each image covers on a map of the given stride.
+
+    Args:
+        img_shapes: Height and width of each image in pixels.
+        stride: Pixels per cell.
+    """
+    return [(math.ceil(h / stride), math.ceil(w / stride)) for h, w in img_shapes]
+
+
+def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Tensor | None:
+    """Mask of the padding of a batch of maps.
+
+    Args:
+        cells: Valid rows and columns of each image.
+        size: Rows and columns of the maps.
+        device: Device of the result.
+
+    Returns:
+        Bool tensor of shape (B, rows, cols), True at padding; None when there is no padding.
+    """
+    if all(valid == tuple(size) for valid in cells):
+        return None
+    limits = torch.tensor(list(cells)).to(device, non_blocking=True)
+    rows = torch.arange(size[0], device=device)[None] >= limits[:, :1]
+    cols = torch.arange(size[1], device=device)[None] >= limits[:, 1:]
+    return rows[:, :, None] | cols[:, None, :]
+
+
+def zero_padding(maps: Tensor, mask: Tensor | None, value: float = 0.0) -> Tensor:
+    """Maps (B, C, rows, cols) with padding cells set to ``value``."""
+    return maps if mask is None else maps.masked_fill(mask[:, None], value)

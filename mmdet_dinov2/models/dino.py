@@ -1,0 +1,316 @@
+"""mmdet's DINO detector, made independent of the padding of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.detectors import DINO
+from mmdet.registry import MODELS
+from mmdet.structures import OptSampleList, SampleList
+from torch import Tensor, nn
+
+from ..layers import padding_mask, valid_cells
+from .dino_decoder import PaddingAwareDecoder
+from .dino_encoder import PaddingAwareEncoder, level_centers
+
+# Classification logit of queries that no proposal was left for. They carry no gradient.
+_FILLER_LOGIT = -10.0
+# Logit of the width and height of their boxes, which stand for the whole image: sigmoid gives 0.98.
+_FILLER_SIDE = 4.0
+
+
+@MODELS.register_module()
+class PaddingAwareDINO(DINO):
+    """DINO (arXiv:2203.03605) whose predictions do not depend on batch mates.
+
+    What differs from mmdet's ``DINO``:
+
+    - The valid size of each image reaches backbone and neck, which keep padding out.
+    - Batches are padded to the coarsest stride of the pyramid, alone and together, whatever the
+      data preprocessor did.
+    - Boxes and reference points are relative to the exact image size on every level: a point lies
+      at the same place of the image on all of them.
+    - Padding and proposals too close to the border never become queries (mmdet gives them a
+      constant score). Where fewer proposals than ``num_queries`` are left, the other queries start
+      from the whole image.
+    - Query selection, box refinement and losses run in fp32 under autocast.
+    - A batch without a single box trains, in distributed runs too.
+
+    The backbone has to offer ``patch_size`` and ``forward(x, img_shapes)``, the neck
+    ``strides(input_stride)`` and ``forward(x, img_shapes, stride)``; ``DINOv2`` and
+    ``SimpleFeaturePyramid`` do.
+
+    Args:
+        *args: As for mmdet's ``DINO``.
+        **kwargs: As for mmdet's ``DINO``.
+
+    Raises:
+        ValueError: If backbone and neck do not offer this, or the number of levels contradicts
+            ``num_feature_levels``.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if not hasattr(self.backbone, 'patch_size') or not hasattr(self.neck, 'strides'):
+            raise ValueError(
+                f'{type(self).__name__} needs a backbone with patch_size and a neck with strides, '
+                f'such as DINOv2 and SimpleFeaturePyramid; got {type(self.backbone).__name__} and '
+                f'{type(self.neck).__name__}'
+            )
+        self.strides = self.neck.strides(self.backbone.patch_size)
+        self.size_divisor = int(max(self.strides))
+        if len(self.strides) != self.num_feature_levels:
+            raise ValueError(
+                f'the neck makes {len(self.strides)} levels, but '
+                f'num_feature_levels={self.num_feature_levels}; set both, and num_levels of the '
+                'attention in encoder and decoder, to the same number'
+            )
+
+    def _init_layers(self) -> None:
+        encoder_cfg, decoder_cfg = self.encoder, self.decoder
+        super()._init_layers()
+        self.encoder = PaddingAwareEncoder(**encoder_cfg)
+        self.decoder = PaddingAwareDecoder(**decoder_cfg)
+
+    # ------------------------------------------------------------------ batches
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
+        """Losses of a batch; see mmdet's ``DetectionTransformer.loss``."""
+        head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
+    ) -> SampleList:
+        """Detections of a batch; see mmdet's ``DetectionTransformer.predict``."""
+        head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
+        with torch.autocast(batch_inputs.device.type, enabled=False):
+            results = self.bbox_head.predict(
+                **head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
+            )
+        return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _forward(
+        self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None
+    ) -> tuple[Tensor, ...]:
+        head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
+        return self.bbox_head.forward(head_inputs['hidden_states'], head_inputs['references'])
+
+    def _forward_to_head(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> dict:
+        """Runs all up to the head and returns its inputs, in fp32."""
+        img_shapes = _img_shapes(batch_inputs, batch_data_samples)
+        feats = self.extract_feat(batch_inputs, img_shapes)
+        encoder_inputs, decoder_inputs = self.pre_transformer(feats, img_shapes)
+        encoder_outputs = self.forward_encoder(**encoder_inputs)
+        queries, head_inputs = self.pre_decoder(
+            **encoder_outputs, batch_data_samples=batch_data_samples
+        )
+        decoder_inputs.update(queries)
+        head_inputs.update(self.forward_decoder(**decoder_inputs))
+        head_inputs['hidden_states'] = head_inputs['hidden_states'].float()
+        return head_inputs
+
+    def extract_feat(
+        self, batch_inputs: Tensor, img_shapes: Sequence[tuple[int, int]] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Computes the pyramid.
+
+        Args:
+            batch_inputs: Images, shape (B, 3, H, W).
+            img_shapes: Valid height and width of each image in pixels; None takes all as valid.
+
+        Returns:
+            A map of shape (B, C, H', W') for each level, H' = ceil(H / d) * d / stride with d the
+            coarsest stride; zero at padding.
+        """
+        height, width = batch_inputs.shape[-2:]
+        if img_shapes is None:
+            img_shapes = [(height, width)] * len(batch_inputs)
+        divisor = self.size_divisor
+        canvas = F.pad(batch_inputs, (0, -width % divisor, 0, -height % divisor))
+        maps = self.backbone(canvas, img_shapes=img_shapes)
+        return self.neck(maps, img_shapes=img_shapes, stride=self.backbone.patch_size)
+
+    # -------------------------------------------------------------- transformer
+
+    def pre_transformer(
+        self, mlvl_feats: tuple[Tensor, ...], img_shapes: Sequence[tuple[int, int]]
+    ) -> tuple[dict, dict]:
+        """Flattens the pyramid for the encoder.
+
+        Args:
+            mlvl_feats: Maps of shape (B, C, H_l, W_l).
+            img_shapes: Valid height and width of each image in pixels.
+
+        Returns:
+            Keyword arguments of ``forward_encoder`` and part of those of ``forward_decoder``, as in
+            mmdet. The valid ratios (B, levels, 2) are width and height of each image over those of
+            the canvas, the same on all levels.
+        """
+        device = mlvl_feats[0].device
+        masks, positions = [], []
+        for lvl, (feat, stride) in enumerate(zip(mlvl_feats, self.strides, strict=True)):
+            size = tuple(feat.shape[-2:])
+            mask = padding_mask(valid_cells(img_shapes, stride), size, device)
+            if mask is None:
+                mask = torch.zeros(len(feat), *size, dtype=torch.bool, device=device)
+            positions.append(self.positional_encoding(mask) + self.level_embed[lvl][:, None, None])
+            masks.append(mask)
+        # (B, C, H_l, W_l) of all levels -> (B, sum of H_l * W_l, C)
+        feat = torch.cat([f.flatten(2) for f in mlvl_feats], 2).transpose(1, 2)
+        feat_pos = torch.cat([p.flatten(2) for p in positions], 2).transpose(1, 2)
+        feat_mask = torch.cat([m.flatten(1) for m in masks], 1)
+        spatial_shapes = torch.tensor([f.shape[-2:] for f in mlvl_feats], device=device)
+        ends = spatial_shapes.prod(1).cumsum(0)
+        canvas = [n * self.strides[0] for n in mlvl_feats[0].shape[-2:]]
+        ratios = torch.tensor(
+            [(w / canvas[1], h / canvas[0]) for h, w in img_shapes], dtype=torch.float32
+        ).to(device)
+        shared = dict(
+            spatial_shapes=spatial_shapes,
+            level_start_index=F.pad(ends[:-1], (1, 0)),
+            valid_ratios=ratios[:, None].expand(-1, len(mlvl_feats), -1),
+        )
+        return (
+            dict(feat=feat, feat_mask=feat_mask, feat_pos=feat_pos, **shared),
+            dict(memory_mask=feat_mask, **shared),
+        )
+
+    def forward_encoder(self, *, valid_ratios: Tensor, **kwargs) -> dict:
+        """mmdet's ``forward_encoder``, handing the valid ratios on to ``pre_decoder``."""
+        outputs = super().forward_encoder(valid_ratios=valid_ratios, **kwargs)
+        return dict(valid_ratios=valid_ratios, **outputs)
+
+    def pre_decoder(
+        self,
+        memory: Tensor,
+        memory_mask: Tensor,
+        spatial_shapes: Tensor,
+        valid_ratios: Tensor,
+        batch_data_samples: OptSampleList = None,
+    ) -> tuple[dict, dict]:
+        """Selects the proposals that become queries and adds the denoising queries.
+
+        Args:
+            memory: Encoder output, shape (B, N, C).
+            memory_mask: True at padding, shape (B, N).
+            spatial_shapes: Height and width of each level, shape (levels, 2).
+            valid_ratios: Shape (B, levels, 2).
+            batch_data_samples: Ground truth, needed in training.
+
+        Returns:
+            Part of the keyword arguments of ``forward_decoder`` and of the head, as in mmdet.
+        """
+        with torch.autocast(memory.device.type, enabled=False):
+            proposals, usable = self.gen_proposals(memory_mask, spatial_shapes, valid_ratios)
+            features = memory.float().masked_fill(~usable[..., None], 0.0)
+            features = self.memory_trans_norm(self.memory_trans_fc(features))
+            last = self.decoder.num_layers
+            scores = self.bbox_head.cls_branches[last](features)
+            boxes = self.bbox_head.reg_branches[last](features) + proposals
+            scores, boxes = _select_proposals(scores, boxes, usable, self.num_queries)
+
+        query = self.query_embedding.weight[None].expand(len(memory), -1, -1)
+        reference_points = boxes.detach()
+        dn_mask = None
+        head_inputs = {}
+        if self.training:
+            dn_label_query, dn_bbox_query, dn_mask, dn_meta = self.dn_query_generator(
+                batch_data_samples
+            )
+            query = torch.cat((dn_label_query, query), dim=1)
+            reference_points = torch.cat((dn_bbox_query, reference_points), dim=1)
+            head_inputs = dict(
+                enc_outputs_class=scores, enc_outputs_coord=boxes.sigmoid(), dn_meta=dn_meta
+            )
+        decoder_inputs = dict(
+            query=query,
+            memory=memory,
+            reference_points=reference_points.sigmoid(),
+            dn_mask=dn_mask,
+        )
+        return decoder_inputs, head_inputs
+
+    def gen_proposals(
+        self, memory_mask: Tensor, spatial_shapes: Tensor, valid_ratios: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Makes one box proposal for each position of the encoder memory.
+
+        Args:
+            memory_mask: True at padding, shape (B, N).
+            spatial_shapes: Height and width of each level, shape (levels, 2).
+            valid_ratios: Shape (B, levels, 2).
+
+        Returns:
+            Logits of the boxes (cx, cy, w, h) relative to the image, shape (B, N, 4), 0 where not
+            usable; and whether a proposal is usable, that is not padding and with all four numbers
+            in (0.01, 0.99), as in Deformable DETR, shape (B, N).
+        """
+        # The ratios are the same on all levels.
+        centers = level_centers(spatial_shapes, memory_mask.device) / valid_ratios[:, :1]
+        level = torch.arange(len(spatial_shapes), device=memory_mask.device)
+        side = (0.05 * 2**level).repeat_interleave(spatial_shapes.prod(1))
+        boxes = torch.cat((centers, side[None, :, None].expand(len(centers), -1, 2)), -1)
+        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory_mask
+        return torch.logit(boxes.masked_fill(~usable[..., None], 0.5)), usable
+
+    def forward_decoder(self, query: Tensor, **kwargs) -> dict:
+        """mmdet's ``forward_decoder``, keeping the label embedding in the graph.
+
+        Without a box in the batch there is no denoising query, and the unused embedding would stop
+        distributed training. (The guard in mmdet compares the batch size with the queries.)
+        """
+        outputs = super().forward_decoder(query=query, **kwargs)
+        if self.training and query.shape[1] == self.num_queries:
+            unused = self.dn_query_generator.label_embedding.weight.sum() * 0.0
+            outputs['hidden_states'] = outputs['hidden_states'] + unused
+        return outputs
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise decay; all behind the backbone counts as last."""
+        backbone = f'{prefix}backbone.'
+        if param_name.startswith(backbone):
+            return self.backbone.get_layer_depth(param_name, backbone)
+        num_depths = self.backbone.get_layer_depth(backbone, backbone)[1]
+        return num_depths - 1, num_depths
+
+
+def _img_shapes(
+    batch_inputs: Tensor, batch_data_samples: OptSampleList
+) -> list[tuple[int, int]]:
+    """Valid height and width of each image of a batch in pixels."""
+    if batch_data_samples is None:
+        return [tuple(batch_inputs.shape[-2:])] * len(batch_inputs)
+    return [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
+
+
+def _select_proposals(
+    scores: Tensor, boxes: Tensor, usable: Tensor, num_queries: int
+) -> tuple[Tensor, Tensor]:
+    """Keeps the best usable proposals, best first.
+
+    Args:
+        scores: Class logits, shape (B, N, classes).
+        boxes: Box logits, shape (B, N, 4).
+        usable: Shape (B, N).
+        num_queries: Number of proposals to keep.
+
+    Returns:
+        Logits of the kept scores (B, num_queries, classes) and boxes (B, num_queries, 4). Where
+        fewer are usable, the last ones are constant: no class, a box that is the whole image.
+    """
+    missing = max(0, num_queries - scores.shape[1])
+    ranking = scores.detach().amax(-1).masked_fill(~usable, -torch.inf)
+    ranking, index = F.pad(ranking, (0, missing), value=-torch.inf).topk(num_queries, dim=1)
+    filler = torch.isneginf(ranking)[..., None]
+    index = index.clamp(max=scores.shape[1] - 1)[..., None]
+    scores = scores.gather(1, index.expand(-1, -1, scores.shape[-1]))
+    boxes = boxes.gather(1, index.expand(-1, -1, 4))
+    whole_image = boxes.new_tensor([0.0, 0.0, _FILLER_SIDE, _FILLER_SIDE])
+    return (
+        scores.masked_fill(filler, _FILLER_LOGIT),
+        torch.where(filler, whole_image, boxes),
+    )

@@ -1,0 +1,79 @@
+"""mmdet's DINO decoder with query positions that do not see the padding."""
+
+from __future__ import annotations
+
+import torch
+from mmdet.models.layers import DinoTransformerDecoder
+from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, inverse_sigmoid
+from torch import Tensor, nn
+
+
+class PaddingAwareDecoder(DinoTransformerDecoder):
+    """DINO decoder (arXiv:2203.03605) for images that fill different shares of their canvas.
+
+    The position of a query is encoded relative to its image. mmdet and the official code encode it
+    relative to the canvas, so that the same box gets another query beside a larger batch mate.
+    Each coordinate gets ``embed_dims / 2`` channels, as in the paper's code and in the published
+    mmdet weights. Reference points stay in fp32 under autocast.
+    """
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
+
+    def forward(
+        self,
+        query: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        self_attn_mask: Tensor | None,
+        reference_points: Tensor,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+        valid_ratios: Tensor,
+        reg_branches: nn.ModuleList,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor]:
+        """Refines the queries layer by layer.
+
+        Args:
+            query: Content queries, shape (B, Q, C).
+            value: Encoder memory, shape (B, N, C).
+            key_padding_mask: True at padding of the memory, shape (B, N).
+            self_attn_mask: True where queries may not attend, shape (Q, Q).
+            reference_points: Boxes (cx, cy, w, h) relative to the image, in [0, 1], (B, Q, 4).
+            spatial_shapes: Height and width of each level, shape (levels, 2).
+            level_start_index: First position of each level, shape (levels,).
+            valid_ratios: Width and height of the image over those of the canvas, (B, levels, 2).
+            reg_branches: Box heads of the layers.
+            **kwargs: Handed to the layers.
+
+        Returns:
+            Queries after each layer, shape (layers, B, Q, C), and the boxes before the first and
+            after each layer, shape (layers + 1, B, Q, 4).
+        """
+        on_canvas = torch.cat((valid_ratios, valid_ratios), -1)[:, None]
+        reference_points = reference_points.float()
+        states, references = [], [reference_points]
+        for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
+            encoding = coordinate_to_encoding(reference_points, num_feats=self.embed_dims // 2)
+            query = layer(
+                query,
+                query_pos=self.ref_point_head(encoding),
+                value=value,
+                key_padding_mask=key_padding_mask,
+                self_attn_mask=self_attn_mask,
+                spatial_shapes=spatial_shapes,
+                level_start_index=level_start_index,
+                valid_ratios=valid_ratios,
+                reference_points=reference_points[:, :, None] * on_canvas,
+                **kwargs,
+            )
+            with torch.autocast(query.device.type, enabled=False):
+                offset = reg_branch(query.float())
+            refined = (offset + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
+            # "Look forward twice": the loss of a layer reaches the box of the layer before it.
+            references.append(refined)
+            reference_points = refined.detach()
+            states.append(self.norm(query))
+        return torch.stack(states), torch.stack(references)

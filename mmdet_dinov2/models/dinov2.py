@@ -1,0 +1,399 @@
+"""DINOv2 vision transformer as a detection backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import (
+    Block,
+    Mlp,
+    PatchEmbed,
+    SwiGLU,
+    TokenLayout,
+    extract_patches,
+    interpolate_pos_embed,
+    resample_patch_kernel,
+    valid_cells,
+)
+
+# Side of the patches that every published position embedding was learned with, in pixels.
+PRETRAIN_PATCH_SIZE = 14
+
+# Published sizes (arXiv:2304.07193, table 17, and facebookresearch/dinov2, models/vision_transformer.py).
+ARCHS = {
+    'small': dict(
+        embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536, ffn='mlp'
+    ),
+    'base': dict(
+        embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072, ffn='mlp'
+    ),
+    'large': dict(
+        embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096, ffn='mlp'
+    ),
+    'giant': dict(
+        embed_dims=1536, num_layers=40, num_heads=24, feedforward_channels=4096, ffn='swiglu'
+    ),
+}
+_FFNS = {'mlp': Mlp, 'swiglu': SwiGLU}
+# DINOv2 starts its LayerScales here; a loaded checkpoint replaces the value.
+_LAYER_SCALE = 1e-5
+
+
+@MODELS.register_module()
+class DINOv2(BaseModule):
+    """DINOv2 ViT (arXiv:2304.07193) that computes on valid tokens only.
+
+    The tokens of a batch run as one packed stream (see :mod:`mmdet_dinov2.layers.tokens`): padding
+    is never embedded, attended or fed forward, and the features of an image do not depend on the
+    other images of its batch. Parameters carry the names of the official weights.
+
+    Args:
+        arch: 'small', 'base', 'large', 'giant', or a dict with the keys ``embed_dims``,
+            ``num_layers``, ``num_heads``, ``feedforward_channels``, ``ffn`` ('mlp' or 'swiglu') and
+            optionally ``layer_scale`` (initial value of the LayerScales, 1e-5).
+        img_size: Side in pixels of the images that the position embedding was learned on, at
+            patches of 14 pixels: 518 gives the published 37 x 37 grid. The parameter keeps that grid
+            for every ``patch_size`` and is interpolated once, to the grid of each image.
+        patch_size: Side of a patch in pixels. Other sizes than 14 resample a loaded kernel.
+        num_registers: Register tokens between the CLS and the patch tokens; 4 in the published
+            models with registers.
+        out_indices: Blocks whose output is returned; negative ones count from the end.
+        frozen_stages: -1 trains everything, n >= 0 freezes the embeddings and the first n blocks,
+            'all' freezes the whole backbone.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first.
+        window_size: Side of attention windows in tokens; 0 lets every block attend globally.
+        global_attn_indexes: With windows, the blocks that attend globally.
+        with_cp: Whether to recompute the activations of each trained block in the backward pass.
+        pos_embed_antialias: Antialiasing of the interpolated position embedding; None takes that
+            of the published variant, which is True with registers and False without.
+        pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None takes
+            that of the published variant, which is 0 with registers and 0.1 without.
+        norm_cfg: Normalisation of each token.
+        init_cfg: Initialisation, such as ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``.
+
+    Raises:
+        ValueError: If an argument is out of range or contradicts another one.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'base',
+        img_size: int = 518,
+        patch_size: int = 14,
+        num_registers: int = 0,
+        out_indices: int | Sequence[int] = -1,
+        frozen_stages: int | str = -1,
+        drop_path_rate: float = 0.0,
+        window_size: int = 0,
+        global_attn_indexes: Sequence[int] = (),
+        with_cp: bool = False,
+        pos_embed_antialias: bool | None = None,
+        pos_embed_offset: float | None = None,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.arch = _resolve_arch(arch)
+        depth = self.arch['num_layers']
+        dims = self.arch['embed_dims']
+        _check_positive(patch_size=patch_size, img_size=img_size)
+        if img_size % PRETRAIN_PATCH_SIZE:
+            raise ValueError(
+                f'img_size={img_size} must be a multiple of {PRETRAIN_PATCH_SIZE}, the patch size '
+                'that the position embedding was learned with (518 in the published models)'
+            )
+        if num_registers < 0:
+            raise ValueError(f'num_registers={num_registers} must be 0 or more')
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate={drop_path_rate} must lie in [0, 1)')
+        self.patch_size = patch_size
+        self.num_registers = num_registers
+        self.embed_dims = dims
+        self.with_cp = with_cp
+        self.window_size = window_size
+        self.out_indices = _resolve_indices('out_indices', out_indices, depth)
+        self.num_frozen_blocks, self.all_frozen = _resolve_frozen(frozen_stages, depth)
+        self.antialias = bool(num_registers) if pos_embed_antialias is None else pos_embed_antialias
+        default_offset = 0.0 if num_registers else 0.1
+        self.offset = default_offset if pos_embed_offset is None else pos_embed_offset
+
+        norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
+        global_blocks = _resolve_global_blocks(window_size, global_attn_indexes, depth)
+        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        grid = img_size // PRETRAIN_PATCH_SIZE
+        self.patch_embed = PatchEmbed(patch_size, 3, dims)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dims))
+        if num_registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
+        self.blocks = nn.ModuleList(
+            Block(
+                dims,
+                self.arch['num_heads'],
+                self.arch['feedforward_channels'],
+                ffn=_FFNS[self.arch['ffn']],
+                norm=partial(_build_norm, norm_cfg),
+                layer_scale=self.arch['layer_scale'],
+                drop_path_rate=rates[i],
+                windowed=i not in global_blocks,
+            )
+            for i in range(depth)
+        )
+        self.norm = _build_norm(norm_cfg, dims)
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Initialises as DINOv2 does, then loads what ``init_cfg`` names."""
+        trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.num_registers:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        super().init_weights()
+
+    def forward(
+        self, x: Tensor, img_shapes: Sequence[tuple[int, int]] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Computes feature maps.
+
+        Args:
+            x: Normalised images, shape (B, 3, H, W), any size.
+            img_shapes: Valid height and width of each image in pixels, at the top left of ``x``.
+                Pixels outside are not looked at and their cells come back as zeros. None takes all
+                of ``x`` as valid.
+
+        Returns:
+            For each of ``out_indices`` a map of shape (B, C, ceil(H / p), ceil(W / p)), after the
+            final normalisation.
+
+        Raises:
+            ValueError: If ``img_shapes`` does not fit the batch.
+        """
+        shapes = _check_img_shapes(img_shapes, x)
+        layout = TokenLayout(
+            tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
+        )
+        size = valid_cells([x.shape[-2:]], self.patch_size)[0]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._embeddings_frozen):
+            stream = self._embed(x, shapes, layout)
+        outputs = {}
+        for i, block in enumerate(self.blocks):
+            if i < self.num_frozen_blocks:
+                with torch.no_grad():
+                    stream = block(stream, layout)
+            else:
+                kept = block.draw_kept(len(shapes))
+                if self.with_cp and torch.is_grad_enabled():
+                    stream = checkpoint(block, stream, layout, kept, use_reentrant=False)
+                else:
+                    stream = block(stream, layout, kept)
+            if i in self.out_indices:
+                with torch.set_grad_enabled(torch.is_grad_enabled() and not self.all_frozen):
+                    outputs[i] = layout.to_maps(self.norm(stream), size)
+        return tuple(outputs[i] for i in self.out_indices)
+
+    def _embed(
+        self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout
+    ) -> Tensor:
+        """Makes the token stream (T, C) of a batch."""
+        if all(shape == tuple(x.shape[-2:]) for shape in shapes):
+            patches = list(extract_patches(x, self.patch_size).flatten(1, 2))
+        else:
+            patches = [
+                extract_patches(x[i : i + 1, :, :h, :w], self.patch_size).flatten(0, 2)
+                for i, (h, w) in enumerate(shapes)
+            ]
+        embedded = self.patch_embed(torch.cat(patches))
+        cls_token = self.cls_token[0] + self.pos_embed[:, 0]
+        prefix = torch.cat((cls_token, self.register_tokens[0])) if self.num_registers else cls_token
+        positions = {
+            grid: interpolate_pos_embed(self.pos_embed[:, 1:], grid, self.antialias, self.offset)
+            for grid in set(layout.grids)
+        }
+        pieces = []
+        sizes = [rows * cols for rows, cols in layout.grids]
+        for i, tokens in enumerate(embedded.split(sizes)):
+            tokens = tokens + positions[layout.grids[i]].to(tokens.dtype)
+            pieces += (prefix.to(tokens.dtype), layout.to_stream_order(tokens, i))
+        return torch.cat(pieces)
+
+    @property
+    def _embeddings_frozen(self) -> bool:
+        return not self.cls_token.requires_grad
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.all_frozen:
+            return [self]
+        if not self._embeddings_frozen:
+            return []
+        return [self.patch_embed, *self.blocks[: self.num_frozen_blocks]]
+
+    def _freeze(self) -> None:
+        if self.all_frozen:
+            self.requires_grad_(False)
+        elif self.num_frozen_blocks >= 0:
+            self.cls_token.requires_grad = False
+            self.pos_embed.requires_grad = False
+            if self.num_registers:
+                self.register_tokens.requires_grad = False
+            for module in self._frozen_modules():
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> DINOv2:
+        """Sets the mode of the trained parts; frozen ones stay in eval mode."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay.
+
+        Args:
+            param_name: Name of the parameter, starting with ``prefix``.
+            prefix: Prefix of the backbone's parameters, such as 'backbone.'.
+
+        Returns:
+            The depth, 0 for tokens, position and patch embedding, i + 1 for block i and
+            num_layers + 1 for all behind; and the number of depths, num_layers + 2.
+
+        Raises:
+            ValueError: If the name does not start with the prefix.
+        """
+        num_depths = self.arch['num_layers'] + 2
+        if not param_name.startswith(prefix):
+            raise ValueError(f'parameter {param_name!r} does not start with {prefix!r}')
+        parts = param_name[len(prefix) :].split('.')
+        if parts[0] in ('cls_token', 'pos_embed', 'register_tokens', 'patch_embed'):
+            return 0, num_depths
+        if parts[0] == 'blocks':
+            return int(parts[1]) + 1, num_depths
+        return num_depths - 1, num_depths
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """Adapts patch size and grid of a loaded checkpoint and drops its unused mask token."""
+        state_dict.pop(f'{prefix}mask_token', None)
+        kernel = state_dict.get(f'{prefix}patch_embed.proj.weight')
+        if kernel is not None and kernel.dim() == 4:
+            state_dict[f'{prefix}patch_embed.proj.weight'] = resample_patch_kernel(
+                kernel, self.patch_size
+            )
+        pos_embed = state_dict.get(f'{prefix}pos_embed')
+        if pos_embed is not None and pos_embed.shape[1] != self.pos_embed.shape[1]:
+            side = round((self.pos_embed.shape[1] - 1) ** 0.5)
+            grid = interpolate_pos_embed(pos_embed[:, 1:], (side, side), self.antialias, 0.0)
+            state_dict[f'{prefix}pos_embed'] = torch.cat((pos_embed[:, :1], grid[None]), dim=1)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _build_norm(norm_cfg: dict, dim: int) -> nn.Module:
+    return build_norm_layer(norm_cfg, dim)[1]
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value <= 0:
+            raise ValueError(f'{name} must be a positive number of pixels, got {value!r}')
+
+
+def _resolve_arch(arch: str | dict) -> dict:
+    """Checks an architecture and returns it as a dict with all keys."""
+    keys = set(ARCHS['base'])
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(
+                f'arch={arch!r} is not a published size: choose one of {sorted(ARCHS)} '
+                f'or give a dict with the keys {sorted(keys)}'
+            )
+        arch = ARCHS[arch]
+    missing, unknown = keys - set(arch), set(arch) - keys - {'layer_scale'}
+    if missing or unknown:
+        raise ValueError(
+            f'the arch dict must have the keys {sorted(keys)} and may have layer_scale: '
+            f'missing {sorted(missing)}, unknown {sorted(unknown)}'
+        )
+    if arch['ffn'] not in _FFNS:
+        raise ValueError(f"arch['ffn'] must be one of {sorted(_FFNS)}, got {arch['ffn']!r}")
+    if arch['embed_dims'] % arch['num_heads']:
+        raise ValueError(
+            f"embed_dims={arch['embed_dims']} cannot be split over num_heads={arch['num_heads']}"
+        )
+    return dict(layer_scale=_LAYER_SCALE, **arch) if 'layer_scale' not in arch else dict(arch)
+
+
+def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Checks block indices and returns them counted from the first block."""
+    indices = (indices,) if isinstance(indices, int) else tuple(indices)
+    if not indices and name == 'out_indices':
+        raise ValueError('out_indices must name at least one block')
+    for index in indices:
+        if not isinstance(index, int) or not -depth <= index < depth:
+            raise ValueError(
+                f'{name} holds {index!r}, but the {depth} blocks are numbered 0..{depth - 1}'
+            )
+    return tuple(index % depth for index in indices)
+
+
+def _resolve_frozen(frozen_stages: int | str, depth: int) -> tuple[int, bool]:
+    """Number of frozen blocks, -1 when nothing is frozen; and whether everything is."""
+    if frozen_stages == 'all':
+        return depth, True
+    if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= depth:
+        raise ValueError(
+            f"frozen_stages={frozen_stages!r} must be 'all' or a number from -1 (nothing) to "
+            f'{depth} (embeddings and all blocks)'
+        )
+    return frozen_stages, False
+
+
+def _resolve_global_blocks(
+    window_size: int, global_attn_indexes: Sequence[int], depth: int
+) -> set[int]:
+    """Blocks that attend globally."""
+    if window_size < 0:
+        raise ValueError(f'window_size={window_size} must be 0 (no windows) or more')
+    if not window_size:
+        if global_attn_indexes:
+            raise ValueError(
+                f'global_attn_indexes={tuple(global_attn_indexes)} needs a window_size; '
+                'without windows every block is global'
+            )
+        return set(range(depth))
+    if not global_attn_indexes:
+        raise ValueError(
+            f'window_size={window_size} needs global_attn_indexes: without a global block no '
+            'information crosses a window; four evenly spaced ones are usual, such as '
+            f'{tuple(depth * (i + 1) // 4 - 1 for i in range(4))}'
+        )
+    return set(_resolve_indices('global_attn_indexes', global_attn_indexes, depth))
+
+
+def _check_img_shapes(
+    img_shapes: Sequence[tuple[int, int]] | None, x: Tensor
+) -> list[tuple[int, int]]:
+    height, width = x.shape[-2:]
+    if img_shapes is None:
+        return [(height, width)] * len(x)
+    shapes = [(int(shape[0]), int(shape[1])) for shape in img_shapes]
+    if len(shapes) != len(x):
+        raise ValueError(f'img_shapes has {len(shapes)} entries for {len(x)} images')
+    for i, (h, w) in enumerate(shapes):
+        if not (0 < h <= height and 0 < w <= width):
+            raise ValueError(
+                f'img_shapes[{i}]={(h, w)} does not lie within the batch of {height} x {width} '
+                'pixels (height, width)'
+            )
+    return shapes

@@ -1,0 +1,173 @@
+"""Simple feature pyramid of ViTDet, blind to padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..layers import padding_mask, valid_cells, zero_padding
+
+
+class ChannelLayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each position of a map (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@MODELS.register_module()
+class SimpleFeaturePyramid(BaseModule):
+    """Builds a pyramid from the last map of a plain ViT (ViTDet, arXiv:2203.16527, section 3).
+
+    Every level resamples the same map (transposed convolutions up, max pooling down), then maps it
+    to ``out_channels`` by a 1 x 1 and a 3 x 3 convolution without bias, each followed by LN.
+
+    No cell of an image sees the padding around it: padding is zero in front of the 3 x 3
+    convolutions, left out of pooling, and normalisation works on each position alone. Given
+    ``img_shapes``, the levels of an image are those of the image alone.
+
+    Args:
+        in_channels: Channels of the input map.
+        out_channels: Channels of each level.
+        scale_factors: Scale of each level relative to the input; powers of two, finest first.
+        num_outs: Number of levels; more than ``scale_factors`` adds max-pooled ones, each of half
+            the size. Defaults to the number of scale factors.
+        norm_cfg: ``dict(type='LN', eps=...)``. Other types are refused, because normalisation over
+            the canvas mixes padding into the image.
+        init_cfg: Initialisation config.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 768,
+        out_channels: int = 256,
+        scale_factors: Sequence[float] = (4.0, 2.0, 1.0, 0.5),
+        num_outs: int | None = None,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.scale_factors = tuple(scale_factors)
+        self.num_outs = len(self.scale_factors) if num_outs is None else num_outs
+        norm_cfg = dict(norm_cfg or dict(type='LN', eps=1e-6))
+        self._check(norm_cfg, in_channels)
+        eps = norm_cfg.get('eps', 1e-6)
+        self.resamplers = nn.ModuleList()
+        self.projections = nn.ModuleList()
+        self.smoothers = nn.ModuleList()
+        for scale in self.scale_factors:
+            resampler, channels = _build_resampler(in_channels, scale, eps)
+            self.resamplers.append(resampler)
+            self.projections.append(
+                nn.Sequential(
+                    nn.Conv2d(channels, out_channels, 1, bias=False),
+                    ChannelLayerNorm(out_channels, eps=eps),
+                )
+            )
+            self.smoothers.append(
+                nn.Sequential(
+                    nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+                    ChannelLayerNorm(out_channels, eps=eps),
+                )
+            )
+
+    def _check(self, norm_cfg: dict, in_channels: int) -> None:
+        if not self.scale_factors:
+            raise ValueError('scale_factors must hold at least one scale')
+        for scale in self.scale_factors:
+            if scale <= 0 or not math.log2(scale).is_integer():
+                raise ValueError(
+                    f'scale_factors={self.scale_factors} must be powers of two such as 2, 1, 0.5, '
+                    f'got {scale}'
+                )
+        if in_channels % max(1, int(max(self.scale_factors))):
+            raise ValueError(
+                f'in_channels={in_channels} cannot be halved at each up-scaling to '
+                f'{max(self.scale_factors)}'
+            )
+        if self.num_outs < len(self.scale_factors):
+            raise ValueError(
+                f'num_outs={self.num_outs} is less than the {len(self.scale_factors)} '
+                f'scale_factors {self.scale_factors}'
+            )
+        if norm_cfg.get('type') != 'LN' or set(norm_cfg) - {'type', 'eps'}:
+            raise ValueError(
+                f"norm_cfg={norm_cfg} must be dict(type='LN') with an optional eps: other "
+                'normalisations mix the padding of a batch into its images'
+            )
+
+    def strides(self, input_stride: float) -> tuple[float, ...]:
+        """Stride of each output level in pixels, for an input map of ``input_stride``."""
+        strides = [input_stride / scale for scale in self.scale_factors]
+        for _ in range(self.num_outs - len(strides)):
+            strides.append(2 * strides[-1])
+        return tuple(strides)
+
+    def forward(
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        img_shapes: Sequence[tuple[int, int]] | None = None,
+        stride: float | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Computes the levels.
+
+        Args:
+            inputs: A map of shape (B, in_channels, H, W), or several of which the last is taken.
+            img_shapes: Valid height and width of each image in pixels; None takes all as valid.
+            stride: Stride of the input map in pixels; needed with ``img_shapes``.
+
+        Returns:
+            Levels of shape (B, out_channels, H * scale, W * scale), rounded up, finest first;
+            padding is zero.
+
+        Raises:
+            ValueError: If ``img_shapes`` comes without ``stride``.
+        """
+        x = inputs if isinstance(inputs, Tensor) else inputs[-1]
+        if img_shapes is not None and stride is None:
+            raise ValueError('img_shapes are given in pixels: give the stride of the input too')
+
+        def mask_of(maps: Tensor, map_stride: float) -> Tensor | None:
+            if img_shapes is None:
+                return None
+            cells = valid_cells(img_shapes, map_stride)
+            return padding_mask(cells, tuple(maps.shape[-2:]), maps.device)
+
+        strides = self.strides(stride or 1)
+        outs = []
+        for i, scale in enumerate(self.scale_factors):
+            if scale < 1:
+                resampled = _max_pool(x, round(1 / scale), mask_of(x, strides[i] * scale))
+            else:
+                resampled = self.resamplers[i](x)
+            mask = mask_of(resampled, strides[i])
+            projected = self.projections[i](zero_padding(resampled, mask))
+            outs.append(zero_padding(self.smoothers[i](zero_padding(projected, mask)), mask))
+        for _ in range(self.num_outs - len(outs)):
+            # Every second cell, which is what a max-pooling kernel of 1 and stride 2 keeps.
+            outs.append(outs[-1][:, :, ::2, ::2])
+        return tuple(outs)
+
+
+def _max_pool(x: Tensor, kernel: int, mask: Tensor | None) -> Tensor:
+    """Max pooling that ignores padding; windows cut by the border count."""
+    return F.max_pool2d(zero_padding(x, mask, -math.inf), kernel, kernel, ceil_mode=True)
+
+
+def _build_resampler(channels: int, scale: float, eps: float) -> tuple[nn.Module, int]:
+    """Layers that enlarge a map by ``scale`` >= 1, and the channels that come out."""
+    layers: list[nn.Module] = []
+    for step in range(max(0, int(math.log2(scale)))):
+        if step:
+            layers += [ChannelLayerNorm(channels, eps=eps), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(channels, channels // 2, 2, 2))
+        channels //= 2
+    return nn.Sequential(*layers), channels

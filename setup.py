@@ -1,0 +1,52 @@
+"""Packaging of mmdet_dinov2; `make env` installs it together with the tested set."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_requirements(name):
+    """The lines of requirements/<name>.txt without comments."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    lines = (line.split('#')[0].strip() for line in lines)
+    return [line for line in lines if line]
+
+
+def read_version():
+    """The version without importing the package, which needs torch and mmdet."""
+    text = (ROOT / 'mmdet_dinov2' / 'version.py').read_text(encoding='utf-8')
+    return re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE).group(1)
+
+
+def read_readme():
+    """The README, if there is one: a build must not fail for the lack of it."""
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.exists() else ''
+
+
+setup(
+    name='mmdet_dinov2',
+    version=read_version(),
+    description="DINOv2 backbones for MMDetection's DINO detector",
+    long_description=read_readme(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmdet_dinov2', 'mmdet_dinov2.*']),
+    python_requires='>=3.10,<3.13',  # what onedl-mmcv and onedl-mmdetection name as supported
+    # mmengine, mmcv, mmdet and mmpretrain are not listed: see requirements/mminstall.txt.
+    install_requires=read_requirements('runtime'),
+    extras_require={'tests': read_requirements('tests')},
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+)

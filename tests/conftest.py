@@ -1,0 +1,35 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+
+import mmdet_dinov2  # noqa: F401  registers the modules
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _defaults():
+    """The registry scope and the seed that every test starts from."""
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def root() -> Path:
+    """Root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """Folder with real data beside the repository; tests that need it are skipped without it."""
+    folder = ROOT.parent / 'shared'
+    if not (folder / 'data').is_dir():
+        pytest.skip('needs the folder ../shared with real data')
+    return folder

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from mmdet_dinov2.layers import Attention, Segments, segment_attention
+
+from ..reference.attention import slow_segment_attention
+
+LENGTHS = [[5], [4, 4, 4], [3, 7, 7, 1, 2]]
+
+
+@pytest.mark.parametrize('lengths', LENGTHS)
+def test_equals_the_definition_with_gradients(lengths):
+    tokens = sum(lengths)
+    qkv = [torch.randn(tokens, 2, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    weight = torch.randn(tokens, 2, 8, dtype=torch.float64)
+    fast = segment_attention(*qkv, Segments.from_lengths(lengths))
+    slow = slow_segment_attention(*qkv, lengths)
+    torch.testing.assert_close(fast, slow)
+    fast_grads = torch.autograd.grad((fast * weight).sum(), qkv)
+    slow_grads = torch.autograd.grad((slow * weight).sum(), qkv)
+    torch.testing.assert_close(fast_grads, slow_grads)
+
+
+def test_tokens_see_nothing_outside_their_segment():
+    q, k, v = torch.randn(3, 9, 2, 8).unbind()
+    segments = Segments.from_lengths([4, 5])
+    before = segment_attention(q, k, v, segments)
+    k[4:], v[4:] = 100.0, torch.nan
+    after = segment_attention(q, k, v, segments)
+    torch.testing.assert_close(after[:4], before[:4], rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_varlen_equals_grouped_on_a_gpu(dtype):
+    segments = Segments.from_lengths([33, 70, 70, 1])
+    qkv = torch.randn(3, 174, 2, 64, device='cuda', dtype=dtype).unbind()
+    varlen = segment_attention(*qkv, segments, 'varlen')
+    grouped = segment_attention(*qkv, segments, 'grouped')
+    torch.testing.assert_close(varlen, grouped, rtol=2e-2, atol=2e-2)
+
+
+def test_an_empty_stream_keeps_the_parameters_in_the_graph():
+    attention = Attention(8, 2)
+    attention(torch.zeros(0, 8), Segments.from_lengths([])).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in attention.parameters())
+
+
+def test_wrong_arguments_are_named():
+    q = torch.zeros(4, 1, 8)
+    with pytest.raises(ValueError, match='hold 3 tokens, the stream 4'):
+        segment_attention(q, q, q, Segments.from_lengths([3]))
+    with pytest.raises(ValueError, match="got 'flash'"):
+        segment_attention(q, q, q, Segments.from_lengths([4]), 'flash')
+    with pytest.raises(ValueError, match='10 channels .* 3 heads'):
+        Attention(10, 3)

@@ -1,0 +1,171 @@
+import pytest
+import torch
+from mmdet.registry import MODELS
+
+from mmdet_dinov2.models.dino import _select_proposals
+
+from ..tiny import data_sample, detector_cfg, pad_batch, tiny_detector, total_loss
+
+SIZES = [(75, 52), (130, 190)]
+CANVAS = (230, 340)
+
+
+@pytest.fixture(scope='module')
+def detector():
+    torch.manual_seed(0)
+    return tiny_detector().eval()
+
+
+@pytest.fixture
+def images():
+    return [torch.randn(3, *size) for size in SIZES]
+
+
+@torch.no_grad()
+def test_pyramid_does_not_depend_on_batch_mates(detector, images):
+    batched = detector.extract_feat(pad_batch(images, CANVAS), SIZES)
+    for i, image in enumerate(images):
+        for lvl, alone in enumerate(detector.extract_feat(image[None])):
+            rows, cols = alone.shape[-2:]
+            got = batched[lvl][i]
+            torch.testing.assert_close(got[:, :rows, :cols], alone[0], rtol=1e-4, atol=1e-4)
+            assert got[:, rows:].count_nonzero() == got[:, :, cols:].count_nonzero() == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('num_queries', [20, 400])
+def test_predictions_do_not_depend_on_batch_mates(images, num_queries):
+    """400 queries are more than the small image has proposals, alone and in the batch."""
+    torch.manual_seed(0)
+    detector = tiny_detector(num_queries=num_queries).eval()
+    batched = detector.predict(pad_batch(images, CANVAS), [data_sample(*s) for s in SIZES])
+    for image, sample in zip(images, batched, strict=True):
+        (alone,) = detector.predict(image[None], [data_sample(*image.shape[1:])])
+        a, b = alone.pred_instances, sample.pred_instances
+        torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-4, atol=1e-4 * max(CANVAS))
+        assert torch.equal(a.labels, b.labels)
+        assert a.bboxes.std(0).min() > 1  # boxes that differ, or the test could not fail
+
+
+@torch.no_grad()
+def test_the_padding_that_the_batch_came_with_does_not_matter(detector, images):
+    samples = [data_sample(*SIZES[0])]
+    a = detector.predict(images[0][None], samples)[0].pred_instances.clone()
+    b = detector.predict(pad_batch(images[:1], (300, 290)), samples)[0].pred_instances
+    torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-4, atol=1e-2)
+
+
+@torch.no_grad()
+def test_no_proposal_lies_in_padding(detector, images):
+    feats = detector.extract_feat(pad_batch(images, CANVAS), SIZES)
+    inputs, _ = detector.pre_transformer(feats, SIZES)
+    proposals, usable = detector.gen_proposals(
+        inputs['feat_mask'], inputs['spatial_shapes'], inputs['valid_ratios']
+    )
+    assert not (usable & inputs['feat_mask']).any()
+    boxes = proposals.sigmoid()[usable]
+    assert ((boxes > 0.01) & (boxes < 0.99)).all()
+    # A proposal of stride s lies at the centre of its cell, in pixels of the image.
+    first = proposals[0].sigmoid()[usable[0]][0, :2] * torch.tensor([SIZES[0][1], SIZES[0][0]])
+    torch.testing.assert_close(first, torch.tensor([3.5, 3.5]), rtol=1e-4, atol=1e-4)
+    # mmdet gives padding a constant logit; a detector that prefers padding shows whether it counts.
+    detector_scores = torch.full((*usable.shape, 3), -5.0)
+    detector_scores[inputs['feat_mask']] = 5.0
+    scores, _ = _select_proposals(detector_scores, proposals, usable, 20)
+    assert (scores == -5.0).all()
+
+
+def test_select_proposals_fills_up_with_the_whole_image():
+    scores = torch.tensor([[[1.0], [3.0], [2.0], [9.0]]])
+    boxes = torch.arange(16.0).view(1, 4, 4).requires_grad_()
+    usable = torch.tensor([[True, True, False, False]])
+    kept, kept_boxes = _select_proposals(scores, boxes, usable, 6)
+    assert kept.flatten().tolist() == [3.0, 1.0, -10.0, -10.0, -10.0, -10.0]
+    assert kept_boxes[0, :2].tolist() == [[4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0]]
+    whole = kept_boxes[0, 2:].sigmoid()
+    assert ((whole[:, :2] == 0.5) & (whole[:, 2:] > 0.98)).all()
+    kept_boxes.sum().backward()
+    assert boxes.grad[0, 2:].count_nonzero() == 0
+
+
+@torch.no_grad()
+def test_reference_points_are_the_same_place_on_all_levels(detector, images):
+    feats = detector.extract_feat(pad_batch(images, CANVAS), SIZES)
+    inputs, _ = detector.pre_transformer(feats, SIZES)
+    points = detector.encoder.get_encoder_reference_points(
+        inputs['spatial_shapes'], inputs['valid_ratios'], 'cpu'
+    )
+    assert points.shape == (2, inputs['feat'].shape[1], 4, 2)
+    assert (points - points[:, :, :1]).abs().max() == 0
+    torch.testing.assert_close(points[0, 1, 0] * torch.tensor([392.0, 280.0]), torch.tensor([10.5, 3.5]))
+
+
+def losses_and_gradients(detector, num_boxes):
+    detector.train()
+    detector.zero_grad()
+    images = [torch.randn(3, *size) for size in SIZES]
+    samples = [data_sample(*size, n) for size, n in zip(SIZES, num_boxes, strict=True)]
+    losses = detector.loss(pad_batch(images, CANVAS), samples)
+    total_loss(losses).backward()
+    return losses, {n: p.grad for n, p in detector.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize('num_boxes', [(3, 2), (0, 4), (0, 0)])
+def test_every_parameter_gets_a_finite_gradient(num_boxes):
+    """Without boxes too: a parameter without gradient stops distributed training."""
+    losses, grads = losses_and_gradients(tiny_detector(), num_boxes)
+    assert all(torch.isfinite(term).all() for term in losses.values())
+    assert [name for name, grad in grads.items() if grad is None] == []
+    assert all(torch.isfinite(grad).all() for grad in grads.values())
+    if num_boxes == (0, 0):
+        assert losses["loss_bbox"].item() == losses["loss_iou"].item() == 0
+        assert losses["loss_cls"].item() > 0
+
+
+def test_frozen_parameters_are_bit_identical_after_training_steps():
+    detector = tiny_detector(backbone=dict(frozen_stages='all'))
+    before = {name: p.clone() for name, p in detector.named_parameters()}
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=0.1, weight_decay=0.1)
+    for num_boxes in ((3, 2), (1, 0)):
+        losses_and_gradients(detector, num_boxes)
+        optimizer.step()
+    changed = {n for n, p in detector.named_parameters() if not torch.equal(p, before[n])}
+    assert {name for name in changed if name.startswith('backbone.')} == set()
+    assert 'neck.projections.0.0.weight' in changed
+
+
+def test_losses_are_fp32_and_close_under_bf16():
+    detector = tiny_detector()
+    torch.manual_seed(3)
+    exact, _ = losses_and_gradients(detector, (3, 2))
+    torch.manual_seed(3)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        rounded, grads = losses_and_gradients(detector, (3, 2))
+    assert all(term.dtype == torch.float32 for term in rounded.values())
+    assert total_loss(rounded).item() == pytest.approx(total_loss(exact).item(), rel=0.1)
+    assert all(torch.isfinite(grad).all() for grad in grads.values())
+
+
+def test_layer_depth_of_the_whole_detector(detector):
+    depths = {n: detector.get_layer_depth(n)[0] for n, _ in detector.named_parameters()}
+    assert depths['backbone.pos_embed'] == 0
+    assert depths['backbone.blocks.2.attn.qkv.weight'] == 3
+    assert depths['backbone.norm.weight'] == 5
+    others = {depth for name, depth in depths.items() if not name.startswith('backbone.')}
+    assert others == {5}
+    assert detector.get_layer_depth('neck.x')[1] == 6
+
+
+def test_levels_must_agree():
+    cfg = detector_cfg()
+    cfg['neck']['num_outs'] = 3
+    with pytest.raises(ValueError, match='neck makes 3 levels, but num_feature_levels=4'):
+        MODELS.build(cfg)
+
+
+def test_backbone_and_neck_must_know_their_strides():
+    cfg = detector_cfg()
+    cfg['neck'] = dict(type='ChannelMapper', in_channels=[32], out_channels=32, num_outs=4)
+    with pytest.raises(ValueError, match='DINOv2 and ChannelMapper'):
+        MODELS.build(cfg)

@@ -1,0 +1,102 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmdet_dinov2.models import SimpleFeaturePyramid
+
+from ..tiny import randomize
+
+
+def make_neck(**kwargs):
+    options = dict(in_channels=16, out_channels=8, scale_factors=(2.0, 1.0, 0.5), num_outs=4)
+    return randomize(SimpleFeaturePyramid(**{**options, **kwargs})).eval()
+
+
+def test_builds_with_its_defaults():
+    outs = SimpleFeaturePyramid()(torch.randn(1, 768, 4, 6))
+    assert [tuple(o.shape[1:]) for o in outs] == [
+        (256, 16, 24), (256, 8, 12), (256, 4, 6), (256, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize('size', [(5, 7), (4, 4), (1, 1)])
+def test_level_sizes_round_up(size):
+    outs = make_neck()((torch.randn(2, 16, *size),))
+    expected = [tuple(-(-n * s // 4) for n in size) for s in (8, 4, 2, 1)]
+    assert [tuple(o.shape[-2:]) for o in outs] == expected
+
+
+def test_strides():
+    assert make_neck().strides(16) == (8, 16, 32, 64)
+    assert SimpleFeaturePyramid().strides(14) == (3.5, 7, 14, 28)
+
+
+def test_up_scaling_follows_vitdet():
+    """Scale 4: transposed convolution, LN, GELU, transposed convolution."""
+    neck = make_neck(scale_factors=(4.0,), num_outs=1)
+    first, norm, act, second = neck.resamplers[0]
+    x = torch.randn(1, 16, 3, 2)
+    y = F.conv_transpose2d(x, first.weight, first.bias, stride=2)
+    y = F.layer_norm(y.movedim(1, -1), (8,), norm.weight, norm.bias, 1e-6).movedim(-1, 1)
+    y = F.conv_transpose2d(F.gelu(y), second.weight, second.bias, stride=2)
+    torch.testing.assert_close(neck.resamplers[0](x), y)
+    assert isinstance(act, torch.nn.GELU) and y.shape == (1, 4, 12, 8)
+
+
+def test_convolutions_have_no_bias():
+    names = [name for name, _ in make_neck().named_parameters() if name.endswith('.0.bias')]
+    assert names == ['resamplers.0.0.bias']
+
+
+def test_the_extra_level_is_every_second_cell():
+    outs = make_neck()(torch.randn(1, 16, 6, 10))
+    torch.testing.assert_close(outs[3], F.max_pool2d(outs[2], 1, stride=2))
+
+
+@pytest.mark.parametrize('shape', [(40, 57), (33, 16), (1, 95)])
+def test_levels_do_not_depend_on_the_canvas(shape):
+    neck = make_neck()
+    stride, divisor = 16, 64
+    rows, cols = (-(-n // stride) for n in shape)
+    features = torch.randn(1, 16, rows, cols)
+    small = F.pad(features, (0, -cols % 4, 0, -rows % 4))
+    large = F.pad(features, (0, 20 - cols, 0, 16 - rows))
+    alone = neck(small, img_shapes=[shape], stride=stride)
+    batched = neck(large, img_shapes=[shape], stride=stride)
+    for level, (a, b) in enumerate(zip(alone, batched, strict=True)):
+        level_stride = divisor / 2 ** (3 - level)
+        valid = [-(-n // int(level_stride)) for n in shape]
+        torch.testing.assert_close(
+            a[..., : valid[0], : valid[1]], b[..., : valid[0], : valid[1]], rtol=1e-5, atol=1e-5
+        )
+        assert a.count_nonzero() == b.count_nonzero() == 8 * valid[0] * valid[1]
+
+
+def test_pooling_ignores_padding():
+    neck = make_neck(scale_factors=(0.5,), num_outs=1)
+    features = -1 - torch.rand(1, 16, 3, 3)  # below the zeros of the padding
+    padded = F.pad(features, (0, 1, 0, 1))
+    (got,) = neck(padded, img_shapes=[(48, 48)], stride=16)
+    (alone,) = neck(features)
+    torch.testing.assert_close(got, alone)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(scale_factors=(3.0,)), 'powers of two'),
+        (dict(scale_factors=(0.0,)), 'powers of two'),
+        (dict(scale_factors=()), 'at least one scale'),
+        (dict(num_outs=2), 'num_outs=2 is less than the 3 scale_factors'),
+        (dict(norm_cfg=dict(type='GN', num_groups=4)), "must be dict\\(type='LN'\\)"),
+        (dict(in_channels=6, scale_factors=(4.0,)), 'in_channels=6 cannot be halved'),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_neck(**options)
+
+
+def test_sizes_need_a_stride():
+    with pytest.raises(ValueError, match='give the stride'):
+        make_neck()(torch.zeros(1, 16, 4, 4), img_shapes=[(4, 4)])

@@ -1,0 +1,152 @@
+"""Tiny models and batches for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmdet_dinov2.models import DINOv2
+
+ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64, ffn='mlp')
+NUM_CLASSES = 3
+
+
+def randomize(model: nn.Module, std: float = 0.2) -> nn.Module:
+    """Gives every parameter a value that matters; LayerScales lie in 0.5..1.5."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith('gamma'):
+                parameter.uniform_(0.5, 1.5)
+            elif parameter.dim() > 1:
+                parameter.normal_(std=std)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def tiny_backbone(**kwargs) -> DINOv2:
+    """A 4-block DINOv2 with random weights; arguments as for ``DINOv2``."""
+    return randomize(DINOv2(**{'arch': ARCH, 'img_size': 56, 'patch_size': 14, **kwargs}))
+
+
+def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
+    """Config of a detector with one encoder and two decoder layers."""
+    dims = 32
+    return dict(
+        type='PaddingAwareDINO',
+        num_queries=num_queries,
+        with_box_refine=True,
+        as_two_stage=True,
+        num_feature_levels=4,
+        data_preprocessor=dict(
+            type='DetDataPreprocessor',
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+        ),
+        backbone=dict(
+            {'type': 'DINOv2', 'arch': ARCH, 'img_size': 56, 'patch_size': 14}, **(backbone or {})
+        ),
+        neck=dict(
+            type='SimpleFeaturePyramid',
+            in_channels=ARCH['embed_dims'],
+            out_channels=dims,
+            scale_factors=(2.0, 1.0, 0.5),
+            num_outs=4,
+        ),
+        encoder=dict(
+            num_layers=1,
+            layer_cfg=dict(
+                self_attn_cfg=dict(embed_dims=dims, num_levels=4, dropout=0.0),
+                ffn_cfg=dict(embed_dims=dims, feedforward_channels=64, ffn_drop=0.0),
+            ),
+        ),
+        decoder=dict(
+            num_layers=2,
+            return_intermediate=True,
+            layer_cfg=dict(
+                self_attn_cfg=dict(embed_dims=dims, num_heads=8, dropout=0.0),
+                cross_attn_cfg=dict(embed_dims=dims, num_levels=4, dropout=0.0),
+                ffn_cfg=dict(embed_dims=dims, feedforward_channels=64, ffn_drop=0.0),
+            ),
+            post_norm_cfg=None,
+        ),
+        positional_encoding=dict(
+            num_feats=dims // 2, normalize=True, offset=-0.5, temperature=10000
+        ),
+        bbox_head=dict(
+            type='DINOHead',
+            num_classes=NUM_CLASSES,
+            embed_dims=dims,
+            sync_cls_avg_factor=True,
+            loss_cls=dict(
+                type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
+            ),
+            loss_bbox=dict(type='L1Loss', loss_weight=5.0),
+            loss_iou=dict(type='GIoULoss', loss_weight=2.0),
+        ),
+        dn_cfg=dict(
+            label_noise_scale=0.5,
+            box_noise_scale=1.0,
+            group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=10),
+        ),
+        train_cfg=dict(
+            assigner=dict(
+                type='HungarianAssigner',
+                match_costs=[
+                    dict(type='FocalLossCost', weight=2.0),
+                    dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
+                    dict(type='IoUCost', iou_mode='giou', weight=2.0),
+                ],
+            )
+        ),
+        test_cfg=dict(max_per_img=20),
+    )
+
+
+def tiny_detector(**kwargs) -> nn.Module:
+    """A detector with random weights; arguments as for ``detector_cfg``."""
+    model = MODELS.build(detector_cfg(**kwargs))
+    model.init_weights()
+    # Published initial values leave boxes and sampling points untouched by the features.
+    return randomize(model, std=0.1)
+
+
+def data_sample(height: int, width: int, num_boxes: int = 0) -> DetDataSample:
+    """Ground truth with random boxes inside an image."""
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=(height, width),
+            ori_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+            batch_input_shape=(height, width),
+        )
+    )
+    corners = torch.rand(num_boxes, 2, 2).sort(1).values * torch.tensor([width, height])
+    corners[:, 1] += 1
+    sample.gt_instances = InstanceData(
+        bboxes=corners.flatten(1), labels=torch.randint(NUM_CLASSES, (num_boxes,))
+    )
+    return sample
+
+
+def pad_batch(images: Sequence[Tensor], size: tuple[int, int], fill: float = 7.0) -> Tensor:
+    """Stacks images at the top left of a canvas whose padding would be noticed."""
+    batch = torch.full((len(images), 3, *size), fill)
+    for canvas, image in zip(batch, images, strict=True):
+        canvas[:, : image.shape[1], : image.shape[2]] = image
+    return batch
+
+
+def total_loss(losses: dict) -> Tensor:
+    """Sum of all loss terms."""
+    return sum(
+        (term if isinstance(term, Tensor) else torch.stack(list(term))).sum()
+        for name, term in losses.items()
+        if 'loss' in name
+    )

@@ -1,0 +1,49 @@
+# shellcheck shell=bash
+# What dist_train.sh and dist_test.sh share, to be sourced.
+#
+# PYTHON       interpreter: default .venv/bin/python of this checkout if it exists, else python
+# NNODES       machines (1); NODE_RANK (0): number of this one; MASTER_ADDR: the first one, the same value on all
+# PORT         default: a free one on a single machine, 29500 on several, which have to agree
+
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+# launch SCRIPT GPUS ARGS...: run tools/SCRIPT in GPUS processes on this machine. The caller sets usage.
+# shellcheck disable=SC2154
+launch() {
+  local script=$1 gpus=$2 python visible free_port cores port
+  shift 2
+  [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "GPUS must be a positive number, but is '$gpus'." "$usage"
+  local nodes=${NNODES:-1} rank=${NODE_RANK:-0}
+  [[ $nodes =~ ^[1-9][0-9]*$ ]] || die 2 "NNODES must be a positive number, but is '$nodes'."
+  ((nodes == 1)) || [[ -n ${MASTER_ADDR:-} ]] ||
+    die 2 "with NNODES=$nodes, MASTER_ADDR must name the first machine, the same on all of them."
+
+  python=$(find_python)
+  read -r visible free_port cores <<<"$("$python" - <<'EOF'
+import os
+import socket
+
+import torch
+
+with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    print(torch.cuda.device_count(), s.getsockname()[1], len(os.sched_getaffinity(0)))
+EOF
+  )" || true
+  [[ -n $cores ]] || die 1 "'$python' cannot import torch: run \"make env\", or set PYTHON to an interpreter that can."
+  if ((visible == 0)); then
+    # torchrun would give each process a single thread, and PyTorch alone all cores to each.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}
+  elif ((gpus > visible)); then
+    die 2 "GPUS is $gpus, but PyTorch sees $visible on this machine (CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset})."
+  fi
+  if ((nodes == 1)); then port=${PORT:-$free_port}; else port=${PORT:-29500}; fi
+
+  export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+  echo "${0##*/}: $gpus processes on this machine ($visible GPUs), $nodes machine(s), port $port, $python" >&2
+  # exec: a signal of the scheduler reaches the launcher, which passes it on to the processes.
+  exec "$python" -m torch.distributed.run --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$gpus" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="$port" \
+    "$root/tools/$script" "$@" --launcher pytorch
+}

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Evaluate with one process per GPU; settings from the environment are described in dist_launch.sh.
+set -euo pipefail
+# shellcheck source=tools/dist_launch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/dist_launch.sh"
+
+usage='usage: dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]'
+(($# >= 3)) || die 2 "$usage"
+need_file config "$1"
+launch test.py "$3" "$1" "$2" "${@:4}"

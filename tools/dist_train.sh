@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Train with one process per GPU; settings from the environment are described in dist_launch.sh.
+set -euo pipefail
+# shellcheck source=tools/dist_launch.sh
+source "$(dirname "${BASH_SOURCE[0]}")/dist_launch.sh"
+
+usage='usage: dist_train.sh CONFIG GPUS [arguments of train.py]'
+(($# >= 2)) || die 2 "$usage"
+need_file config "$1"
+launch train.py "$2" "$1" "${@:3}"

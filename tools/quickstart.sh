@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Train the quick-start model, evaluate it and draw its boxes; `make quickstart` makes the environment first.
+#
+# RETRAIN=1  train again although a finished training is there
+# PYTHON     interpreter, by default that of .venv
+# START      second at which `make` began, to tell how long the environment took
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+python=$(find_python)
+config=configs/dino_dinov2_quickstart.py
+work_dir=work_dirs/quickstart
+finished=$work_dir/.training-finished
+last=$work_dir/last_checkpoint
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+now() { date +%s; }
+before_training=$(now)
+
+[[ ${RETRAIN:-0} == 0 ]] || rm -f "$finished" "$last"
+if [[ -f $finished && -f $last ]]; then
+  echo "==> Training finished on $(date -r "$finished" '+%F %T') and is not repeated; anew: make quickstart RETRAIN=1"
+else
+  set -- "$config" --work-dir "$work_dir"
+  if [[ -f $last ]]; then
+    echo "==> Resuming the interrupted training in $work_dir (from the start instead: make quickstart RETRAIN=1)"
+    set -- "$@" --resume
+  else
+    echo "==> Training $config in $work_dir"
+  fi
+  "$python" tools/train.py "$@"
+  touch "$finished"
+fi
+before_test=$(now)
+
+checkpoint=$(<"$last")
+# The file holds the path at the time of training; the checkout may have moved since.
+[[ -f $checkpoint ]] || checkpoint=$work_dir/${checkpoint##*/}
+need_file checkpoint "$checkpoint"
+echo "==> Evaluating $checkpoint"
+"$python" tools/test.py "$config" "$checkpoint" --work-dir "$work_dir/test" --show-dir pictures
+after_test=$(now)
+
+# mmdet draws into a folder of its own for every run, named by the time of its start.
+pictures=$(find "$work_dir/test" -type d -name pictures | sort | tail -n 1)
+count=0
+[[ -z $pictures ]] || count=$(find "$pictures" -name '*.png' -o -name '*.jpg' | wc -l)
+((count > 0)) || die 1 "the evaluation drew no pictures below $work_dir/test."
+
+cat <<EOF
+
+Quick start finished.
+  environment  $(elapsed $((before_training - ${START:-before_training})))
+  training     $(elapsed $((before_test - before_training)))
+  evaluation   $(elapsed $((after_test - before_test)))
+  pictures     $root/$pictures ($((count)) files)
+EOF

@@ -1,0 +1,263 @@
+#!/usr/bin/env bash
+# Create or complete the virtual environment: tools/setup_env.sh lint|env|tests
+#
+#   lint   ruff alone
+#   env    all that training and evaluation need, and this package in editable mode
+#   tests  what the tests need on top of env
+#
+# VENV      folder of the environment, .venv by default
+# PYTHON    interpreter to make it with, python3 by default
+# MMCV_OPS  cpu or cuda: the operators of mmcv to compile; by default cuda where a GPU and a fitting nvcc are found
+# MAX_JOBS  compiler processes at a time; by default one per core and 2 GB of free memory
+#
+# The versions are those of requirements/lock.txt; pip's own configuration is respected. Each part ends with a stamp
+# file, written last, so an interrupted installation is continued by the next call and never taken for a finished one.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+part=${1:-}
+[[ $part =~ ^(lint|env|tests)$ ]] || die 2 'usage: setup_env.sh lint|env|tests'
+[[ ${MMCV_OPS:-cpu} =~ ^(cpu|cuda)$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda."
+venv=${VENV:-.venv}
+lock=requirements/lock.txt
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+export PIP_USER=0 # a user-wide `user = true` cannot work inside a virtual environment
+
+# ---- what pip would only complain about obscurely, or after minutes ----
+
+# check_machine PYTHON: the interpreter and the compiler are there; one message names everything that is missing.
+check_machine() {
+  local report version lacks missing=() packages=()
+  # The code also has to run on the old interpreters that it turns away.
+  report=$("$1" - 2>&1 <<'EOF'
+import os, sys
+lacks = []
+for name in ('venv', 'ensurepip'):
+    try:
+        __import__(name)
+    except ImportError:
+        lacks.append('venv')
+try:
+    import sysconfig
+    if not os.path.exists(os.path.join(sysconfig.get_paths()['include'], 'Python.h')):
+        lacks.append('headers')
+except ImportError:
+    lacks.append('headers')
+print('%d.%d %s' % (sys.version_info[0], sys.version_info[1], ','.join(lacks)))
+EOF
+  ) || die 1 "'$1' does not run: ${report%%$'\n'*}" \
+    'Name a Python 3.10, 3.11 or 3.12 with PYTHON, for example: make env PYTHON=python3.11'
+  read -r version lacks <<<"${report##*$'\n'}"
+  [[ $version =~ ^3\.(10|11|12)$ ]] ||
+    die 1 "'$1' is Python $version, but this project supports 3.10, 3.11 and 3.12." \
+      'Name another interpreter with PYTHON, for example: make env PYTHON=python3.11'
+
+  if [[ $lacks == *venv* ]]; then
+    missing+=("the venv module of Python $version")
+    packages+=("python$version-venv")
+  fi
+  if [[ $part == env && $lacks == *headers* ]]; then
+    missing+=("the C headers of Python $version (Python.h), to compile mmcv's operators")
+    packages+=("python$version-dev")
+  fi
+  if [[ $part == env ]] && ! command -v "${CXX:-c++}" >/dev/null; then
+    missing+=("a C++ compiler (${CXX:-c++}), to compile mmcv's operators")
+    packages+=(g++)
+  fi
+  ((${#missing[@]} == 0)) || die 1 'this machine lacks' "${missing[@]/#/  - }" \
+    'On Debian and Ubuntu this installs it:' "  $(apt_install "${packages[@]}")" 'Then run the same command again.'
+}
+
+apt_install() {
+  local sudo='sudo '
+  ((EUID)) || sudo=
+  echo "${sudo}apt-get update && ${sudo}apt-get install -y $*"
+}
+
+# ---- long steps: their output goes to a log, a line every 20 s says how far they are ----
+
+heartbeat() {
+  local begin=$SECONDS compiled
+  # The sleep must not hold this script's output open after its end.
+  while sleep 20 &>/dev/null && kill -0 $$ 2>/dev/null; do
+    compiled=$(tail -c 20000 "$log" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1) || true
+    echo "    $(elapsed $((SECONDS - begin))): ${compiled:+compiled ${compiled//[[:space:]]/} }$(
+      [[ -n $compiled ]] || tail -n 1 "$log" | tr -d '\r' | cut -c 1-90)"
+  done
+}
+
+# step TEXT COMMAND...: run the command; where it fails, show the end of its output and stop.
+step() {
+  local text=$1 begin=$SECONDS status=0 ticker
+  shift
+  echo "==> $text"
+  printf '\n==> %s\n' "$text" >>"$log"
+  heartbeat &
+  ticker=$!
+  # shellcheck disable=SC2064
+  trap "kill $ticker 2>/dev/null || true" EXIT
+  "$@" >>"$log" 2>&1 </dev/null || status=$?
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  if ((status)); then
+    tail -n 25 "$log" | cut -c 1-400 >&2
+    die 1 "failed: $text" "The complete output is in $log." "${hint[@]}"
+  fi
+  echo "    done in $(elapsed $((SECONDS - begin)))"
+}
+hint=()
+
+pip() { "$python" -m pip "$@"; }
+
+# ---- parts ----
+
+make_venv() {
+  local wanted
+  [[ ! -e $venv || -f $venv/pyvenv.cfg || -z $(ls -A "$venv") ]] ||
+    die 1 "VENV '$venv' is a folder with other things in it, not a virtual environment. Name another one."
+  if [[ ! -f $venv/pyvenv.cfg ]] || ! [[ -x $venv/bin/python ]]; then
+    check_machine "${PYTHON:-python3}"
+    echo "==> Making a virtual environment in $venv with $("${PYTHON:-python3}" --version 2>&1)"
+    "${PYTHON:-python3}" -m venv "$venv"
+  fi
+  python=$(cd "$venv" && pwd)/bin/python
+  log=$venv/setup.log
+  check_machine "$python"
+  if [[ -n ${PYTHON:-} ]]; then
+    wanted=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || die 1 "'$PYTHON' does not run."
+    "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$wanted')" ||
+      die 1 "$venv was made with $("$python" --version), but PYTHON is $wanted." \
+        "Remove it (rm -r $venv) or name another folder: VENV=.venv-$wanted"
+  fi
+  # An interrupted `python -m venv` leaves an interpreter without pip.
+  pip --version &>/dev/null || "$python" -m ensurepip >/dev/null
+  : >"$log"
+}
+
+check_no_originals() {
+  local found
+  found=$("$python" - <<'EOF'
+from importlib.metadata import distributions
+names = {(d.metadata['Name'] or '').lower() for d in distributions()}
+print(*sorted(names & {'mmengine', 'mmcv', 'mmcv-full', 'mmcv-lite', 'mmdet', 'mmpretrain'}))
+EOF
+  )
+  [[ -z $found ]] || die 1 "$venv holds $found, whose files the onedl-* distributions would overwrite." \
+    "Remove them ($venv/bin/python -m pip uninstall $found) or name another folder with VENV."
+}
+
+# choose_ops: "cuda", or "cpu" and why.
+choose_ops() {
+  # Importing CUDA_HOME warns where there is no GPU; a torch that cannot be imported shows in the last step.
+  "$python" - 2>/dev/null <<'EOF'
+import re
+import subprocess
+
+import torch
+from torch.utils.cpp_extension import CUDA_HOME
+
+
+def why_not():
+    if not torch.version.cuda or not torch.cuda.is_available():
+        return 'no CUDA GPU is visible to PyTorch'
+    if CUDA_HOME is None:
+        return 'there is a GPU but no nvcc'
+    text = subprocess.run([f'{CUDA_HOME}/bin/nvcc', '--version'], capture_output=True, text=True).stdout
+    found = re.search(r'release (\d+)', text)
+    if not found or found.group(1) != torch.version.cuda.split('.')[0]:
+        return f'nvcc in {CUDA_HOME} does not fit PyTorch, which was built with CUDA {torch.version.cuda}'
+
+
+reason = why_not()
+print('cuda' if reason is None else f'cpu {reason}')
+EOF
+}
+
+# installed_ops: none, broken, cpu or cuda.
+installed_ops() {
+  "$python" - 2>/dev/null <<'EOF' || echo broken
+from importlib.metadata import PackageNotFoundError, version
+try:
+    version('onedl-mmcv')
+except PackageNotFoundError:
+    print('none')
+else:
+    from mmcv.ops import get_compiling_cuda_version
+    print('cpu' if get_compiling_cuda_version() == 'not available' else 'cuda')
+EOF
+}
+
+# compile_jobs: one per core, where the memory allows it: each takes up to 2 GB.
+compile_jobs() {
+  local cores memory
+  cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+  command -v nproc >/dev/null && cores=$(nproc)
+  memory=$(awk '/^MemAvailable/ {print int($2 / 2097152)}' /proc/meminfo 2>/dev/null || true)
+  ((${memory:-$cores} >= cores)) || cores=$memory
+  ((cores >= 1)) || cores=1
+  echo "$cores"
+}
+
+install_openmmlab() {
+  local ops reason text build installed
+  if [[ -n ${MMCV_OPS:-} ]]; then
+    ops=$MMCV_OPS reason='as MMCV_OPS says'
+  else
+    read -r ops reason <<<"$(choose_ops)"
+  fi
+  # Debug information and -O2 would double the time; ninja is only found on PATH.
+  build=(env "CFLAGS=${CFLAGS:--g0 -O1}" "MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}" "PATH=${python%/*}:$PATH")
+  if [[ $ops == cuda ]]; then
+    build+=(FORCE_CUDA=1)
+    text='CPU and CUDA operators, which takes long: expect 10 to 30 minutes'
+    hint=('The CPU operators are enough for this project: make env MMCV_OPS=cpu')
+  else
+    build+=(FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=)
+    text="CPU operators only (${reason}); about 4 minutes on 2 cores"
+    hint=('If the compiler was killed for lack of memory: make env MAX_JOBS=1')
+  fi
+  build+=("$python" -m pip install -v --no-build-isolation -c "$lock")
+
+  installed=$(installed_ops)
+  [[ $installed != none ]] || echo "    mmcv is compiled here unless pip kept an earlier build: $text."
+  step "Installing mmengine, mmcv, mmdet and mmpretrain" "${build[@]}" -r requirements/mminstall.txt
+  # pip's cache does not know which torch, or which operators, a kept build was made for.
+  installed=$(installed_ops)
+  if [[ $installed == broken || $ops == cuda && $installed == cpu ]]; then
+    step "Compiling mmcv anew, the present build does not fit: $text" \
+      "${build[@]}" --no-deps --force-reinstall --no-cache-dir onedl-mmcv
+  fi
+  hint=()
+}
+
+install_env() {
+  check_no_originals
+  step 'Installing PyTorch and the other requirements (several GB the first time)' \
+    pip install -c "$lock" -r requirements/build.txt -r requirements/runtime.txt
+  install_openmmlab
+  # Two distributions bring cv2: the one for desktops needs libGL, the headless one does not.
+  "$python" -c 'import cv2' &>/dev/null ||
+    step 'Replacing OpenCV by its headless build: the other one does not load here, probably for lack of libGL' \
+      pip install -c "$lock" --no-deps --force-reinstall opencv-python-headless
+  step 'Installing mmdet_dinov2 (editable)' pip install --no-deps --no-build-isolation -e .
+  hint=("If a shared library is missing, on Debian and Ubuntu: $(apt_install libgl1 libglib2.0-0)")
+  step 'Checking that everything can be imported' "$python" -c \
+    'import cv2, torch, torchvision, pycocotools.mask, mmengine, mmcv.ops, mmdet.models, mmpretrain.models'
+}
+
+make_venv
+stamp=$venv/.done-$part
+rm -f "$stamp"
+case $part in
+  lint) step 'Installing ruff' pip install -c "$lock" ruff ;;
+  env) install_env ;;
+  tests) step 'Installing what the tests need' pip install -c "$lock" -r requirements/tests.txt ;;
+esac
+touch "$stamp"
+if [[ $part == env ]]; then
+  echo "Environment ready in $venv after $(elapsed $SECONDS): $("$python" --version)," \
+    "torch $("$python" -c 'from importlib.metadata import version; print(version("torch"))')," \
+    "mmcv with $(installed_ops | tr '[:lower:]' '[:upper:]') operators."
+fi

@@ -1,0 +1,44 @@
+"""Evaluates a checkpoint. Usage: python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] ..."""
+
+import argparse
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+
+from mmdet_dinov2.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a detector')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='write the predictions to this pickle file (.pkl)')
+    parser.add_argument('--show', action='store_true', help='show each image with its detections')
+    parser.add_argument(
+        '--show-dir', help='draw each image with its detections; a folder below the work folder'
+    )
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show waits')
+    cli.add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        if args.out and not args.out.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--out {args.out} must end in .pkl or .pickle')
+        cfg = cli.read_config(args)
+        cfg.load_from = args.checkpoint
+        cfg.resume = False
+        if args.show or args.show_dir:
+            cfg = trigger_visualization_hook(cfg, args)
+        cli.check(cfg, ('test',), preflight=not args.no_preflight)
+        runner = cli.build_runner(cfg)
+        if args.out:
+            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    with cli.one_sentence_errors():
+        runner.test()
+
+
+if __name__ == '__main__':
+    main()
