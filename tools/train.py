@@ -32,8 +32,8 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
-                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, N being '
-                'the total batch size that its learning rate was chosen for'
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, N '
+                'being the total batch size that its learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
     if args.resume:

@@ -20,7 +20,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
         source: Where the tensors come from, for the message.
 
     Raises:
-        InputError: If a tensor is missing, unknown or of another shape; the model is then as before.
+        InputError: If a tensor is missing, unknown or of another shape; the model stays as it was.
     """
     state_dict = {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
     expected = model.state_dict()
@@ -33,7 +33,11 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     ]
     problems = [
         f'{len(names)} {what} ({_first(names)})'
-        for what, names in (('missing', missing), ('unknown', unknown), ('of another shape', reshaped))
+        for what, names in (
+            ('missing', missing),
+            ('unknown', unknown),
+            ('of another shape', reshaped),
+        )
         if names
     ]
     if problems:

@@ -18,19 +18,26 @@ def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:
     findings = []
     missing = [name for name in source.classes if name not in coco.category_names]
     if missing:
-        findings.append(_error(
-            source,
-            f'{source.classes_origin} lists {name_some(missing)}, not among the categories of '
-            f"'{coco.path}', which has {name_some(coco.category_names)}"
-            f'{_suggestion(missing, coco.category_names)}; set `{source.key}.metainfo.classes` to '
-            'names of the file.'))
+        findings.append(
+            _error(
+                source,
+                f'{source.classes_origin} lists {name_some(missing)}, not among the '
+                f"categories of '{coco.path}', which has {name_some(coco.category_names)}"
+                f'{_suggestion(missing, coco.category_names)}; set '
+                f'`{source.key}.metainfo.classes` to names of the file.',
+            )
+        )
     times = Counter(name for name in coco.category_names if name in source.classes)
     repeated = [name for name, count in times.items() if count > 1]
     if repeated:
-        findings.append(_error(
-            source,
-            f"'{coco.path}' has more than one category named {name_some(repeated)}, which gives "
-            'more labels than classes; merge the categories of the same name in the file.'))
+        findings.append(
+            _error(
+                source,
+                f"'{coco.path}' has more than one category named {name_some(repeated)}, which "
+                'gives more labels than classes; merge the categories of the same name in the '
+                'file.',
+            )
+        )
     return findings
 
 
@@ -58,7 +65,8 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
     """
     orders = {
         source: _order_in_file(source, coco)
-        for source, coco in sources.items() if set(source.classes) <= set(coco.category_names)
+        for source, coco in sources.items()
+        if set(source.classes) <= set(coco.category_names)
     }
     files_agree = len(set(orders.values())) == 1
     findings = []
@@ -69,13 +77,18 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
         if files_agree:
             remedy = f'list the classes in the order of the file: {order!r}'
         else:
-            remedy = (f'the files of this config differ in their order, so sort the categories '
-                      f'of this one as in the classes: {source.classes!r}')
-        findings.append(_error(
-            source,
-            f'mmdet numbers labels in the order of the categories in the file, so boxes of '
-            f"{order[label]!r} in '{sources[source].path}' get label {label}, which "
-            f'{source.classes_origin} calls {source.classes[label]!r}; {remedy}.'))
+            remedy = (
+                f'the files of this config differ in their order, so sort the categories '
+                f'of this one as in the classes: {source.classes!r}'
+            )
+        findings.append(
+            _error(
+                source,
+                f'mmdet numbers labels in the order of the categories in the file, so boxes of '
+                f"{order[label]!r} in '{sources[source].path}' get label {label}, which "
+                f'{source.classes_origin} calls {source.classes[label]!r}; {remedy}.',
+            )
+        )
     return findings
 
 
@@ -94,23 +107,36 @@ def check_boxes(source: DatasetSource, coco: CocoFile) -> list[Finding]:
     total = len(coco.annotations)
     findings = []
     if not counts.usable:
-        findings.append(Finding(
-            'error' if source.split == 'train' else 'warning', source.split,
-            f"'{coco.path}' has no usable box for the classes {name_some(source.classes)} among "
-            f'its {total} annotations{_reasons(counts)}; correct the file or `{source.key}`.'))
+        findings.append(
+            Finding(
+                'error' if source.split == 'train' else 'warning',
+                source.split,
+                f"'{coco.path}' has no usable box for the classes {name_some(source.classes)} "
+                f'among its {total} annotations{_reasons(counts)}; correct the file or '
+                f'`{source.key}`.',
+            )
+        )
     if counts.other_category:
         names = sorted(counts.other_category)
-        findings.append(Finding(
-            'warning', source.split,
-            f"mmdet ignores {counts.other_category.total()} of {total} boxes of '{coco.path}' "
-            f'because their categories ({name_some(names)}) are not classes of `{source.key}`; '
-            'add the names to the classes if they are to be detected.'))
+        findings.append(
+            Finding(
+                'warning',
+                source.split,
+                f"mmdet ignores {counts.other_category.total()} of {total} boxes of '{coco.path}' "
+                f'because their categories ({name_some(names)}) are not classes of `{source.key}`; '
+                'add the names to the classes if they are to be detected.',
+            )
+        )
     if counts.dropped:
         dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items())
-        findings.append(Finding(
-            'warning', source.split,
-            f"mmdet leaves out {counts.dropped.total()} of {total} boxes of "
-            f"'{coco.path}': {dropped}; correct the file if they matter."))
+        findings.append(
+            Finding(
+                'warning',
+                source.split,
+                f'mmdet leaves out {counts.dropped.total()} of {total} boxes of '
+                f"'{coco.path}': {dropped}; correct the file if they matter.",
+            )
+        )
     return findings
 
 
@@ -128,22 +154,29 @@ def _reasons(counts: BoxCounts) -> str:
 def check_scoring(source: DatasetSource, coco: CocoFile) -> list[Finding]:
     """Check what COCO's evaluation reads and the dataset does not."""
     if coco.annotations is None:
-        return [_error(
-            source,
-            f"'{coco.path}' has no 'annotations', so nothing can be trained or scored with it; "
-            f'use an annotated file as `{source.key}.ann_file`, or set format_only=True in the '
-            'test evaluator to write predictions only.')]
+        return [
+            _error(
+                source,
+                f"'{coco.path}' has no 'annotations', so nothing can be trained or scored with it; "
+                f'use an annotated file as `{source.key}.ann_file`, or set format_only=True in the '
+                'test evaluator to write predictions only.',
+            )
+        ]
     without = [entry['id'] for entry in coco.annotations if 'iscrowd' not in entry]
     if without and source.split != 'train':
-        return [_error(
-            source,
-            f"'{coco.path}' lacks 'iscrowd' in {len(without)} annotations (first id {without[0]}), "
-            'which the evaluation reads; add "iscrowd": 0 to them.')]
+        return [
+            _error(
+                source,
+                f"'{coco.path}' lacks 'iscrowd' in {len(without)} annotations (first id "
+                f'{without[0]}), which the evaluation reads; add "iscrowd": 0 to them.',
+            )
+        ]
     return []
 
 
-def check_images(source: DatasetSource, coco: CocoFile,
-                 list_folder: Callable[[str], frozenset[str] | None]) -> list[Finding]:
+def check_images(
+    source: DatasetSource, coco: CocoFile, list_folder: Callable[[str], frozenset[str] | None]
+) -> list[Finding]:
     """Check that the image files exist.
 
     Args:
@@ -153,20 +186,30 @@ def check_images(source: DatasetSource, coco: CocoFile,
     """
     root = source.image_folder
     if root is None:
-        return [_error(
-            source,
-            f"`{source.key}.data_prefix` lacks 'img', the folder of the images; set it, for "
-            "instance data_prefix=dict(img='train/').")]
+        return [
+            _error(
+                source,
+                f"`{source.key}.data_prefix` lacks 'img', the folder of the images; set it, for "
+                "instance data_prefix=dict(img='train/').",
+            )
+        ]
     if is_remote(root, source.config):
-        return [Finding(
-            'info', source.split,
-            f"'{root}' is not on the local disk, so its images are not checked.")]
-    remedy = (f'set `{source.key}.data_root` (now {source.config.get("data_root")!r}) and '
-              f'`{source.key}.data_prefix.img` (now {source.config["data_prefix"]["img"]!r}) so '
-              f"that joined with the file names of '{coco.path}' they lead to the images")
+        return [
+            Finding(
+                'info',
+                source.split,
+                f"'{root}' is not on the local disk, so its images are not checked.",
+            )
+        ]
+    remedy = (
+        f'set `{source.key}.data_root` (now {source.config.get("data_root")!r}) and '
+        f'`{source.key}.data_prefix.img` (now {source.config["data_prefix"]["img"]!r}) so '
+        f"that joined with the file names of '{coco.path}' they lead to the images"
+    )
     if list_folder(root or '.') is None:
-        return [_error(
-            source, f"The image folder '{root}' does not exist or cannot be read; {remedy}.")]
+        return [
+            _error(source, f"The image folder '{root}' does not exist or cannot be read; {remedy}.")
+        ]
     missing = []
     for image in coco.images:
         # Split by hand, as the usual flat layout needs nothing of what os.path.split handles.
@@ -175,10 +218,13 @@ def check_images(source: DatasetSource, coco: CocoFile,
             missing.append(image['file_name'])
     if not missing:
         return []
-    return [_error(
-        source,
-        f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
-        f'({name_some(missing, limit=3)}); {remedy}.')]
+    return [
+        _error(
+            source,
+            f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
+            f'({name_some(missing, limit=3)}); {remedy}.',
+        )
+    ]
 
 
 def _error(source: DatasetSource, message: str) -> Finding:

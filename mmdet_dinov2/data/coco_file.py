@@ -77,17 +77,19 @@ def read_coco_file(path: str) -> CocoFile:
             content = json.load(file)
     except ValueError as error:
         raise InputError(
-            f"Annotation file '{path}' is not valid JSON ({error}); export or download it "
-            'again.') from error
+            f"Annotation file '{path}' is not valid JSON ({error}); export or download it again."
+        ) from error
     if not isinstance(content, dict):
         raise InputError(
             f"Annotation file '{path}' holds a {type(content).__name__}, not the dict with "
-            "'images', 'annotations' and 'categories' of a COCO file; convert it to COCO format.")
+            "'images', 'annotations' and 'categories' of a COCO file; convert it to COCO format."
+        )
     for section in ('images', 'categories'):
         if section not in content:
             raise InputError(
                 f"Annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
-                f'{", ".join(map(repr, content)) or "no keys"}); convert it to COCO format.')
+                f'{", ".join(map(repr, content)) or "no keys"}); convert it to COCO format.'
+            )
     for section in _REQUIRED_KEYS.keys() & content.keys():
         _check_entries(path, section, content[section])
     return CocoFile(path, content['images'], content['categories'], content.get('annotations'))
@@ -97,15 +99,17 @@ def _check_entries(path: str, section: str, entries: Any) -> None:
     if not isinstance(entries, list):
         raise InputError(
             f"Annotation file '{path}' has a {type(entries).__name__} as '{section}' where COCO "
-            'has a list; convert it to COCO format.')
+            'has a list; convert it to COCO format.'
+        )
     required = _REQUIRED_KEYS[section]
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not required <= entry.keys():
             missing = required - entry.keys() if isinstance(entry, dict) else required
             raise InputError(
                 f"Annotation file '{path}' lacks {', '.join(map(repr, sorted(missing)))} in "
-                f"{section}[{index}], which mmdet reads; add what is missing to every entry of "
-                f"'{section}'.")
+                f'{section}[{index}], which mmdet reads; add what is missing to every entry of '
+                f"'{section}'."
+            )
 
 
 def count_boxes(coco: CocoFile, classes: tuple[str, ...], min_size: float = 0) -> BoxCounts:
@@ -130,9 +134,10 @@ def count_boxes(coco: CocoFile, classes: tuple[str, ...], min_size: float = 0) -
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"Annotation file '{coco.path}' has the annotation id {annotation['id']} with "
-                f"bbox {annotation['bbox']} and area {annotation['area']} on an image of size "
+                f'bbox {annotation["bbox"]} and area {annotation["area"]} on an image of size '
                 f'{size}, where four finite numbers, a number and two numbers are expected; '
-                'correct or remove it.') from error
+                'correct or remove it.'
+            ) from error
         if reason:
             counts.dropped[reason] += 1
         elif annotation['category_id'] not in class_ids:

@@ -53,8 +53,9 @@ class DatasetSource:
         return (self.config.get('filter_cfg') or {}).get('min_size', 0)
 
 
-def iter_dataset_configs(cfg: Mapping[str, Any],
-                         split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def iter_dataset_configs(
+    cfg: Mapping[str, Any], split: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield ``(key, config)`` of every dataset of a split, looking inside wrapper datasets."""
     loader = cfg.get(f'{split}_dataloader')
     if isinstance(loader, Mapping) and isinstance(loader.get('dataset'), Mapping):
@@ -88,7 +89,8 @@ def dataset_class(key: str, config: Mapping[str, Any]) -> type:
     if found is None:
         raise InputError(
             f'`{key}.type` is {name!r}, which is not in the registry of datasets; correct the '
-            'name, or list the module that registers it in `custom_imports`.')
+            'name, or list the module that registers it in `custom_imports`.'
+        )
     return found
 
 
@@ -97,9 +99,11 @@ def is_coco_format(cls: type) -> bool:
 
     A subclass that loads or parses in its own way (LVIS, Objects365, panoptic) does not count.
     """
-    return (issubclass(cls, CocoDataset)
-            and cls.load_data_list is CocoDataset.load_data_list
-            and cls.parse_data_info is CocoDataset.parse_data_info)
+    return (
+        issubclass(cls, CocoDataset)
+        and cls.load_data_list is CocoDataset.load_data_list
+        and cls.parse_data_info is CocoDataset.parse_data_info
+    )
 
 
 def read_source(split: str, key: str, config: Mapping[str, Any]) -> DatasetSource:
@@ -116,7 +120,8 @@ def read_source(split: str, key: str, config: Mapping[str, Any]) -> DatasetSourc
         config=config,
         classes=_read_classes(key, config),
         ann_file=_join(data_root, config.get('ann_file') or ''),
-        image_folder=None if prefix is None else _join(data_root, prefix, join_empty=True))
+        image_folder=None if prefix is None else _join(data_root, prefix, join_empty=True),
+    )
 
 
 def is_remote(path: str, config: Mapping[str, Any]) -> bool:
@@ -135,25 +140,30 @@ def _read_classes(key: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     metainfo = config.get('metainfo') or {}
     if not isinstance(metainfo, Mapping):
         raise InputError(
-            f'`{key}.metainfo` must be a dict such as dict(classes=(...)), but is {metainfo!r}.')
+            f'`{key}.metainfo` must be a dict such as dict(classes=(...)), but is {metainfo!r}.'
+        )
     if 'CLASSES' in metainfo and 'classes' not in metainfo:
         raise InputError(
             f"`{key}.metainfo` has the key 'CLASSES', which mmdet 3 ignores; rename it to "
-            "'classes'.")
+            "'classes'."
+        )
     # The dataset class fills in its METAINFO and knows how to read the names from a text file.
     classes = dataset_class(key, config)._load_metainfo(metainfo).get('classes')
     if isinstance(classes, str):
         raise InputError(
             f'`{key}.metainfo.classes` is the string {classes!r}, which is neither a list of names '
-            f'nor a file; write ({classes!r}, ) with the comma for a single class.')
+            f'nor a file; write ({classes!r}, ) with the comma for a single class.'
+        )
     if not classes:
         raise InputError(
             f'`{key}.metainfo.classes` names no class; set it to the category names of the '
-            'annotation file.')
+            'annotation file.'
+        )
     classes = tuple(classes)
     repeated = sorted({name for name in classes if classes.count(name) > 1})
     if repeated:
         raise InputError(
             f'`{key}.metainfo.classes` lists {", ".join(map(repr, repeated))} more than once; '
-            'list every class once.')
+            'list every class once.'
+        )
     return classes

@@ -57,11 +57,15 @@ def check_ann_files(cfg: Config, split: str, sources: Sequence[DatasetSource]) -
         if not ann_file or not known or os.path.realpath(ann_file) in known:
             continue
         files = ' and '.join(f"'{source.ann_file}'" for source in sources)
-        findings.append(Finding(
-            'error', split,
-            f"`{key}.ann_file` is '{ann_file}', but `{sources[0].key}` reads {files}, so the "
-            'scores would compare other images or labels; set both to the same file, or leave '
-            'the one of the evaluator out.'))
+        findings.append(
+            Finding(
+                'error',
+                split,
+                f"`{key}.ann_file` is '{ann_file}', but `{sources[0].key}` reads {files}, so the "
+                'scores would compare other images or labels; set both to the same file, or leave '
+                'the one of the evaluator out.',
+            )
+        )
     return findings
 
 

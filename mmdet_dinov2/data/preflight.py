@@ -75,10 +75,14 @@ def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[
         try:
             cls = dataset_class(key, config)
             if not is_coco_format(cls):
-                findings.append(Finding(
-                    'info', split,
-                    f'`{key}` is a {cls.__name__}, which does not read COCO files the way '
-                    'CocoDataset does, so it is not checked.'))
+                findings.append(
+                    Finding(
+                        'info',
+                        split,
+                        f'`{key}` is a {cls.__name__}, which does not read COCO files the way '
+                        'CocoDataset does, so it is not checked.',
+                    )
+                )
                 continue
             if issubclass(cls, ShapesDataset):
                 ensure_shapes(config.get('data_root'), config.get('generate'))
@@ -93,21 +97,29 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
     for source in sources[1:]:
         first = sources[0]
         if source.classes != first.classes:
-            findings.append(Finding(
-                'error', source.split,
-                f'{source.classes_origin} gives the classes {name_some(source.classes)}, but '
-                f'{first.classes_origin} gives {name_some(first.classes)}; use the same classes '
-                'in the same order for all datasets.'))
+            findings.append(
+                Finding(
+                    'error',
+                    source.split,
+                    f'{source.classes_origin} gives the classes {name_some(source.classes)}, but '
+                    f'{first.classes_origin} gives {name_some(first.classes)}; use the same '
+                    'classes in the same order for all datasets.',
+                )
+            )
     head = (cfg.get('model') or {}).get('bbox_head')
     if sources and isinstance(head, Mapping) and 'num_classes' in head:
         source = sources[0]
         count = len(source.classes)
         if head['num_classes'] != count:
-            findings.append(Finding(
-                'error', source.split,
-                f'`model.bbox_head.num_classes` is {head["num_classes"]}, but '
-                f'{source.classes_origin} gives {count} classes; set '
-                f'`model.bbox_head.num_classes={count}`.'))
+            findings.append(
+                Finding(
+                    'error',
+                    source.split,
+                    f'`model.bbox_head.num_classes` is {head["num_classes"]}, but '
+                    f'{source.classes_origin} gives {count} classes; set '
+                    f'`model.bbox_head.num_classes={count}`.',
+                )
+            )
     return findings
 
 
@@ -130,27 +142,40 @@ def _check_files(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]
     return findings + check_class_order(files)
 
 
-def _read_annotations(source: DatasetSource, read_file: Callable[[str], CocoFile],
-                      findings: list[Finding]) -> CocoFile | None:
+def _read_annotations(
+    source: DatasetSource, read_file: Callable[[str], CocoFile], findings: list[Finding]
+) -> CocoFile | None:
     """Return the content of the annotation file; add to ``findings`` why there is none."""
     key = source.key
     if not source.ann_file:
-        findings.append(Finding(
-            'error', source.split,
-            f'`{key}.ann_file` is not set; set it to a COCO annotation file.'))
+        findings.append(
+            Finding(
+                'error',
+                source.split,
+                f'`{key}.ann_file` is not set; set it to a COCO annotation file.',
+            )
+        )
     elif is_remote(source.ann_file, source.config):
-        findings.append(Finding(
-            'info', source.split,
-            f"'{source.ann_file}' is not on the local disk, so `{key}` is not checked."))
+        findings.append(
+            Finding(
+                'info',
+                source.split,
+                f"'{source.ann_file}' is not on the local disk, so `{key}` is not checked.",
+            )
+        )
     else:
         try:
             return read_file(os.path.abspath(source.ann_file))
         except FileNotFoundError as error:
-            findings.append(Finding(
-                'error', source.split,
-                f'{error}; set `{key}.data_root` (now {source.config.get("data_root")!r}) and '
-                f'`{key}.ann_file` (now {source.config.get("ann_file")!r}) so that joined they '
-                'name it.'))
+            findings.append(
+                Finding(
+                    'error',
+                    source.split,
+                    f'{error}; set `{key}.data_root` (now {source.config.get("data_root")!r}) and '
+                    f'`{key}.ann_file` (now {source.config.get("ann_file")!r}) so that joined they '
+                    'name it.',
+                )
+            )
         except (InputError, OSError) as error:
             findings.append(Finding('error', source.split, str(error)))
     return None

@@ -25,10 +25,9 @@ _FIRST_EMPTY = 12
 _JPEG_QUALITY = 92
 
 
-def generate_shapes(root: str | os.PathLike,
-                    num_train: int = 400,
-                    num_val: int = 100,
-                    seed: int = 0) -> Path:
+def generate_shapes(
+    root: str | os.PathLike, num_train: int = 400, num_val: int = 100, seed: int = 0
+) -> Path:
     """Make the shapes data set in a folder, unless the folder holds it already.
 
     The folder gets ``annotations/train.json`` and ``annotations/val.json`` in COCO format, the
@@ -53,7 +52,8 @@ def generate_shapes(root: str | os.PathLike,
     arguments = dict(
         num_train=_whole_number('num_train', num_train, minimum=1),
         num_val=_whole_number('num_val', num_val, minimum=1),
-        seed=_whole_number('seed', seed, minimum=0))
+        seed=_whole_number('seed', seed, minimum=0),
+    )
     target = Path(root).resolve()
     if not _is_generated(target, arguments):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +67,7 @@ def generate_shapes(root: str | os.PathLike,
 
 def _whole_number(name: str, value: Any, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise InputError(
-            f'{name} must be a whole number of at least {minimum}, but is {value!r}.')
+        raise InputError(f'{name} must be a whole number of at least {minimum}, but is {value!r}.')
     return int(value)
 
 
@@ -79,7 +78,8 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
     if not root.is_dir():
         raise InputError(
             f"The shapes data set cannot be made at '{root}' because a file has this name; "
-            'choose another folder (`data_root` in a config).')
+            'choose another folder (`data_root` in a config).'
+        )
     names = sorted(os.listdir(root))
     if not names:
         return False
@@ -88,7 +88,8 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
         raise InputError(
             f"The shapes data set cannot be made in '{root}' because the folder holds {len(names)} "
             f'other entries ({some}{", ..." if len(names) > 3 else ""}); choose an empty or new '
-            'folder (`data_root` in a config).')
+            'folder (`data_root` in a config).'
+        )
     expected = _marker(arguments)
     try:
         found = json.loads((root / MARKER_FILE).read_text())
@@ -98,7 +99,8 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
         raise InputError(
             f"The shapes data set in '{root}' was made with {_in_words(found)}, but "
             f'{_in_words(expected)} is asked for; use the same arguments in every dataset that '
-            'shares the folder (`generate` in a config), choose another one, or delete it.')
+            'shares the folder (`generate` in a config), choose another one, or delete it.'
+        )
     return True
 
 
@@ -143,18 +145,22 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
         _write_jpeg(root / split / name, picture)
         images.append(dict(id=image_id, file_name=name, width=width, height=height))
         for shape in shapes:
-            annotations.append(dict(
-                id=len(annotations) + 1,
-                image_id=image_id,
-                category_id=shape.label + 1,
-                bbox=[float(value) for value in shape.box],
-                area=float(shape.area),
-                iscrowd=0))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=image_id,
+                    category_id=shape.label + 1,
+                    bbox=[float(value) for value in shape.box],
+                    area=float(shape.area),
+                    iscrowd=0,
+                )
+            )
     content = dict(
         info=dict(description=f'Generated shapes, {split} split', version=str(GENERATOR_VERSION)),
         images=images,
         annotations=annotations,
-        categories=[dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)])
+        categories=[dict(id=label + 1, name=name) for label, name in enumerate(CLASSES)],
+    )
     path = root / 'annotations' / f'{split}.json'
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content) + '\n')

@@ -35,10 +35,12 @@ class ShapesDataset(CocoDataset):
 
     METAINFO = dict(
         classes=CLASSES,
-        palette=[(220, 60, 60), (60, 120, 220), (60, 180, 90), (230, 180, 40), (160, 80, 200)])
+        palette=[(220, 60, 60), (60, 120, 220), (60, 180, 90), (230, 180, 40), (160, 80, 200)],
+    )
 
-    def __init__(self, *args: Any, generate: Mapping[str, int] | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, generate: Mapping[str, int] | None = None, **kwargs: Any
+    ) -> None:
         _check_generate_keys(generate)
         self.generate = dict(generate or {})
         super().__init__(*args, **kwargs)
@@ -60,16 +62,17 @@ def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> 
     if not data_root or '://' in data_root:
         raise InputError(
             f'ShapesDataset writes its data set to `data_root`, but data_root is {data_root!r}; '
-            "set it to a local folder such as 'data/shapes'.")
+            "set it to a local folder such as 'data/shapes'."
+        )
     generate_shapes(data_root, **(generate or {}))
 
 
 def _check_generate_keys(generate: Mapping[str, int] | None) -> None:
     if generate is not None and not isinstance(generate, Mapping):
-        raise InputError(
-            f'`generate` of ShapesDataset must be a dict, but is {generate!r}.')
+        raise InputError(f'`generate` of ShapesDataset must be a dict, but is {generate!r}.')
     unknown = sorted(set(generate or {}) - set(_GENERATE_KEYS))
     if unknown:
         raise InputError(
             f'`generate` of ShapesDataset has unknown keys {unknown}; it takes '
-            f'{", ".join(_GENERATE_KEYS)}.')
+            f'{", ".join(_GENERATE_KEYS)}.'
+        )

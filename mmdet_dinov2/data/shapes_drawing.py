@@ -73,8 +73,7 @@ def paint_background(rng: np.random.Generator, height: int, width: int) -> np.nd
     """Paint a colour gradient with soft blotches, (height, width, 3) uint8 BGR."""
     start, end = rng.uniform(30, 225, size=(2, 3))
     angle = rng.uniform(0, 2 * math.pi)
-    ramp = (np.linspace(0, math.sin(angle), height)[:, None]
-            + np.linspace(0, math.cos(angle), width))
+    ramp = np.linspace(0, math.sin(angle), height)[:, None] + np.linspace(0, math.cos(angle), width)
     ramp = (ramp - ramp.min()) / np.ptp(ramp)
     gradient = cv2.merge([a + (b - a) * ramp for a, b in zip(start, end, strict=True)])
     blotches = rng.uniform(-30, 30, size=(6, 6, 3))
@@ -120,8 +119,7 @@ def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> l
         picture[mask] = color
         front = candidate.astype(np.int8)
         full_areas.append(full_area)
-        shapes.append(
-            Shape(label=label, box=tight_box(mask), area=int(mask.sum()), color=color))
+        shapes.append(Shape(label=label, box=tight_box(mask), area=int(mask.sum()), color=color))
     return shapes
 
 
@@ -133,8 +131,9 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
-def _random_mask(rng: np.random.Generator, label: int,
-                 size: tuple[int, int]) -> tuple[np.ndarray, int]:
+def _random_mask(
+    rng: np.random.Generator, label: int, size: tuple[int, int]
+) -> tuple[np.ndarray, int]:
     """Return the (H, W) bool mask of a randomly placed shape and its area before clipping."""
     height, width = size
     largest = MAX_RADIUS_OF_SHORT_SIDE * min(size)
@@ -149,7 +148,7 @@ def _random_mask(rng: np.random.Generator, label: int,
     canvas = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
     fixed_point = np.round(points * 2**_SUBPIXEL_BITS).astype(np.int32)
     cv2.fillPoly(canvas, [fixed_point], 1, shift=_SUBPIXEL_BITS)
-    clipped = canvas[margin:margin + height, margin:margin + width].astype(bool)
+    clipped = canvas[margin : margin + height, margin : margin + width].astype(bool)
     return clipped, int(canvas.sum())
 
 
@@ -160,8 +159,11 @@ def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
         return _on_circle(np.linspace(0, 2 * math.pi, 48, endpoint=False))
     if name == 'rectangle':
         half_diagonal = math.atan(rng.uniform(0.35, 1.0))
-        return _on_circle(np.array([half_diagonal, math.pi - half_diagonal,
-                                    math.pi + half_diagonal, -half_diagonal]))
+        return _on_circle(
+            np.array(
+                [half_diagonal, math.pi - half_diagonal, math.pi + half_diagonal, -half_diagonal]
+            )
+        )
     if name == 'triangle':
         return _on_circle(np.arange(3) * 2 * math.pi / 3 + rng.uniform(-0.3, 0.3, size=3))
     if name == 'star':

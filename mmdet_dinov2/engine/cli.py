@@ -1,4 +1,4 @@
-"""What the command-line tools share: arguments, configs, checks before the start, error messages."""
+"""What the command-line tools share: arguments, configs, checks before the start, errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from ..data.preflight import check_config, fill_evaluator_ann_file, raise_on_errors
+from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
 from .runner import DetectionRunner
 
@@ -67,7 +67,6 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
-    fill_evaluator_ann_file(cfg)
     return cfg
 
 

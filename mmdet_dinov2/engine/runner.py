@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import RUNNERS
@@ -14,19 +16,29 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from ..checkpoint import load_state_dict
+from ..data.evaluators import fill_evaluator_ann_file
 
 
 @RUNNERS.register_module()
 class DetectionRunner(Runner):
     """mmengine's ``Runner`` with what detection runs of this project need.
 
-    - Without GPUs, the processes of a distributed run talk over gloo (mmengine's launchers call CUDA
-      in any case).
+    - Without GPUs, the processes of a distributed run talk over gloo (mmengine's launchers call
+      CUDA in any case).
     - A checkpoint whose parameters do not fit the model stops the run (mmengine goes on with the
       parameters that happen to match).
 
+    - An evaluator without ``ann_file`` reads that of its data set.
+
     Chosen by ``runner_type='DetectionRunner'`` in a config.
     """
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> DetectionRunner:
+        """Builds the runner from a config; see mmengine's ``Runner.from_cfg``."""
+        cfg = copy.deepcopy(cfg)
+        fill_evaluator_ann_file(cfg)
+        return super().from_cfg(cfg)
 
     def setup_env(self, env_cfg: dict) -> None:
         """Sets up the processes; see mmengine's ``Runner.setup_env``."""

@@ -22,8 +22,8 @@ def segment_attention(
 ) -> Tensor:
     """Softmax attention in which every token sees exactly the tokens of its own segment.
 
-    The same as attention over the whole stream with a block-diagonal mask (DINOv2, arXiv:2304.07193,
-    section 5), without the work outside the blocks.
+    The same as attention over the whole stream with a block-diagonal mask (DINOv2,
+    arXiv:2304.07193, section 5), without the work outside the blocks.
 
     Args:
         q: Queries, shape (T, heads, head_dim).
@@ -75,9 +75,7 @@ def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tens
     for count, length in segments.runs:
         stop = start + count * length
         # (count * length, heads, head_dim) -> (count, heads, length, head_dim)
-        batch = [
-            t[start:stop].view(count, length, *t.shape[1:]).transpose(1, 2) for t in (q, k, v)
-        ]
+        batch = [t[start:stop].view(count, length, *t.shape[1:]).transpose(1, 2) for t in (q, k, v)]
         attended = F.scaled_dot_product_attention(*batch)
         outputs.append(attended.transpose(1, 2).reshape(stop - start, *v.shape[1:]))
         start = stop

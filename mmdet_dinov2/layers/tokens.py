@@ -75,8 +75,8 @@ def window_order(grid: Grid, window_size: int) -> tuple[tuple[int, ...], Tensor,
         window_size: Side of a window in tokens.
 
     Returns:
-        Length of each window; the row-major index of each token of the stream, shape (rows * cols,);
-        and its inverse.
+        Length of each window; the row-major index of each token of the stream, shape
+        (rows * cols,); and its inverse.
     """
     rows, cols = grid
     index = torch.arange(rows * cols).view(rows, cols)
@@ -132,9 +132,7 @@ class TokenLayout:
 
     def select(self, images: Sequence[int]) -> TokenLayout:
         """Layout of the stream that holds only the given images."""
-        return TokenLayout(
-            tuple(self.grids[i] for i in images), self.num_prefix, self.window_size
-        )
+        return TokenLayout(tuple(self.grids[i] for i in images), self.num_prefix, self.window_size)
 
     def token_index(self, images: Sequence[int], device: torch.device) -> Tensor:
         """Stream positions of all tokens of the given images, int64."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmdet.models.detectors import DINO
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers import padding_mask, valid_cells
 from .dino_decoder import PaddingAwareDecoder
@@ -278,9 +278,7 @@ class PaddingAwareDINO(DINO):
         return num_depths - 1, num_depths
 
 
-def _img_shapes(
-    batch_inputs: Tensor, batch_data_samples: OptSampleList
-) -> list[tuple[int, int]]:
+def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list[tuple[int, int]]:
     """Valid height and width of each image of a batch in pixels."""
     if batch_data_samples is None:
         return [tuple(batch_inputs.shape[-2:])] * len(batch_inputs)

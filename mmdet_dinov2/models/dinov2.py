@@ -28,14 +28,10 @@ from ..layers import (
 # Side of the patches that every published position embedding was learned with, in pixels.
 PRETRAIN_PATCH_SIZE = 14
 
-# Published sizes (arXiv:2304.07193, table 17, and facebookresearch/dinov2, models/vision_transformer.py).
+# Published sizes (arXiv:2304.07193, table 17; facebookresearch/dinov2, vision_transformer.py).
 ARCHS = {
-    'small': dict(
-        embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536, ffn='mlp'
-    ),
-    'base': dict(
-        embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072, ffn='mlp'
-    ),
+    'small': dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536, ffn='mlp'),
+    'base': dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072, ffn='mlp'),
     'large': dict(
         embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096, ffn='mlp'
     ),
@@ -61,8 +57,8 @@ class DINOv2(BaseModule):
             ``num_layers``, ``num_heads``, ``feedforward_channels``, ``ffn`` ('mlp' or 'swiglu') and
             optionally ``layer_scale`` (initial value of the LayerScales, 1e-5).
         img_size: Side in pixels of the images that the position embedding was learned on, at
-            patches of 14 pixels: 518 gives the published 37 x 37 grid. The parameter keeps that grid
-            for every ``patch_size`` and is interpolated once, to the grid of each image.
+            patches of 14 pixels: 518 gives the published 37 x 37 grid. The parameter keeps that
+            grid for every ``patch_size`` and is interpolated once, to the grid of each image.
         patch_size: Side of a patch in pixels. Other sizes than 14 resample a loaded kernel.
         num_registers: Register tokens between the CLS and the patch tokens; 4 in the published
             models with registers.
@@ -204,9 +200,7 @@ class DINOv2(BaseModule):
                     outputs[i] = layout.to_maps(self.norm(stream), size)
         return tuple(outputs[i] for i in self.out_indices)
 
-    def _embed(
-        self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout
-    ) -> Tensor:
+    def _embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
         """Makes the token stream (T, C) of a batch."""
         if all(shape == tuple(x.shape[-2:]) for shape in shapes):
             patches = list(extract_patches(x, self.patch_size).flatten(1, 2))
@@ -217,7 +211,9 @@ class DINOv2(BaseModule):
             ]
         embedded = self.patch_embed(torch.cat(patches))
         cls_token = self.cls_token[0] + self.pos_embed[:, 0]
-        prefix = torch.cat((cls_token, self.register_tokens[0])) if self.num_registers else cls_token
+        prefix = (
+            torch.cat((cls_token, self.register_tokens[0])) if self.num_registers else cls_token
+        )
         positions = {
             grid: interpolate_pos_embed(self.pos_embed[:, 1:], grid, self.antialias, self.offset)
             for grid in set(layout.grids)
@@ -329,7 +325,7 @@ def _resolve_arch(arch: str | dict) -> dict:
         raise ValueError(f"arch['ffn'] must be one of {sorted(_FFNS)}, got {arch['ffn']!r}")
     if arch['embed_dims'] % arch['num_heads']:
         raise ValueError(
-            f"embed_dims={arch['embed_dims']} cannot be split over num_heads={arch['num_heads']}"
+            f'embed_dims={arch["embed_dims"]} cannot be split over num_heads={arch["num_heads"]}'
         )
     return dict(layer_scale=_LAYER_SCALE, **arch) if 'layer_scale' not in arch else dict(arch)
 

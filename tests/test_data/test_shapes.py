@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
 import mmdet_dinov2
 from mmdet_dinov2.data import shapes
 from mmdet_dinov2.data.shapes import generate_shapes
+from mmdet_dinov2.data.shapes_drawing import Shape
 from mmdet_dinov2.errors import InputError
 
 
@@ -20,8 +22,11 @@ def root(tmp_path_factory):
 
 
 def read_all(root):
-    return {str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 def read_json(root, split):
@@ -35,7 +40,12 @@ def test_coco_format(root, split, count, num_empty):
     assert [image['file_name'] for image in coco.imgs.values()] == names
     assert len(names) == count
     assert [coco.cats[key]['name'] for key in (1, 2, 3, 4, 5)] == [
-        'circle', 'rectangle', 'triangle', 'star', 'cross']
+        'circle',
+        'rectangle',
+        'triangle',
+        'star',
+        'cross',
+    ]
     sizes = set()
     for image_id, image in coco.imgs.items():
         height, width = cv2.imread(str(root / split / image['file_name'])).shape[:2]
@@ -53,6 +63,25 @@ def test_coco_format(root, split, count, num_empty):
         assert 0 < annotation['area'] <= w * h and annotation['iscrowd'] == 0
 
 
+def test_annotations_say_what_was_drawn(tmp_path, monkeypatch):
+    drawn = [Shape(label, (label, 2, 3 + label, 4), 11 + label, (0, 0, 0)) for label in range(5)]
+    picture = np.zeros((20, 30, 3), dtype=np.uint8)
+    monkeypatch.setattr(shapes, 'draw_picture', lambda rng, num_shapes: (picture, drawn))
+    content = read_json(generate_shapes(tmp_path / 'shapes', 1, 1), 'val')
+    assert content['images'] == [dict(id=1, file_name='000001.jpg', width=30, height=20)]
+    names = {category['id']: category['name'] for category in content['categories']}
+    assert [
+        (names[annotation['category_id']], annotation['bbox'], annotation['area'])
+        for annotation in content['annotations']
+    ] == [
+        ('circle', [0, 2, 3, 4], 11),
+        ('rectangle', [1, 2, 4, 4], 12),
+        ('triangle', [2, 2, 5, 4], 13),
+        ('star', [3, 2, 6, 4], 14),
+        ('cross', [4, 2, 7, 4], 15),
+    ]
+
+
 def test_same_arguments_give_the_same_bytes(root, tmp_path):
     assert read_all(generate_shapes(tmp_path / 'again', 26, 14, seed=5)) == read_all(root)
     other = generate_shapes(tmp_path / 'other', 26, 14, seed=6)
@@ -63,7 +92,7 @@ def test_splits_differ_and_small_sets_begin_large_ones(root, tmp_path):
     small = generate_shapes(tmp_path / 'small', 4, 3, seed=5)
     large, little = read_json(root, 'train'), read_json(small, 'train')
     assert little['images'] == large['images'][:4]
-    assert little['annotations'] == large['annotations'][:len(little['annotations'])]
+    assert little['annotations'] == large['annotations'][: len(little['annotations'])]
     assert little['images'][:3] != read_json(small, 'val')['images']
     assert (small / 'train/000002.jpg').read_bytes() == (root / 'train/000002.jpg').read_bytes()
 
@@ -74,14 +103,17 @@ def test_an_equal_data_set_is_left_alone(tmp_path, monkeypatch):
     assert generate_shapes(str(root), 2, 1) == root
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (dict(num_train=0), 'num_train must be a whole number of at least 1, but is 0'),
-    (dict(num_val=-3), 'num_val must be a whole number of at least 1, but is -3'),
-    (dict(num_val=2.0), 'num_val must be a whole number of at least 1, but is 2.0'),
-    (dict(num_train=True), 'num_train must be a whole number of at least 1, but is True'),
-    (dict(seed=-1), 'seed must be a whole number of at least 0, but is -1'),
-    (dict(seed=None), 'seed must be a whole number of at least 0, but is None'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(num_train=0), 'num_train must be a whole number of at least 1, but is 0'),
+        (dict(num_val=-3), 'num_val must be a whole number of at least 1, but is -3'),
+        (dict(num_val=2.0), 'num_val must be a whole number of at least 1, but is 2.0'),
+        (dict(num_train=True), 'num_train must be a whole number of at least 1, but is True'),
+        (dict(seed=-1), 'seed must be a whole number of at least 0, but is -1'),
+        (dict(seed=None), 'seed must be a whole number of at least 0, but is None'),
+    ],
+)
 def test_arguments_are_checked(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         generate_shapes(tmp_path / 'shapes', **arguments)
@@ -108,7 +140,8 @@ def test_other_arguments_are_refused(tmp_path):
     with pytest.raises(InputError) as error:
         generate_shapes(root, 4, 1, seed=3)
     assert f"'{root}' was made with generator_version=1, num_train=2, num_val=1, seed=3" in str(
-        error.value)
+        error.value
+    )
     assert 'generator_version=1, num_train=4, num_val=1, seed=3 is asked for' in str(error.value)
     assert '`generate`' in str(error.value)
     assert read_all(root) == before
@@ -181,27 +214,30 @@ def test_the_loser_of_a_race_uses_the_winner(tmp_path, monkeypatch, seed_of_winn
 
 # Both wait for the file 'go', so that they start together. The stand-ins for the packages spare
 # the imports of mmdet, which the generator does not need.
-_PROCESS = '''
+_PROCESS = """
 import pathlib, sys, time, types
 package, root, go = sys.argv[1:]
 for name, path in (('mmdet_dinov2', package), ('mmdet_dinov2.data', package + '/data')):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
 from mmdet_dinov2.data.shapes import generate_shapes
-from mmdet_dinov2.errors import InputError
 print('ready', flush=True)
 while not pathlib.Path(go).exists():
     time.sleep(0.001)
 generate_shapes(root, 12, 6)
-'''
+"""
 
 
 def test_processes_that_start_at_once(tmp_path):
     package = next(iter(mmdet_dinov2.__path__))
     root, go = tmp_path / 'data' / 'shapes', tmp_path / 'go'
     processes = [
-        subprocess.Popen([sys.executable, '-c', _PROCESS, package, str(root), str(go)],
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, '-c', _PROCESS, package, str(root), str(go)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(3)
     ]
     for process in processes:

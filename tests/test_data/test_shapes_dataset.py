@@ -17,7 +17,8 @@ def shapes_config(root, split='train', **kwargs):
         ann_file=f'annotations/{split}.json',
         data_prefix=dict(img=f'{split}/'),
         generate=dict(num_train=5, num_val=2),
-        **kwargs)
+        **kwargs,
+    )
 
 
 def test_made_on_first_use(tmp_path):
@@ -36,16 +37,22 @@ def test_labels_are_indices_of_the_classes(tmp_path):
     content = json.loads((tmp_path / 'shapes/annotations/train.json').read_text())
     names = {category['id']: category['name'] for category in content['categories']}
     expected = [names[annotation['category_id']] for annotation in content['annotations']]
-    labels = [instance['bbox_label']
-              for index in range(len(dataset)) for instance in dataset[index]['instances']]
+    labels = [
+        instance['bbox_label']
+        for index in range(len(dataset))
+        for instance in dataset[index]['instances']
+    ]
     assert [dataset.metainfo['classes'][label] for label in labels] == expected
 
 
-@pytest.mark.parametrize(('generate', 'message'), [
-    (dict(num_trian=3), r"unknown keys \['num_trian'\]; it takes num_train, num_val, seed"),
-    (dict(root='x'), r"unknown keys \['root'\]"),
-    (7, '`generate` of ShapesDataset must be a dict, but is 7'),
-])
+@pytest.mark.parametrize(
+    ('generate', 'message'),
+    [
+        (dict(num_trian=3), r"unknown keys \['num_trian'\]; it takes num_train, num_val, seed"),
+        (dict(root='x'), r"unknown keys \['root'\]"),
+        (7, '`generate` of ShapesDataset must be a dict, but is 7'),
+    ],
+)
 def test_unknown_keys_raise_before_anything_is_read(tmp_path, generate, message):
     with pytest.raises(InputError, match=message):
         ShapesDataset(data_root=str(tmp_path / 'shapes'), generate=generate, lazy_init=True)

@@ -98,7 +98,9 @@ def test_reference_points_are_the_same_place_on_all_levels(detector, images):
     )
     assert points.shape == (2, inputs['feat'].shape[1], 4, 2)
     assert (points - points[:, :, :1]).abs().max() == 0
-    torch.testing.assert_close(points[0, 1, 0] * torch.tensor([392.0, 280.0]), torch.tensor([10.5, 3.5]))
+    torch.testing.assert_close(
+        points[0, 1, 0] * torch.tensor([392.0, 280.0]), torch.tensor([10.5, 3.5])
+    )
 
 
 def losses_and_gradients(detector, num_boxes):
@@ -119,8 +121,8 @@ def test_every_parameter_gets_a_finite_gradient(num_boxes):
     assert [name for name, grad in grads.items() if grad is None] == []
     assert all(torch.isfinite(grad).all() for grad in grads.values())
     if num_boxes == (0, 0):
-        assert losses["loss_bbox"].item() == losses["loss_iou"].item() == 0
-        assert losses["loss_cls"].item() > 0
+        assert losses['loss_bbox'].item() == losses['loss_iou'].item() == 0
+        assert losses['loss_cls'].item() > 0
 
 
 def test_frozen_parameters_are_bit_identical_after_training_steps():

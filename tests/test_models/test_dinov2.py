@@ -89,7 +89,9 @@ def tiny_backbone_like(model, **options):
 def test_intermediate_features_are_those_of_a_shorter_model():
     model = tiny_backbone(out_indices=(1, 3)).eval()
     shorter = DINOv2(dict(ARCH, num_layers=2), 56).eval()
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith(('blocks.2', 'blocks.3'))}
+    state = {
+        k: v for k, v in model.state_dict().items() if not k.startswith(('blocks.2', 'blocks.3'))
+    }
     shorter.load_state_dict(state)
     images = torch.randn(1, 3, 42, 42)
     torch.testing.assert_close(model(images)[0], shorter(images)[0])

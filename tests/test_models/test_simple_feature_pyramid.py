@@ -15,7 +15,10 @@ def make_neck(**kwargs):
 def test_builds_with_its_defaults():
     outs = SimpleFeaturePyramid()(torch.randn(1, 768, 4, 6))
     assert [tuple(o.shape[1:]) for o in outs] == [
-        (256, 16, 24), (256, 8, 12), (256, 4, 6), (256, 2, 3)
+        (256, 16, 24),
+        (256, 8, 12),
+        (256, 4, 6),
+        (256, 2, 3),
     ]
 
 
