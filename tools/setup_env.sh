@@ -22,7 +22,7 @@ part=${1:-}
 [[ ${MMCV_OPS:-cpu} =~ ^(cpu|cuda)$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda."
 venv=${VENV:-.venv}
 lock=requirements/lock.txt
-trap 'die 130 "interrupted; the same command continues."' INT TERM
+trap 'exit 130' INT TERM
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 export PIP_USER=0 # a user-wide `user = true` cannot work inside a virtual environment
 

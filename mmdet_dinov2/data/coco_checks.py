@@ -42,7 +42,7 @@ def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:
 
 
 def _suggestion(names: Sequence[str], known: Sequence[str]) -> str:
-    """Return ``; did you mean ...`` for the names with a close match, ignoring case."""
+    """Return `` (did you mean ...?)`` for the names with a close match, ignoring case."""
     folded = {_fold(name): name for name in known}
     pairs = []
     for name in names[:10]:
@@ -53,7 +53,7 @@ def _suggestion(names: Sequence[str], known: Sequence[str]) -> str:
 
 
 def _fold(name: str) -> str:
-    return name.strip().lower().replace('_', ' ').replace('-', ' ')
+    return str(name).strip().lower().replace('_', ' ').replace('-', ' ')
 
 
 def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding]:
