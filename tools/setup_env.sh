@@ -216,7 +216,7 @@ install_openmmlab() {
     hint=('The CPU operators are enough for this project: make env MMCV_OPS=cpu')
   else
     build+=(FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=)
-    text="CPU operators only (${reason}); about 4 minutes on 2 cores"
+    text="CPU operators only (${reason}); 4 to 9 minutes on 2 cores"
     hint=('If the compiler was killed for lack of memory: make env MAX_JOBS=1')
   fi
   build+=("$python" -m pip install -v --no-build-isolation -c "$lock")

@@ -1,5 +1,20 @@
-"""Checkpoints: pure functions over state dicts."""
+"""Checkpoints: safe reading, published layouts, loading of backbones and detectors."""
 
-from .loading import load_state_dict
+from .backbone import LoadReport, load_backbone
+from .detector import check_classes, checkpoint_classes, load_for_fine_tuning, load_state_dict
+from .layouts import LAYOUTS, convert_state_dict
+from .reading import read_checkpoint, state_dict_of, trust_checkpoints
 
-__all__ = ['load_state_dict']
+__all__ = [
+    'LAYOUTS',
+    'LoadReport',
+    'check_classes',
+    'checkpoint_classes',
+    'convert_state_dict',
+    'load_backbone',
+    'load_for_fine_tuning',
+    'load_state_dict',
+    'read_checkpoint',
+    'state_dict_of',
+    'trust_checkpoints',
+]

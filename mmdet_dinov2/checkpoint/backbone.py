@@ -76,7 +76,9 @@ def load_backbone(
     try:
         layout, state = recognise(content)
     except InputError as error:
-        raise InputError(f'checkpoint {source} cannot be loaded into the backbone: {error}') from error
+        raise InputError(
+            f'checkpoint {source} cannot be loaded into the backbone: {error}'
+        ) from error
     report = LoadReport(str(source), layout.name)
     expected = model.state_dict()
     state = _adapt(state, expected, antialias, offset, report)
@@ -123,13 +125,19 @@ def _require_fit(
     if not (missing or unknown or reshaped):
         return
     facts = []
-    registers = [len(s['register_tokens'][0]) if 'register_tokens' in s else 0 for s in (state, expected)]
+    registers = [
+        len(s['register_tokens'][0]) if 'register_tokens' in s else 0 for s in (state, expected)
+    ]
     if registers[0] != registers[1]:
         facts.append(f'it has {registers[0]} register tokens: set num_registers={registers[0]}')
     if 'cls_token' in state and state['cls_token'].shape != expected['cls_token'].shape:
         dims = [s['cls_token'].shape[-1] for s in (state, expected)]
-        facts.append(f'its tokens have {dims[0]} channels instead of {dims[1]}: set the fitting arch')
-    blocks = [len({n.split('.')[1] for n in s if n.startswith('blocks.')}) for s in (state, expected)]
+        facts.append(
+            f'its tokens have {dims[0]} channels instead of {dims[1]}: set the fitting arch'
+        )
+    blocks = [
+        len({n.split('.')[1] for n in s if n.startswith('blocks.')}) for s in (state, expected)
+    ]
     if blocks[0] != blocks[1]:
         facts.append(f'it has {blocks[0]} blocks instead of {blocks[1]}: set the fitting arch')
     for what, names in (('missing', missing), ('unknown', unknown), ('of another shape', reshaped)):

@@ -1,8 +1,8 @@
 """Names of the published DINOv2 weights, layout by layout.
 
-Each layout is one table of rules from its names to those of :class:`mmdet_dinov2.models.DINOv2`, which
-are the official ones. What a table cannot say in names (split projections, folded tokens) is a
-function beside it.
+Each layout is one table of rules from its names to those of the ``DINOv2`` backbone, which are the
+official ones. What a table cannot say in names (split projections, folded tokens) is a function
+beside it.
 """
 
 from __future__ import annotations

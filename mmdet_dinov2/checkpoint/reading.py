@@ -148,12 +148,14 @@ def _admitted() -> list:
 def _explain(path: Path, error: Exception) -> str:
     """One sentence about a file that could not be read."""
     reason = ' '.join(str(error).split())
-    wanted = re.search(r'GLOBAL (\S+)|it asks for attribute .*?(?= Check|$)|Unsupported \S+', reason)
+    wanted = re.search(
+        r'GLOBAL (\S+)|it asks for attribute .*?(?= Check|$)|Unsupported \S+', reason
+    )
     if isinstance(error, pickle.UnpicklingError) and wanted:
         return (
             f'checkpoint {path} wants to run code while it is loaded '
-            f'({wanted[1] or wanted[0]}), so it is refused; only if you trust whoever made it, load '
-            f'it with {TRUST_FLAG}'
+            f'({wanted[1] or wanted[0]}), so it is refused; only if you trust whoever made it, '
+            f'load it with {TRUST_FLAG}'
         )
     return (
         f'checkpoint {path} ({path.stat().st_size} bytes) cannot be read, it is damaged or not a '

@@ -18,7 +18,7 @@ from .shapes_drawing import CLASSES, draw_picture
 GENERATOR_VERSION = 1
 MARKER_FILE = 'shapes.json'
 SPLITS = ('train', 'val')
-MAX_SHAPES = 8
+MAX_SHAPES = 4
 # One picture in so many has no objects, from the 13th on.
 EMPTY_PERIOD = 25
 _FIRST_EMPTY = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 from dataclasses import dataclass
 
@@ -11,12 +12,17 @@ import numpy as np
 CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
 
 # Share of a shape's own pixels that must stay inside the picture and uncovered by later shapes.
-MIN_VISIBLE_SHARE = 0.4
+MIN_VISIBLE_SHARE = 0.7
 
 LONG_SIDE = (120, 260)
 MAX_ASPECT_RATIO = 2.0
-MIN_RADIUS = 8.0
-MAX_RADIUS_OF_SHORT_SIDE = 0.3
+# Of a shape, relative to the shorter side of the picture.
+RADIUS = (0.16, 0.36)
+MAX_ROTATION = math.radians(12)
+# Hue of each class in degrees, and how far a shape may be off: a small model then learns to tell
+# the classes within minutes, by form and colour.
+HUES = (0, 120, 230, 55, 290)
+HUE_JITTER = 12
 
 _PLACEMENT_TRIES = 20
 _SUBPIXEL_BITS = 4
@@ -71,19 +77,20 @@ def sample_size(rng: np.random.Generator) -> tuple[int, int]:
 
 def paint_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Paint a colour gradient with soft blotches, (height, width, 3) uint8 BGR."""
-    start, end = rng.uniform(30, 225, size=(2, 3))
+    # Greyish, so that coloured shapes stand out.
+    start, end = rng.uniform(70, 185, size=(2, 1)) + rng.uniform(-15, 15, size=(2, 3))
     angle = rng.uniform(0, 2 * math.pi)
     ramp = np.linspace(0, math.sin(angle), height)[:, None] + np.linspace(0, math.cos(angle), width)
     ramp = (ramp - ramp.min()) / np.ptp(ramp)
     gradient = cv2.merge([a + (b - a) * ramp for a, b in zip(start, end, strict=True)])
-    blotches = rng.uniform(-30, 30, size=(6, 6, 3))
+    blotches = rng.uniform(-15, 15, size=(6, 6, 3))
     blotches = cv2.resize(blotches, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(gradient + blotches, 0, 255).astype(np.uint8)
 
 
 def add_noise(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Add Gaussian noise of a random strength to a (H, W, 3) uint8 picture."""
-    deviation = rng.uniform(2, 14)
+    deviation = rng.uniform(1, 6)
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * deviation
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
@@ -115,7 +122,7 @@ def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> l
                 break
         else:
             continue
-        color = _contrasting_color(rng, picture[mask].mean(axis=0))
+        color = _color(rng, label)
         picture[mask] = color
         front = candidate.astype(np.int8)
         full_areas.append(full_area)
@@ -136,11 +143,11 @@ def _random_mask(
 ) -> tuple[np.ndarray, int]:
     """Return the (H, W) bool mask of a randomly placed shape and its area before clipping."""
     height, width = size
-    largest = MAX_RADIUS_OF_SHORT_SIDE * min(size)
-    radius = math.exp(rng.uniform(math.log(MIN_RADIUS), math.log(largest)))
+    smallest, largest = (share * min(size) for share in RADIUS)
+    radius = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
     # Close enough to the border to be cut by it now and then, but seldom beyond recognition.
     center = rng.uniform(radius / 2, (width - radius / 2, height - radius / 2))
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     # The margin holds what sticks out of the picture, so that the full area can be counted.
     margin = math.ceil(largest) + 2
@@ -180,9 +187,8 @@ def _on_circle(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _contrasting_color(rng: np.random.Generator, covered: np.ndarray) -> tuple[int, int, int]:
-    """Choose a BGR colour that stands out from the mean colour it covers."""
-    colors = rng.integers(0, 256, size=(4, 3))
-    distances = np.linalg.norm(colors - covered, axis=1)
-    blue, green, red = colors[distances.argmax()].tolist()
-    return blue, green, red
+def _color(rng: np.random.Generator, label: int) -> tuple[int, int, int]:
+    """Choose a bright BGR colour around the hue of a class."""
+    hue = (HUES[label] + rng.uniform(-HUE_JITTER, HUE_JITTER)) % 360
+    red, green, blue = colorsys.hsv_to_rgb(hue / 360, rng.uniform(0.65, 1), rng.uniform(0.7, 1))
+    return round(255 * blue), round(255 * green), round(255 * red)

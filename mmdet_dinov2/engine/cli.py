@@ -19,6 +19,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
 from .runner import DetectionRunner
@@ -37,6 +38,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--no-preflight', action='store_true', help='start without checking the data set'
+    )
+    parser.add_argument(
+        TRUST_FLAG,
+        action='store_true',
+        help='load checkpoints that run code; only for files whose author you trust',
     )
     parser.add_argument(
         '--launcher',
@@ -58,6 +64,8 @@ def read_config(args: argparse.Namespace) -> Config:
     """
     if not os.path.isfile(args.config):
         raise FileNotFoundError(f'config {args.config} does not exist; check the path')
+    if args.trust_checkpoint:
+        trust_checkpoints()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher

@@ -11,11 +11,17 @@ from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-from mmengine.runner.checkpoint import _load_checkpoint
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from ..checkpoint import load_state_dict
+from ..checkpoint import (
+    check_classes,
+    checkpoint_classes,
+    load_for_fine_tuning,
+    load_state_dict,
+    read_checkpoint,
+    state_dict_of,
+)
 from ..data.evaluators import fill_evaluator_ann_file
 
 
@@ -59,10 +65,13 @@ class DetectionRunner(Runner):
     ) -> dict:
         """Loads the weights of a checkpoint.
 
+        As the start of a training, what fits is taken and classes are matched by name; to resume
+        and to test, everything has to fit, the classes too.
+
         Args:
             filename: Path or URL of the checkpoint.
             map_location: Where tensors are loaded to.
-            strict: Not needed: parameters that do not fit always raise.
+            strict: Not needed: what fits is decided as said above.
             revise_keys: Not supported.
 
         Returns:
@@ -74,15 +83,29 @@ class DetectionRunner(Runner):
         """
         if revise_keys:
             raise ValueError(f'revise_keys={revise_keys} is not supported by {type(self).__name__}')
-        if '://' not in filename and not os.path.isfile(filename):
-            raise FileNotFoundError(f'checkpoint {filename} does not exist; check the path')
-        checkpoint = _load_checkpoint(filename, map_location=map_location)
+        checkpoint = read_checkpoint(filename, map_location)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_state_dict(model, checkpoint.get('state_dict', checkpoint), source=filename)
+        state = state_dict_of(checkpoint, filename)
+        training = isinstance(self._train_loop, BaseLoop)
+        if training and not self._resume:
+            classes = self.train_dataloader.dataset.metainfo.get('classes')
+            known = checkpoint_classes(checkpoint)
+            report = load_for_fine_tuning(model, state, filename, classes, known)
+            self.logger.info(f'Started from {report}')
+        else:
+            check_classes(checkpoint, self._classes(), filename)
+            load_state_dict(model, state, source=filename)
+            self.logger.info(f'Loaded checkpoint {filename}')
         self._has_loaded = True
-        self.logger.info(f'Loaded checkpoint {filename}')
         return checkpoint
+
+    def _classes(self) -> tuple[str, ...] | None:
+        """Class names of the data set of the loop that was built."""
+        for loop in (self._train_loop, self._val_loop, self._test_loop):
+            if isinstance(loop, BaseLoop):
+                return loop.dataloader.dataset.metainfo.get('classes')
+        return None
 
 
 def _init_cpu_processes(launcher: str) -> None:

@@ -8,11 +8,13 @@ from functools import partial
 import torch
 from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint import load_backbone
 from ..layers import (
     Block,
     Mlp,
@@ -21,7 +23,6 @@ from ..layers import (
     TokenLayout,
     extract_patches,
     interpolate_pos_embed,
-    resample_patch_kernel,
     valid_cells,
 )
 
@@ -74,7 +75,8 @@ class DINOv2(BaseModule):
         pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None takes
             that of the published variant, which is 0 with registers and 0.1 without.
         norm_cfg: Normalisation of each token.
-        init_cfg: Initialisation, such as ``dict(type='Pretrained', checkpoint=PATH_OR_URL)``.
+        init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads DINOv2
+            weights in any published layout (see :mod:`mmdet_dinov2.checkpoint`).
 
     Raises:
         ValueError: If an argument is out of range or contradicts another one.
@@ -157,7 +159,13 @@ class DINOv2(BaseModule):
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        super().init_weights()
+        if _is_pretrained(self.init_cfg):
+            # mmengine's initializer takes what happens to match, and files that run code.
+            report = load_backbone(self, self.init_cfg['checkpoint'], self.antialias, self.offset)
+            MMLogger.get_current_instance().info(f'Backbone: {report}')
+        else:
+            super().init_weights()
+        self._is_init = True
 
     def forward(
         self, x: Tensor, img_shapes: Sequence[tuple[int, int]] | None = None
@@ -279,20 +287,9 @@ class DINOv2(BaseModule):
             return int(parts[1]) + 1, num_depths
         return num_depths - 1, num_depths
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        """Adapts patch size and grid of a loaded checkpoint and drops its unused mask token."""
-        state_dict.pop(f'{prefix}mask_token', None)
-        kernel = state_dict.get(f'{prefix}patch_embed.proj.weight')
-        if kernel is not None and kernel.dim() == 4:
-            state_dict[f'{prefix}patch_embed.proj.weight'] = resample_patch_kernel(
-                kernel, self.patch_size
-            )
-        pos_embed = state_dict.get(f'{prefix}pos_embed')
-        if pos_embed is not None and pos_embed.shape[1] != self.pos_embed.shape[1]:
-            side = round((self.pos_embed.shape[1] - 1) ** 0.5)
-            grid = interpolate_pos_embed(pos_embed[:, 1:], (side, side), self.antialias, 0.0)
-            state_dict[f'{prefix}pos_embed'] = torch.cat((pos_embed[:, :1], grid[None]), dim=1)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+def _is_pretrained(init_cfg: dict | list[dict] | None) -> bool:
+    return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
 
 
 def _build_norm(norm_cfg: dict, dim: int) -> nn.Module:

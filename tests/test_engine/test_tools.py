@@ -240,3 +240,81 @@ def test_also_runs_with_the_tools_and_the_inferencer_of_mmdet(trained, tmp_path)
     picture = sorted((folder / 'shapes/val').iterdir())[0]
     result = inferencer(str(picture), no_save_vis=True, print_result=False)
     assert len(result['predictions'][0]['scores']) == 100 // 5
+
+
+def test_fine_tuning_from_a_checkpoint_reports_what_it_took(trained, tmp_path):
+    folder, _, work = trained
+    config = write_config(tmp_path, data=folder / 'shapes')
+    run_tool(
+        'train', config, '--work-dir', tmp_path / 'work', '--cfg-options',
+        f'load_from={work / "epoch_2.pth"}', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=5',
+    )  # fmt: skip
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert (
+        'Started from' in log.read_text()
+        and ', 0 adapted, 0 left out, 0 missing' in log.read_text()
+    )
+
+
+def test_other_classes_than_those_of_the_checkpoint_are_refused(trained, tmp_path, capfd):
+    folder, _, work = trained
+    checkpoint = torch.load(work / 'epoch_2.pth', weights_only=False)
+    checkpoint['meta']['dataset_meta']['classes'] = (
+        'circle',
+        'square',
+        'triangle',
+        'star',
+        'cross',
+    )
+    torch.save(checkpoint, tmp_path / 'other.pth')
+    config = write_config(tmp_path, data=folder / 'shapes')
+    error = failure_of(capfd, 'test', config, tmp_path / 'other.pth', '--work-dir', tmp_path / 'x')
+    assert (
+        "only in the checkpoint: ['square']" in error and "metainfo=dict(classes=('circle'" in error
+    )
+
+
+@pytest.mark.parametrize('way', ['test', 'resume', 'load_from', 'init_cfg', 'convert'])
+def test_code_in_a_checkpoint_never_runs(trained, tmp_path, capfd, way):
+    folder, _, work = trained
+    marker, path = tmp_path / 'marker', tmp_path / 'bad.pth'
+
+    class Bad:
+        def __reduce__(self):
+            return open, (str(marker), 'w')
+
+    torch.save(dict(torch.load(work / 'epoch_2.pth', weights_only=False), extra=Bad()), path)
+    config = write_config(tmp_path, data=folder / 'shapes')
+    to_work = ('--work-dir', tmp_path / 'work')
+    pretrained = f'model.backbone.init_cfg.checkpoint={path}'
+    arguments = {
+        'test': ('test', config, path, *to_work),
+        'resume': ('train', config, *to_work, '--resume', path),
+        'load_from': ('train', config, *to_work, '--cfg-options', f'load_from={path}'),
+        'init_cfg': (
+            'train', config, *to_work, '--cfg-options',
+            'model.backbone.init_cfg.type=Pretrained', pretrained,
+        ),
+        'convert': ('convert_weights', path, tmp_path / 'out.pth'),
+    }[way]  # fmt: skip
+    error = failure_of(capfd, *arguments)
+    assert 'bad.pth wants to run code' in error and '--trust-checkpoint' in error
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_weights_are_converted_whole_or_not_at_all(trained, tmp_path, capfd, suffix):
+    from mmdet_dinov2.checkpoint import read_checkpoint
+
+    _, _, work = trained
+    out = tmp_path / f'out{suffix}'
+    run_tool('convert_weights', work / 'epoch_2.pth', out)
+    state = torch.load(work / 'epoch_2.pth', weights_only=False)['state_dict']
+    converted = read_checkpoint(out)
+    assert len(converted) == sum(name.startswith('backbone.') for name in state)
+    assert all(torch.equal(t, state[f'backbone.{name}']) for name, t in converted.items())
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    capfd.readouterr()
+    assert 'exists; remove it' in failure_of(capfd, 'convert_weights', work / 'epoch_2.pth', out)
+    wrong = failure_of(capfd, 'convert_weights', work / 'epoch_2.pth', tmp_path / 'out.bin')
+    assert 'must end in .pth or .safetensors' in wrong

@@ -2,7 +2,6 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from mmdet_dinov2.layers import resample_patch_kernel
 from mmdet_dinov2.models.dinov2 import ARCHS, DINOv2
 
 from ..tiny import ARCH, pad_batch, tiny_backbone
@@ -166,23 +165,6 @@ def test_interpolation_follows_the_published_variant():
     assert (registers.antialias, registers.offset) == (True, 0.0)
     forced = tiny_backbone(pos_embed_antialias=True, pos_embed_offset=0.0)
     assert (forced.antialias, forced.offset) == (True, 0.0)
-
-
-def test_a_loaded_kernel_is_resampled_and_the_mask_token_dropped():
-    model = tiny_backbone()
-    state = dict(model.state_dict(), mask_token=torch.zeros(1, 32))
-    other = DINOv2(ARCH, 56, patch_size=16)
-    other.load_state_dict(state)
-    expected = resample_patch_kernel(model.patch_embed.proj.weight, 16)
-    torch.testing.assert_close(other.patch_embed.proj.weight.data, expected)
-
-
-def test_a_loaded_position_embedding_is_resampled():
-    state = tiny_backbone().state_dict()
-    other = DINOv2(ARCH, img_size=84)
-    other.load_state_dict(state)
-    assert other.pos_embed.shape == (1, 37, 32)
-    torch.testing.assert_close(other.pos_embed[:, 0], state['pos_embed'][:, 0])
 
 
 def test_layer_depth():

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from mmdet.registry import MODELS
+
+from mmdet_dinov2.checkpoint import convert_state_dict
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.layers import resample_patch_kernel
+
+from ..tiny import ARCH, tiny_backbone
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Official-style file of a tiny model: its names, with a mask token."""
+    model = tiny_backbone()
+    path = tmp_path / 'tiny.pth'
+    torch.save(dict(model.state_dict(), mask_token=torch.zeros(1, 32)), path)
+    return path
+
+
+def build(path, **options):
+    model = MODELS.build(
+        {
+            'type': 'DINOv2',
+            'arch': ARCH,
+            'img_size': 56,
+            'init_cfg': dict(type='Pretrained', checkpoint=str(path)),
+            **options,
+        }
+    )
+    model.init_weights()
+    return model
+
+
+def test_official_weights_load_exactly(weights):
+    saved = torch.load(weights, weights_only=True)
+    for name, tensor in build(weights).state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+
+
+def test_a_kernel_is_resampled_to_the_patch_size(weights):
+    saved = torch.load(weights, weights_only=True)['patch_embed.proj.weight']
+    model = build(weights, patch_size=16)
+    expected = resample_patch_kernel(saved, 16)
+    torch.testing.assert_close(model.patch_embed.proj.weight.data, expected)
+
+
+def test_another_grid_is_interpolated(weights):
+    saved = torch.load(weights, weights_only=True)['pos_embed']
+    model = build(weights, img_size=84)
+    assert model.pos_embed.shape == (1, 37, 32)
+    torch.testing.assert_close(model.pos_embed.data[:, 0], saved[:, 0])
+
+
+def test_the_report_says_what_was_done(weights, caplog):
+    from mmdet_dinov2.checkpoint import load_backbone
+
+    model = MODELS.build(dict(type='DINOv2', arch=ARCH, img_size=84, patch_size=16))
+    report = str(load_backbone(model, weights, antialias=False, offset=0.1))
+    total = len(model.state_dict())
+    assert f'{total - 2} tensors loaded, 2 adapted, 1 left out, 0 missing' in report
+    assert 'patch 14 -> 16' in report and '16 -> 36 positions' in report
+
+
+def test_detectors_of_this_project_and_wrapped_models_are_recognised(weights):
+    saved = torch.load(weights, weights_only=True)
+    whole = {f'backbone.{name}': tensor for name, tensor in saved.items()}
+    whole['neck.conv.weight'] = torch.zeros(1)
+    assert convert_state_dict(whole).keys() == convert_state_dict(saved).keys()
+    wrapped = {f'module.{name}': tensor for name, tensor in whole.items()}
+    assert convert_state_dict(wrapped).keys() == convert_state_dict(saved).keys()
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda s: s.update({'blocks.0.extra': torch.zeros(1)}), 'official.*blocks.0.extra'),
+        (lambda s: s.update({'encoder.layer.0.norm1.weight': torch.zeros(1)}), 'encoder.layer.0'),
+        (lambda s: s.pop('patch_embed.proj.weight'), 'no DINOv2 weights in a known layout'),
+        (lambda s: s.clear(), 'holds no tensors'),
+    ],
+)
+def test_unknown_and_mixed_layouts_are_refused(weights, change, message):
+    state = torch.load(weights, weights_only=True)
+    change(state)
+    torch.save(state, weights)
+    with pytest.raises(InputError, match=message):
+        build(weights)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(num_registers=4), 'has 0 register tokens: set num_registers=0'),
+        (dict(arch=dict(ARCH, num_layers=5)), 'has 4 blocks instead of 5'),
+        (dict(arch=dict(ARCH, embed_dims=64)), 'have 32 channels instead of 64'),
+        (dict(arch=dict(ARCH, ffn='swiglu')), 'tensors missing .*w12'),
+    ],
+)
+def test_weights_that_do_not_fit_stop_the_run(weights, options, message):
+    with pytest.raises(InputError, match=message):
+        build(weights, **options)
+
+
+def test_a_part_of_the_weights_is_not_enough(weights):
+    state = torch.load(weights, weights_only=True)
+    del state['blocks.2.mlp.fc1.bias']
+    torch.save(state, weights)
+    with pytest.raises(InputError, match=r'1 tensors missing \(blocks.2.mlp.fc1.bias\)'):
+        build(weights)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='none.pth does not exist'):
+        build(tmp_path / 'none.pth')
+
+
+def test_offline_the_error_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    url = 'https://nothing.invalid/dinov2/dinov2_vitb14_pretrain.pth'
+    with pytest.raises(FileNotFoundError) as caught:
+        build(url)
+    place = tmp_path / 'checkpoints' / 'dinov2_vitb14_pretrain.pth'
+    for fact in (url, f'put the file at {place}', 'model.backbone.init_cfg=None'):
+        assert fact in str(caught.value)
+
+
+def test_a_file_put_there_is_used(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    (tmp_path / 'checkpoints').mkdir()
+    weights.rename(tmp_path / 'checkpoints' / 'tiny.pth')
+    build('https://nothing.invalid/tiny.pth')

@@ -1,0 +1,154 @@
+"""Files from elsewhere never run code."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer, MessageHub
+
+from mmdet_dinov2.checkpoint import read_checkpoint, reading, state_dict_of
+from mmdet_dinov2.errors import InputError
+
+
+class ByReduce:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), 'w')
+
+
+class Attribute:
+    """``getattr(owner, name)`` when it is unpickled."""
+
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+class Call:
+    """A call of another object of the file when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.function, self.args = function, args
+
+    def __reduce__(self):
+        return Caller(self.function), self.args
+
+
+class Caller:
+    """Stands for a function that the file gets by ``getattr``."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *args):
+        raise NotImplementedError
+
+    def __reduce__(self):
+        return self.function.__reduce__()
+
+
+def test_code_by_reduce_is_refused(tmp_path):
+    marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), x=ByReduce(marker)), path)
+    with pytest.raises(InputError, match=r'wants to run code .*open.*--trust-checkpoint'):
+        read_checkpoint(path)
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists(), 'the file must be dangerous, or the test proves nothing'
+
+
+def test_code_through_getattr_is_refused(tmp_path):
+    """``HistoryBuffer.tofile`` and the like are what an unrestricted getattr reaches."""
+    marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
+    array = np.frombuffer(b'written by a checkpoint', dtype=np.uint8).copy()
+    torch.save(dict(x=Call(Attribute(array, 'tofile'), str(marker))), path)
+    with pytest.raises(InputError, match=r"attribute 'tofile'.*--trust-checkpoint"):
+        read_checkpoint(path)
+    assert not marker.exists()
+    from mmengine.runner.checkpoint import get_torch_safe_globals
+
+    with torch.serialization.safe_globals(get_torch_safe_globals()):
+        torch.load(path, weights_only=True)
+    assert marker.exists(), "mmengine's list admits the file, so the test is about something"
+
+
+@pytest.mark.parametrize('name', ['__init__', '__class__', 'statistics', '_statistics_methods'])
+def test_getattr_reaches_the_statistics_of_histories_only(tmp_path, name):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(x=Attribute(HistoryBuffer, name)), path)
+    with pytest.raises(InputError, match='wants to run code'):
+        read_checkpoint(path)
+
+
+def test_what_mmengine_saves_is_read(tmp_path):
+    hub = MessageHub.get_instance('test_reading')
+    for value in (1.0, np.float32(2), torch.tensor(3.0)):
+        hub.update_scalar('loss', value)
+    hub.update_info('best', np.float64(0.5))
+    path = tmp_path / 'a.pth'
+    torch.save(dict(message_hub=hub.state_dict(), state_dict=dict(a=torch.ones(2))), path)
+    content = read_checkpoint(path)
+    history = content['message_hub']['log_scalars']['loss']
+    assert history.mean() == 2 and history.statistics('max') == 3
+    assert content['message_hub']['runtime_info']['best'] == 0.5
+    assert state_dict_of(content, path)['a'].tolist() == [1, 1]
+
+
+def test_trust_is_explicit(tmp_path, monkeypatch):
+    marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
+    torch.save(dict(a=torch.zeros(1), x=ByReduce(marker)), path)
+    monkeypatch.setenv(reading._TRUST_VARIABLE, '')
+    reading.trust_checkpoints()
+    content = read_checkpoint(path)
+    content['x'].close()
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', r'0 bytes\) cannot be read'),
+        (b'not a checkpoint at all' * 9, 'damaged or not a checkpoint'),
+        (pickle.dumps([1, 2]), 'list instead of a dict'),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, content, message):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_truncated_files_are_named(tmp_path, suffix):
+    path = tmp_path / f'a{suffix}'
+    state = dict(a=torch.randn(500))
+    if suffix == '.pth':
+        torch.save(state, path)
+    else:
+        from safetensors.torch import save_file
+
+        save_file(state, path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(InputError, match=rf'a{suffix} .*get it again'):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_needs_tensors(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(meta=dict(epoch=1)), path)
+    with pytest.raises(InputError, match=r"holds no tensors, only \['meta'\]"):
+        state_dict_of(read_checkpoint(path), path)
+
+
+def test_tensors_are_found_where_projects_keep_them(tmp_path):
+    tensor = torch.zeros(1)
+    for content in (dict(a=tensor), dict(state_dict=dict(a=tensor)), dict(teacher=dict(a=tensor))):
+        assert list(state_dict_of(content, 'x')) == ['a']

@@ -1,0 +1,59 @@
+"""Converts DINOv2 weights of any layout. Usage: python tools/convert_weights.py SRC DST"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mmdet_dinov2.checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
+from mmdet_dinov2.checkpoint.layouts import recognise
+from mmdet_dinov2.checkpoint.reading import TRUST_FLAG
+from mmdet_dinov2.engine.cli import one_sentence_errors
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Write DINOv2 weights under the names of this project. Configs load every '
+        'layout as it is; converted files are for sharing and for other programs.'
+    )
+    parser.add_argument(
+        'src', help='checkpoint file or URL in any layout, also of a whole detector'
+    )
+    parser.add_argument('dst', type=Path, help='file to write, .pth or .safetensors')
+    parser.add_argument(TRUST_FLAG, action='store_true', help='load files that run code')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with one_sentence_errors(every_error=True):
+        if args.dst.suffix not in ('.pth', '.safetensors'):
+            raise ValueError(f'{args.dst} must end in .pth or .safetensors')
+        if args.dst.exists():
+            raise ValueError(f'{args.dst} exists; remove it or name another file')
+        if not args.dst.parent.is_dir():
+            raise FileNotFoundError(f'folder {args.dst.parent} does not exist; make it first')
+        if args.trust_checkpoint:
+            trust_checkpoints()
+        content = state_dict_of(read_checkpoint(args.src), args.src)
+        layout, state = recognise(content)
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        # Written whole or not at all.
+        temporary = args.dst.with_name(f'.{args.dst.name}.{os.getpid()}')
+        try:
+            if args.dst.suffix == '.safetensors':
+                save_file(state, temporary)
+            else:
+                torch.save(state, temporary)
+            os.replace(temporary, args.dst)
+        finally:
+            temporary.unlink(missing_ok=True)
+    print(
+        f'{args.src} ({layout.name} layout): {len(state)} of {len(content)} tensors in {args.dst}'
+    )
+
+
+if __name__ == '__main__':
+    main()
