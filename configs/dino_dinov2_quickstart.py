@@ -32,7 +32,7 @@ model = dict(
     ),
     neck=dict(in_channels=192, out_channels=embed_dims),  # strides 7, 14, 28, 56
     encoder=dict(
-        num_layers=2,
+        num_layers=1,
         layer_cfg=dict(
             self_attn_cfg=dict(embed_dims=embed_dims),
             ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=512),
@@ -68,7 +68,7 @@ optim_wrapper = dict(
     optimizer=dict(lr=5e-4), paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)})
 )
 
-max_epochs = 7
+max_epochs = 10
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

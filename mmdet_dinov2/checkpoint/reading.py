@@ -148,13 +148,12 @@ def _admitted() -> list:
 def _explain(path: Path, error: Exception) -> str:
     """One sentence about a file that could not be read."""
     reason = ' '.join(str(error).split())
-    wanted = re.search(
-        r'GLOBAL (\S+)|it asks for attribute .*?(?= Check|$)|Unsupported \S+', reason
-    )
+    # What torch names a type or function that it does not admit, or our own `_history_method`.
+    wanted = re.search(r'GLOBAL (\S+)|(it asks for attribute .*?)(?: Check|$)', reason)
     if isinstance(error, pickle.UnpicklingError) and wanted:
         return (
             f'checkpoint {path} wants to run code while it is loaded '
-            f'({wanted[1] or wanted[0]}), so it is refused; only if you trust whoever made it, '
+            f'({wanted[1] or wanted[2]}), so it is refused; only if you trust whoever made it, '
             f'load it with {TRUST_FLAG}'
         )
     return (

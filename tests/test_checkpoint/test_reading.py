@@ -31,27 +31,14 @@ class Attribute:
         return getattr, (self.owner, self.name)
 
 
-class Call:
-    """A call of another object of the file when it is unpickled."""
+class SecondState:
+    """Sets the state of an object of the file a second time when it is unpickled."""
 
-    def __init__(self, function, *args):
-        self.function, self.args = function, args
-
-    def __reduce__(self):
-        return Caller(self.function), self.args
-
-
-class Caller:
-    """Stands for a function that the file gets by ``getattr``."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, *args):
-        raise NotImplementedError
+    def __init__(self, owner, name, state):
+        self.owner, self.name, self.state = owner, name, state
 
     def __reduce__(self):
-        return self.function.__reduce__()
+        return getattr, (self.owner, self.name), self.state
 
 
 def test_code_by_reduce_is_refused(tmp_path):
@@ -65,10 +52,12 @@ def test_code_by_reduce_is_refused(tmp_path):
 
 
 def test_code_through_getattr_is_refused(tmp_path):
-    """``HistoryBuffer.tofile`` and the like are what an unrestricted getattr reaches."""
+    """An admitted object gets a method as its ``__setstate__``; its next state is the argument."""
     marker, path = tmp_path / 'marker', tmp_path / 'a.pth'
-    array = np.frombuffer(b'written by a checkpoint', dtype=np.uint8).copy()
-    torch.save(dict(x=Call(Attribute(array, 'tofile'), str(marker))), path)
+    history = HistoryBuffer([1.0], [1])
+    method = Attribute(np.arange(3.0), 'tofile')
+    history.__dict__.update({'__setstate__': method, 'itself': history})
+    torch.save(dict(x=SecondState(history, 'itself', str(marker))), path)
     with pytest.raises(InputError, match=r"attribute 'tofile'.*--trust-checkpoint"):
         read_checkpoint(path)
     assert not marker.exists()
@@ -116,13 +105,20 @@ def test_trust_is_explicit(tmp_path, monkeypatch):
     [
         (b'', r'0 bytes\) cannot be read'),
         (b'not a checkpoint at all' * 9, 'damaged or not a checkpoint'),
-        (pickle.dumps([1, 2]), 'list instead of a dict'),
+        (pickle.dumps([1, 2]), 'cannot be read'),
     ],
 )
 def test_damaged_files_are_named(tmp_path, content, message):
     path = tmp_path / 'a.pth'
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_is_a_dict(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save([torch.zeros(1)], path)
+    with pytest.raises(InputError, match='list instead of a dict'):
         read_checkpoint(path)
 
 
