@@ -12,6 +12,9 @@ import mmdet_dinov2  # noqa: F401  registers the modules
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Fixtures of a wider scope build models before the ones of a test.
+init_default_scope('mmdet')
+
 
 @pytest.fixture(autouse=True)
 def _defaults():
