@@ -36,7 +36,6 @@ class PaddingAwareDINO(DINO):
       constant score). Where fewer proposals than ``num_queries`` are left, the other queries start
       from the whole image.
     - Query selection, box refinement and losses run in fp32 under autocast.
-    - A batch without a single box trains, in distributed runs too.
 
     The backbone has to offer ``patch_size`` and ``forward(x, img_shapes)``, the neck
     ``strides(input_stride)`` and ``forward(x, img_shapes, stride)``; ``DINOv2`` and
@@ -256,18 +255,6 @@ class PaddingAwareDINO(DINO):
         boxes = torch.cat((centers, side[None, :, None].expand(len(centers), -1, 2)), -1)
         usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory_mask
         return torch.logit(boxes.masked_fill(~usable[..., None], 0.5)), usable
-
-    def forward_decoder(self, query: Tensor, **kwargs) -> dict:
-        """mmdet's ``forward_decoder``, keeping the label embedding in the graph.
-
-        Without a box in the batch there is no denoising query, and the unused embedding would stop
-        distributed training. (The guard in mmdet compares the batch size with the queries.)
-        """
-        outputs = super().forward_decoder(query=query, **kwargs)
-        if self.training and query.shape[1] == self.num_queries:
-            unused = self.dn_query_generator.label_embedding.weight.sum() * 0.0
-            outputs['hidden_states'] = outputs['hidden_states'] + unused
-        return outputs
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise decay; all behind the backbone counts as last."""
