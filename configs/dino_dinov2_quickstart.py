@@ -32,7 +32,7 @@ model = dict(
     ),
     neck=dict(in_channels=192, out_channels=embed_dims),  # strides 7, 14, 28, 56
     encoder=dict(
-        num_layers=1,
+        num_layers=2,
         layer_cfg=dict(
             self_attn_cfg=dict(embed_dims=embed_dims),
             ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=512),
