@@ -90,10 +90,16 @@ class Block(nn.Module):
         self.drop_path_rate = drop_path_rate
         self.windowed = windowed
 
-    def draw_kept(self, num_images: int) -> tuple[tuple[int, ...], ...] | None:
+    def draw_kept(
+        self, num_images: int, generators: Sequence[torch.Generator] | None = None
+    ) -> tuple[tuple[int, ...], ...] | None:
         """Draws which images keep each of the two branches.
 
         Drawn apart from ``forward``, so that a checkpointed forward runs twice on one draw.
+
+        Args:
+            num_images: Number of images.
+            generators: Random numbers of each image, on the CPU; None takes the global ones.
 
         Returns:
             Indices of the kept images for the attention and the feed-forward branch, or None when
@@ -101,7 +107,11 @@ class Block(nn.Module):
         """
         if not self.training or not self.drop_path_rate:
             return None
-        kept = torch.rand(2, num_images) >= self.drop_path_rate
+        if generators is None:
+            numbers = torch.rand(2, num_images)
+        else:
+            numbers = torch.stack([torch.rand(2, generator=g) for g in generators], 1)
+        kept = numbers >= self.drop_path_rate
         return tuple(tuple(row.nonzero().flatten().tolist()) for row in kept)
 
     def forward(

@@ -12,6 +12,8 @@ from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor
 
 from ..layers import padding_mask, valid_cells
+from ..sample_meta import sample_seeds
+from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder, level_centers
 
@@ -37,12 +39,13 @@ class PaddingAwareDINO(DINO):
       from the whole image.
     - Query selection, box refinement and losses run in fp32 under autocast.
 
-    The backbone has to offer ``patch_size`` and ``forward(x, img_shapes)``, the neck
+    The backbone has to offer ``patch_size`` and ``forward(x, img_shapes, sample_seeds)``, the neck
     ``strides(input_stride)`` and ``forward(x, img_shapes, stride)``; ``DINOv2`` and
     ``SimpleFeaturePyramid`` do.
 
     Args:
         *args: As for mmdet's ``DINO``.
+        dn_cfg: As for mmdet's ``DINO``, and ``max_boxes`` of :class:`DenoisingQueryGenerator`.
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
@@ -50,8 +53,12 @@ class PaddingAwareDINO(DINO):
             ``num_feature_levels``.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, dn_cfg: dict | None = None, **kwargs) -> None:
+        dn_cfg = dict(dn_cfg or {})
+        max_boxes = dn_cfg.pop('max_boxes', None)
+        super().__init__(*args, dn_cfg=dn_cfg, **kwargs)
+        # mmdet adds what the generator needs to know to dn_cfg.
+        self.dn_query_generator = DenoisingQueryGenerator(max_boxes=max_boxes, **dn_cfg)
         if not hasattr(self.backbone, 'patch_size') or not hasattr(self.neck, 'strides'):
             raise ValueError(
                 f'{type(self).__name__} needs a backbone with patch_size and a neck with strides, '
@@ -101,7 +108,8 @@ class PaddingAwareDINO(DINO):
     def _forward_to_head(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> dict:
         """Runs all up to the head and returns its inputs, in fp32."""
         img_shapes = _img_shapes(batch_inputs, batch_data_samples)
-        feats = self.extract_feat(batch_inputs, img_shapes)
+        seeds = sample_seeds(batch_data_samples) if self.training and batch_data_samples else None
+        feats = self.extract_feat(batch_inputs, img_shapes, seeds)
         encoder_inputs, decoder_inputs = self.pre_transformer(feats, img_shapes)
         encoder_outputs = self.forward_encoder(**encoder_inputs)
         queries, head_inputs = self.pre_decoder(
@@ -113,13 +121,17 @@ class PaddingAwareDINO(DINO):
         return head_inputs
 
     def extract_feat(
-        self, batch_inputs: Tensor, img_shapes: Sequence[tuple[int, int]] | None = None
+        self,
+        batch_inputs: Tensor,
+        img_shapes: Sequence[tuple[int, int]] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """Computes the pyramid.
 
         Args:
             batch_inputs: Images, shape (B, 3, H, W).
             img_shapes: Valid height and width of each image in pixels; None takes all as valid.
+            seeds: Seeds of the stochastic depth of each image.
 
         Returns:
             A map of shape (B, C, H', W') for each level, H' = ceil(H / d) * d / stride with d the
@@ -130,7 +142,7 @@ class PaddingAwareDINO(DINO):
             img_shapes = [(height, width)] * len(batch_inputs)
         divisor = self.size_divisor
         canvas = F.pad(batch_inputs, (0, -width % divisor, 0, -height % divisor))
-        maps = self.backbone(canvas, img_shapes=img_shapes)
+        maps = self.backbone(canvas, img_shapes=img_shapes, sample_seeds=seeds)
         return self.neck(maps, img_shapes=img_shapes, stride=self.backbone.patch_size)
 
     # -------------------------------------------------------------- transformer

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.layers import DinoTransformerDecoder
 from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, inverse_sigmoid
 from torch import Tensor, nn
+
+from .dino_encoder import sampling_shift
+from .query_attention import QuerySelfAttention
 
 
 class PaddingAwareDecoder(DinoTransformerDecoder):
@@ -19,6 +23,8 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
 
     def _init_layers(self) -> None:
         super()._init_layers()
+        for layer in self.layers:
+            layer.self_attn = QuerySelfAttention(**layer.self_attn_cfg)
         self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
 
     def forward(
@@ -40,7 +46,7 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
             query: Content queries, shape (B, Q, C).
             value: Encoder memory, shape (B, N, C).
             key_padding_mask: True at padding of the memory, shape (B, N).
-            self_attn_mask: True where queries may not attend, shape (Q, Q).
+            self_attn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
             reference_points: Boxes (cx, cy, w, h) relative to the image, in [0, 1], (B, Q, 4).
             spatial_shapes: Height and width of each level, shape (levels, 2).
             level_start_index: First position of each level, shape (levels,).
@@ -53,6 +59,7 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
             after each layer, shape (layers + 1, B, Q, 4).
         """
         on_canvas = torch.cat((valid_ratios, valid_ratios), -1)[:, None]
+        shift = F.pad(sampling_shift(spatial_shapes, value.device), (0, 2))  # of the centre
         reference_points = reference_points.float()
         states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
@@ -66,7 +73,7 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
                 spatial_shapes=spatial_shapes,
                 level_start_index=level_start_index,
                 valid_ratios=valid_ratios,
-                reference_points=reference_points[:, :, None] * on_canvas,
+                reference_points=reference_points[:, :, None] * on_canvas + shift,
                 **kwargs,
             )
             with torch.autocast(query.device.type, enabled=False):

@@ -6,6 +6,9 @@ import torch
 from mmdet.models.layers import DeformableDetrTransformerEncoder
 from torch import Tensor
 
+# Rounding errors of coordinates are a hundred times smaller.
+_SHIFT_IN_CELLS = 2.0**-10
+
 
 class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
     """Deformable DETR encoder (arXiv:2010.04159) on levels that cover the same canvas."""
@@ -25,11 +28,30 @@ class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
             device: Device of the result.
 
         Returns:
-            Points (x, y) in [0, 1], shape (B, N, levels, 2).
+            Points (x, y) in [0, 1], shape (B, N, levels, 2); see :func:`sampling_shift`.
         """
         centers = level_centers(spatial_shapes, torch.device(device))
         batch, levels, _ = valid_ratios.shape
-        return centers[None, :, None].expand(batch, -1, levels, -1)
+        points = centers[None, :, None].expand(batch, -1, levels, -1)
+        return points + sampling_shift(spatial_shapes, points.device)
+
+
+def sampling_shift(spatial_shapes: Tensor, device: torch.device) -> Tensor:
+    """A thousandth of a cell, relative to the canvas, for reference points of each level.
+
+    The initial sampling offsets are whole cells, so that points of a cell's own level fall exactly
+    between two linear pieces of the bilinear interpolation. Its gradient there is decided by
+    rounding, which depends on the size of the canvas: without the shift, gradients of the offsets
+    differ by up to 20 % between an image alone and the same image in a batch.
+
+    Args:
+        spatial_shapes: Height and width of each level, shape (levels, 2).
+        device: Device of the result.
+
+    Returns:
+        Shift (x, y) of each level, shape (levels, 2).
+    """
+    return _SHIFT_IN_CELLS / spatial_shapes.flip(1).to(device=device, dtype=torch.float32)
 
 
 def level_centers(spatial_shapes: Tensor, device: torch.device) -> Tensor:

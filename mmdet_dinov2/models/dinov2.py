@@ -17,32 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from ..checkpoint import load_backbone
 from ..layers import (
     Block,
-    Mlp,
     PatchEmbed,
-    SwiGLU,
     TokenLayout,
     extract_patches,
     interpolate_pos_embed,
     valid_cells,
 )
+from .dinov2_archs import FFNS, resolve_arch
 
 # Side of the patches that every published position embedding was learned with, in pixels.
 PRETRAIN_PATCH_SIZE = 14
-
-# Published sizes (arXiv:2304.07193, table 17; facebookresearch/dinov2, vision_transformer.py).
-ARCHS = {
-    'small': dict(embed_dims=384, num_layers=12, num_heads=6, feedforward_channels=1536, ffn='mlp'),
-    'base': dict(embed_dims=768, num_layers=12, num_heads=12, feedforward_channels=3072, ffn='mlp'),
-    'large': dict(
-        embed_dims=1024, num_layers=24, num_heads=16, feedforward_channels=4096, ffn='mlp'
-    ),
-    'giant': dict(
-        embed_dims=1536, num_layers=40, num_heads=24, feedforward_channels=4096, ffn='swiglu'
-    ),
-}
-_FFNS = {'mlp': Mlp, 'swiglu': SwiGLU}
-# DINOv2 starts its LayerScales here; a loaded checkpoint replaces the value.
-_LAYER_SCALE = 1e-5
 
 
 @MODELS.register_module()
@@ -100,7 +84,7 @@ class DINOv2(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.arch = _resolve_arch(arch)
+        self.arch = resolve_arch(arch)
         depth = self.arch['num_layers']
         dims = self.arch['embed_dims']
         _check_positive(patch_size=patch_size, img_size=img_size)
@@ -138,7 +122,7 @@ class DINOv2(BaseModule):
                 dims,
                 self.arch['num_heads'],
                 self.arch['feedforward_channels'],
-                ffn=_FFNS[self.arch['ffn']],
+                ffn=FFNS[self.arch['ffn']],
                 norm=partial(_build_norm, norm_cfg),
                 layer_scale=self.arch['layer_scale'],
                 drop_path_rate=rates[i],
@@ -168,7 +152,10 @@ class DINOv2(BaseModule):
         self._is_init = True
 
     def forward(
-        self, x: Tensor, img_shapes: Sequence[tuple[int, int]] | None = None
+        self,
+        x: Tensor,
+        img_shapes: Sequence[tuple[int, int]] | None = None,
+        sample_seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, ...]:
         """Computes feature maps.
 
@@ -177,6 +164,8 @@ class DINOv2(BaseModule):
             img_shapes: Valid height and width of each image in pixels, at the top left of ``x``.
                 Pixels outside are not looked at and their cells come back as zeros. None takes all
                 of ``x`` as valid.
+            sample_seeds: Seeds of the stochastic depth of each image; None draws from the global
+                random numbers of PyTorch.
 
         Returns:
             For each of ``out_indices`` a map of shape (B, C, ceil(H / p), ceil(W / p)), after the
@@ -192,13 +181,14 @@ class DINOv2(BaseModule):
         size = valid_cells([x.shape[-2:]], self.patch_size)[0]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._embeddings_frozen):
             stream = self._embed(x, shapes, layout)
+        generators = sample_seeds and [torch.Generator().manual_seed(s) for s in sample_seeds]
         outputs = {}
         for i, block in enumerate(self.blocks):
             if i < self.num_frozen_blocks:
                 with torch.no_grad():
                     stream = block(stream, layout)
             else:
-                kept = block.draw_kept(len(shapes))
+                kept = block.draw_kept(len(shapes), generators)
                 if self.with_cp and torch.is_grad_enabled():
                     stream = checkpoint(block, stream, layout, kept, use_reentrant=False)
                 else:
@@ -300,31 +290,6 @@ def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or value <= 0:
             raise ValueError(f'{name} must be a positive number of pixels, got {value!r}')
-
-
-def _resolve_arch(arch: str | dict) -> dict:
-    """Checks an architecture and returns it as a dict with all keys."""
-    keys = set(ARCHS['base'])
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(
-                f'arch={arch!r} is not a published size: choose one of {sorted(ARCHS)} '
-                f'or give a dict with the keys {sorted(keys)}'
-            )
-        arch = ARCHS[arch]
-    missing, unknown = keys - set(arch), set(arch) - keys - {'layer_scale'}
-    if missing or unknown:
-        raise ValueError(
-            f'the arch dict must have the keys {sorted(keys)} and may have layer_scale: '
-            f'missing {sorted(missing)}, unknown {sorted(unknown)}'
-        )
-    if arch['ffn'] not in _FFNS:
-        raise ValueError(f"arch['ffn'] must be one of {sorted(_FFNS)}, got {arch['ffn']!r}")
-    if arch['embed_dims'] % arch['num_heads']:
-        raise ValueError(
-            f'embed_dims={arch["embed_dims"]} cannot be split over num_heads={arch["num_heads"]}'
-        )
-    return dict(layer_scale=_LAYER_SCALE, **arch) if 'layer_scale' not in arch else dict(arch)
 
 
 def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tuple[int, ...]:

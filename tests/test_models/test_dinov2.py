@@ -2,7 +2,8 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 
-from mmdet_dinov2.models.dinov2 import ARCHS, DINOv2
+from mmdet_dinov2.models.dinov2 import DINOv2
+from mmdet_dinov2.models.dinov2_archs import ARCHS
 
 from ..tiny import ARCH, pad_batch, tiny_backbone
 
@@ -188,9 +189,9 @@ def test_layer_depth():
 def test_published_sizes_build(arch, num_registers):
     with torch.device('meta'):
         model = DINOv2(arch, num_registers=num_registers)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    published = {'small': 22.06, 'base': 86.58, 'large': 304.37, 'giant': 1136.48}[arch]
-    assert millions == pytest.approx(published, abs=0.01)
+    published = dict(small=22_056_192, base=86_579_712, large=304_367_616, giant=1_136_479_232)
+    registers = num_registers * model.arch['embed_dims']
+    assert sum(p.numel() for p in model.parameters()) == published[arch] + registers
 
 
 @pytest.mark.parametrize(
@@ -234,3 +235,16 @@ def test_the_caller_keeps_its_config():
     before = {key: value.copy() if isinstance(value, dict) else value for key, value in cfg.items()}
     MODELS.build(cfg)
     assert cfg == before
+
+
+def test_stochastic_depth_of_an_image_follows_its_seed():
+    model = tiny_backbone(drop_path_rate=0.5).train()
+    images = torch.randn(3, 3, 56, 56)
+    seeds = [11, 12, 13]
+    (together,) = model(images, sample_seeds=seeds)
+    torch.rand(5)  # the state of the process does not count
+    for i, seed in enumerate(seeds):
+        (alone,) = model(images[i : i + 1], sample_seeds=[seed])
+        torch.testing.assert_close(alone[0], together[i])
+    (other,) = model(images, sample_seeds=[14, 15, 16])
+    assert not torch.allclose(other, together)

@@ -1,0 +1,143 @@
+"""Training data whose order and randomness are functions of the step, not of the process.
+
+A sample is augmented with random numbers that depend on the seed of the run, the optimizer step and
+the index of the sample only. So they are the same on any number of processes and workers, and a
+run that goes on in the middle of an epoch sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence, Sized
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.registry import DATA_SAMPLERS
+
+from ..sample_meta import SAMPLE_SEED
+
+
+class SeededIndex(NamedTuple):
+    """What the batch sampler hands to the data set.
+
+    Attributes:
+        index: Index of the sample.
+        seed: Seed of its augmentation and of the noise that the model adds for it.
+    """
+
+    index: int
+    seed: int
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mixes non-negative numbers into one of 63 bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class SeededDataset:
+    """A data set that seeds the random numbers of every sample; else it is what it wraps.
+
+    Args:
+        dataset: A data set of mmengine.
+    """
+
+    def __init__(self, dataset: Sized) -> None:
+        self.__dict__['dataset'] = dataset
+
+    def __getitem__(self, item: SeededIndex | int) -> dict:
+        """Returns a sample; its data sample knows the seed."""
+        if not isinstance(item, SeededIndex):
+            return self.dataset[item]
+        seed_everything(item.seed)
+        sample = self.dataset[item.index]
+        if isinstance(sample, dict) and hasattr(sample.get('data_samples'), 'set_metainfo'):
+            sample['data_samples'].set_metainfo({SAMPLE_SEED: item.seed})
+        return sample
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == 'dataset':  # while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+
+@DATA_SAMPLERS.register_module()
+class StepBatchSampler:
+    """Batches of seeded indices that can begin in the middle.
+
+    Args:
+        sampler: Gives the indices of this process.
+        batch_size: Samples of a batch.
+        drop_last: Whether to leave a smaller last batch out.
+        seed: Seed of the run, the same in all processes.
+        batch_sampler: Config of the batch sampler that divides the indices; None takes them in
+            order.
+    """
+
+    def __init__(
+        self,
+        sampler: Sized,
+        batch_size: int,
+        drop_last: bool = False,
+        seed: int = 0,
+        batch_sampler: dict | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.seed = seed
+        self.batches = batch_sampler and DATA_SAMPLERS.build(
+            batch_sampler,
+            default_args=dict(sampler=sampler, batch_size=batch_size),
+        )
+        self._first_step = 0
+        self._skip = 0
+
+    def start(self, first_step: int, skip: int = 0) -> None:
+        """Says where the next iteration begins.
+
+        Args:
+            first_step: Optimizer step of its first batch, those skipped included.
+            skip: Batches to leave out, this once.
+        """
+        self._first_step = first_step
+        self._skip = skip
+
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
+        first_step, skip = self._first_step, self._skip
+        self._skip = 0
+        for number, batch in islice(enumerate(self._batches()), skip, None):
+            step = first_step + number
+            yield [
+                SeededIndex(int(index), derive_seed(self.seed, step, int(index))) for index in batch
+            ]
+
+    def _batches(self) -> Iterator[Sequence[int]]:
+        if self.batches is not None:
+            yield from self.batches
+            return
+        indices = iter(self.sampler)
+        while batch := list(islice(indices, self.batch_size)):
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+    def __len__(self) -> int:
+        if self.batches is not None:
+            return len(self.batches)
+        if self.drop_last:
+            return len(self.sampler) // self.batch_size
+        return -(-len(self.sampler) // self.batch_size)

@@ -1,0 +1,191 @@
+"""Denoising queries of DINO, each image for itself, without waiting for the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.layers.transformer import CdnQueryGenerator, inverse_sigmoid
+from mmdet.structures import SampleList
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..sample_meta import sample_seeds
+from .targets import BoxTargets
+
+# Random numbers of a query: label chosen, new label, distance and sign of four coordinates.
+_NUMBERS_PER_QUERY = 10
+
+
+@dataclass(frozen=True)
+class DenoisingLayout:
+    """Which box and group the denoising queries of a batch belong to.
+
+    Image i has n boxes and G groups: 2 * G * n queries, in each group first n positive, then n
+    negative ones. Shorter images are filled up to the D queries of the longest one.
+
+    Attributes:
+        groups: Number of groups of each image.
+        group: Group of each query, shape (B, D).
+        target: Index of its box, shape (B, D).
+        negative: Whether it is a negative query, shape (B, D).
+        valid: Whether there is such a query, shape (B, D).
+    """
+
+    groups: tuple[int, ...]
+    group: Tensor
+    target: Tensor
+    negative: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, counts: tuple[int, ...], groups: tuple[int, ...]) -> DenoisingLayout:
+        """Lays the queries of images with ``counts`` boxes out, on the CPU."""
+        lengths = [2 * num * count for num, count in zip(groups, counts, strict=True)]
+        place = torch.arange(max(lengths))
+        count = torch.tensor(counts)[:, None].clamp(min=1)
+        within = place % (2 * count)
+        return cls(
+            groups=groups,
+            group=place // (2 * count),
+            target=within % count,
+            negative=within >= count,
+            valid=place < torch.tensor(lengths)[:, None],
+        )
+
+    def to(self, device: torch.device) -> DenoisingLayout:
+        """Moves the tensors to a device, in one transfer."""
+        tensors = torch.stack((self.group, self.target, self.negative.long(), self.valid.long()))
+        group, target, negative, valid = tensors.to(device, non_blocking=True)
+        return DenoisingLayout(self.groups, group, target, negative.bool(), valid.bool())
+
+    def positives(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, query and box of all positive queries; three tensors of shape (M,)."""
+        image, query = (self.valid & ~self.negative).nonzero(as_tuple=True)
+        return image, query, self.target[image, query]
+
+    def weights(self) -> Tensor:
+        """Share of a query in the loss of its box: 1 / groups, 0 where there is none, (B, D)."""
+        return self.valid / torch.tensor(self.groups, device=self.valid.device)[:, None]
+
+
+class DenoisingQueryGenerator(CdnQueryGenerator):
+    """Contrastive denoising queries (DINO, arXiv:2203.03605, section 3.3).
+
+    What differs from mmdet's ``CdnQueryGenerator``:
+
+    - Each image has as many groups as fit into ``num_dn_queries``, instead of all having those of
+      the image with the most boxes; its loss is the mean over its groups. Noise is drawn for each
+      image from the seed of its sample. So the denoising loss of an image does not depend on its
+      batch mates, and not on how a batch is divided over processes.
+    - Queries that only fill an image up are hidden and have no loss; mmdet's are seen by the others
+      and count as background.
+    - An image with very many boxes contributes a random choice of them. mmdet makes two queries for
+      every box in any case, and a crowded image then decides the memory of the whole batch.
+
+    Args:
+        *args: As for mmdet's ``CdnQueryGenerator``.
+        max_boxes: Most boxes of an image that get queries, at least 1; None takes
+            ``num_dn_queries`` of dynamic groups, and all boxes with static groups.
+        **kwargs: As for mmdet's ``CdnQueryGenerator``.
+
+    Raises:
+        ValueError: If ``max_boxes`` is less than 1.
+    """
+
+    def __init__(self, *args, max_boxes: int | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if max_boxes is not None and max_boxes < 1:
+            raise ValueError(f'max_boxes of dn_cfg must be at least 1, but is {max_boxes}')
+        if max_boxes is None and self.dynamic_dn_groups:
+            max_boxes = max(1, self.num_dn_queries)
+        self.max_boxes = max_boxes
+
+    def __call__(self, batch_data_samples: SampleList) -> tuple[Tensor, Tensor, Tensor, dict]:
+        """Makes the queries of a batch.
+
+        Args:
+            batch_data_samples: Ground truth of B images.
+
+        Returns:
+            The content queries (B, D, C); the logits of their boxes (cx, cy, w, h) relative to the
+            image (B, D, 4); the attention mask (B, D + matching queries, same), True where
+            attention is not allowed; and a dict with ``num_denoising_queries`` (D), ``layout`` (a
+            :class:`DenoisingLayout` on the CPU), ``targets`` (the boxes that were chosen) and
+            ``max_boxes``.
+        """
+        device = self.label_embedding.weight.device
+        generators = [
+            torch.Generator().manual_seed(seed) for seed in sample_seeds(batch_data_samples)
+        ]
+        targets = BoxTargets.collate(
+            [sample.gt_instances for sample in batch_data_samples],
+            [sample.img_shape for sample in batch_data_samples],
+        )
+        if self.max_boxes is not None:
+            targets = targets.sample(self.max_boxes, generators)
+        groups = tuple(self.get_num_groups(count) for count in targets.counts)
+        layout = DenoisingLayout.of(targets.counts, groups)
+        lengths = layout.valid.sum(1).tolist()
+        noise = pad_sequence(
+            [
+                torch.rand(length, _NUMBERS_PER_QUERY, generator=generator)
+                for length, generator in zip(lengths, generators, strict=True)
+            ],
+            batch_first=True,
+        ).to(device, non_blocking=True)
+        placed = layout.to(device)
+        if targets.labels.shape[1]:
+            labels = targets.labels.gather(1, placed.target)
+            boxes = targets.boxes.gather(1, placed.target[..., None].expand(-1, -1, 4))
+        else:  # no image has a box
+            labels, boxes = targets.labels, targets.boxes
+        valid = placed.valid[..., None]
+        content = self.label_embedding(self._noisy_labels(labels, noise[..., :2])) * valid
+        boxes = self._noisy_boxes(boxes, placed.negative, noise[..., 2:])
+        dn_meta = dict(
+            num_denoising_queries=content.shape[1],
+            layout=layout,
+            targets=targets,
+            max_boxes=self.max_boxes,
+        )
+        logits = inverse_sigmoid(boxes, eps=1e-3) * valid
+        return content, logits, self._attention_mask(placed), dn_meta
+
+    def _noisy_labels(self, labels: Tensor, noise: Tensor) -> Tensor:
+        """Replaces a share of ``label_noise_scale / 2`` of the labels by random classes.
+
+        Args:
+            labels: Shape (B, D).
+            noise: Random numbers in [0, 1), shape (B, D, 2).
+        """
+        chosen = noise[..., 0] < self.label_noise_scale / 2
+        return torch.where(chosen, (noise[..., 1] * self.num_classes).long(), labels)
+
+    def _noisy_boxes(self, boxes: Tensor, negative: Tensor, noise: Tensor) -> Tensor:
+        """Moves the corners of boxes.
+
+        Corners of positive queries move by less than ``box_noise_scale / 2`` of the side, those of
+        negative queries by up to twice as much.
+
+        Args:
+            boxes: Boxes (cx, cy, w, h) relative to the image, shape (B, D, 4).
+            negative: Shape (B, D).
+            noise: Random numbers in [0, 1), shape (B, D, 8).
+        """
+        corners = bbox_cxcywh_to_xyxy(boxes)
+        distance = noise[..., :4] + negative[..., None]
+        sign = torch.where(noise[..., 4:] < 0.5, -1.0, 1.0)
+        sides = boxes[..., 2:].repeat(1, 1, 2)
+        corners = corners + distance * sign * sides * self.box_noise_scale / 2
+        return bbox_xyxy_to_cxcywh(corners.clamp(0.0, 1.0))
+
+    def _attention_mask(self, layout: DenoisingLayout) -> Tensor:
+        """Hides denoising queries from all but those of their own group, which see everything."""
+        matching = (0, self.num_matching_queries)
+        group = F.pad(layout.group, matching, value=-1)
+        other_group = (group[:, None] != group[:, :, None]) & (group >= 0)[:, None]
+        empty = F.pad(~layout.valid, matching, value=False)
+        return other_group | empty[:, None]

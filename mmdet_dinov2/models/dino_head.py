@@ -1,0 +1,198 @@
+"""DINO's head with the losses of all decoder layers computed together."""
+
+from __future__ import annotations
+
+import torch
+from mmdet.models.dense_heads import DINOHead
+from mmdet.models.losses import FocalLoss
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
+from mmengine.dist import get_world_size
+from torch import Tensor
+
+from ..errors import InputError
+from ..sample_meta import step_counts
+from .denoising import DenoisingLayout
+from .matching import BatchedHungarianAssigner, Matches
+from .targets import BoxTargets
+
+
+@MODELS.register_module()
+class BatchedDINOHead(DINOHead):
+    """mmdet's ``DINOHead`` with its losses computed for all layers and images at once.
+
+    The denoising loss of an image is the mean over its own groups (see
+    :class:`DenoisingQueryGenerator`); all other terms are those of mmdet.
+
+    Matching waits for the device once per step (see :class:`BatchedHungarianAssigner`), the losses
+    not at all, and one number per step is averaged over the processes. The focal loss needs no
+    compiled op. Losses are divided by the mean number of boxes of a micro-batch of the step, over
+    all processes and accumulated micro-batches (see :func:`announce_step`), so that gradients do
+    not depend on how a batch is divided.
+
+    Args:
+        *args: As for mmdet's ``DINOHead``.
+        **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` has to be a
+            ``BatchedHungarianAssigner``.
+
+    Raises:
+        InputError: If assigner or classification loss are of another type.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.train_cfg and not isinstance(self.assigner, BatchedHungarianAssigner):
+            raise InputError(
+                f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
+                f'but it is {type(self.assigner).__name__}; bbox_head of type DINOHead takes others'
+            )
+        if not isinstance(self.loss_cls, FocalLoss):
+            raise InputError(
+                f'{type(self).__name__} needs loss_cls of type FocalLoss, but it is '
+                f'{type(self.loss_cls).__name__}; bbox_head of type DINOHead takes others'
+            )
+
+    def loss_by_feat(
+        self,
+        all_layers_cls_scores: Tensor,
+        all_layers_bbox_preds: Tensor,
+        enc_cls_scores: Tensor,
+        enc_bbox_preds: Tensor,
+        batch_gt_instances: InstanceList,
+        batch_img_metas: list[dict],
+        dn_meta: dict,
+        batch_gt_instances_ignore: OptInstanceList = None,
+    ) -> dict[str, Tensor]:
+        """Computes the losses of a batch.
+
+        Args:
+            all_layers_cls_scores: Class logits of L layers for D denoising and Q matching queries,
+                shape (L, B, D + Q, classes).
+            all_layers_bbox_preds: Boxes (cx, cy, w, h) relative to the image, shape
+                (L, B, D + Q, 4).
+            enc_cls_scores: Class logits of the proposals, shape (B, Q, classes).
+            enc_bbox_preds: Boxes of the proposals, shape (B, Q, 4).
+            batch_gt_instances: Ground truth of the B images.
+            batch_img_metas: Metadata of the B images.
+            dn_meta: As made by :class:`DenoisingQueryGenerator`.
+            batch_gt_instances_ignore: Not used, as in mmdet.
+
+        Returns:
+            ``loss_cls``, ``loss_bbox`` and ``loss_iou`` of the last layer; with the prefixes
+            ``d0.``, ``d1.``, ... those of the other layers; with ``enc_`` those of the proposals;
+            with ``dn_`` before ``loss`` those of the denoising queries.
+        """
+        num_layers = len(all_layers_cls_scores)
+        num_dn_queries = dn_meta['num_denoising_queries']
+        shapes = [meta['img_shape'] for meta in batch_img_metas]
+        targets = BoxTargets.collate(batch_gt_instances, shapes)
+        caps = [enc_cls_scores.shape[1], dn_meta['max_boxes']]
+        num_boxes, num_denoised = _boxes_per_micro_batch(batch_img_metas, targets, caps)
+
+        # The proposals are matched like one more layer before the first.
+        scores = torch.cat((enc_cls_scores[None], all_layers_cls_scores[:, :, num_dn_queries:]))
+        boxes = torch.cat((enc_bbox_preds[None], all_layers_bbox_preds[:, :, num_dn_queries:]))
+        matches = self.assigner.assign_batch(scores, boxes, targets)
+        losses = self._set_losses(scores, boxes, matches, targets, num_boxes)
+        dn_losses = self._set_losses(
+            all_layers_cls_scores[:, :, :num_dn_queries],
+            all_layers_bbox_preds[:, :, :num_dn_queries],
+            _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device),
+            dn_meta['targets'],
+            num_denoised,
+            weights=dn_meta['layout'].weights().to(targets.labels.device),
+        )
+        decoder = [f'd{index}.' for index in range(num_layers - 1)] + ['']
+        named = {}
+        for name, values in losses.items():
+            for prefix, value in zip(['enc_', *decoder], values, strict=True):
+                named[f'{prefix}{name}'] = value
+        for name, values in dn_losses.items():
+            for prefix, value in zip(decoder, values, strict=True):
+                named[f'{prefix}dn_{name}'] = value
+        return named
+
+    def _set_losses(
+        self,
+        scores: Tensor,
+        boxes: Tensor,
+        matches: Matches,
+        targets: BoxTargets,
+        num_boxes: Tensor,
+        weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of layers whose queries are matched.
+
+        Args:
+            scores: Class logits, shape (L, B, Q, classes).
+            boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
+            matches: Queries that are to predict a box; the others are background.
+            targets: The boxes.
+            num_boxes: What the sums are divided by.
+            weights: Weight of the loss of each query, shape (B, Q); None takes 1.
+
+        Returns:
+            Losses of each layer, shape (L,).
+        """
+        num_layers = len(scores)
+        labels = targets.labels[matches.image, matches.target]
+        classes = torch.zeros_like(scores)
+        classes[matches.layer, matches.image, matches.query, labels] = 1.0
+        loss_cls = self.loss_cls(
+            scores.flatten(0, 2), classes.flatten(0, 2), reduction_override='none'
+        )
+        if weights is not None:
+            loss_cls = loss_cls.view_as(scores) * weights[..., None]
+
+        predicted = boxes[matches.layer, matches.image, matches.query]
+        wanted = targets.boxes[matches.image, matches.target]
+        if len(matches.query):
+            loss_bbox = self.loss_bbox(predicted, wanted, reduction_override='none')
+            sizes = targets.sizes[matches.image]
+            loss_iou = self.loss_iou(
+                bbox_cxcywh_to_xyxy(predicted) * sizes,
+                bbox_cxcywh_to_xyxy(wanted) * sizes,
+                reduction_override='none',
+            )
+        else:  # mmdet's losses of nothing are a single zero
+            loss_bbox = loss_iou = predicted
+        if weights is not None:
+            of_match = weights[matches.image, matches.query]
+            loss_bbox = loss_bbox * of_match[:, None]
+            loss_iou = loss_iou * of_match[:, None] if loss_iou.dim() > 1 else loss_iou * of_match
+        losses = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, loss_iou=loss_iou)
+        return {
+            name: loss.reshape(num_layers, loss.numel() // num_layers).sum(1) / num_boxes
+            for name, loss in losses.items()
+        }
+
+
+def _boxes_per_micro_batch(
+    img_metas: list[dict], targets: BoxTargets, caps: list[int | None]
+) -> Tensor:
+    """Mean number of boxes over the processes and micro-batches of the step.
+
+    A step without any box counts as one of one box. (mmdet takes at least one box *per process*, so
+    that sparse steps have smaller losses on more processes.)
+
+    Args:
+        img_metas: Metadata of the images.
+        targets: Their boxes.
+        caps: For each result, the most boxes that one image contributes.
+
+    Returns:
+        One mean for each cap.
+    """
+    counts, num_micro_batches = step_counts(img_metas, targets.counts)
+    sums = [sum(n if cap is None else min(n, cap) for n in counts) for cap in caps]
+    means = reduce_mean(targets.boxes.new_tensor(sums) / num_micro_batches)
+    return means.clamp(min=1.0 / (num_micro_batches * get_world_size()))
+
+
+def _denoising_matches(layout: DenoisingLayout, num_layers: int, device: torch.device) -> Matches:
+    """Pairs of the positive denoising queries with the boxes they were made from."""
+    image, query, target = layout.positives()
+    layer = torch.arange(num_layers).repeat_interleave(len(image))
+    pairs = torch.stack((layer, *(t.repeat(num_layers) for t in (image, query, target))))
+    return Matches(*pairs.to(device, non_blocking=True))

@@ -1,0 +1,158 @@
+"""Hungarian matching of all decoder layers and images of a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.models.task_modules.assigners import HungarianAssigner
+from mmdet.models.task_modules.assigners.match_cost import (
+    BaseMatchCost,
+    BBoxL1Cost,
+    FocalLossCost,
+    IoUCost,
+)
+from mmdet.registry import TASK_UTILS
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ..errors import InputError
+from .targets import BoxTargets
+
+# Costs that are not numbers become this: never chosen while anything else is left.
+_WORST_COST = 1e6
+# Costs computed at once: 2**26 numbers of 4 bytes, and a few intermediate results of that size.
+_MAX_COSTS_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matched pairs of queries and boxes, sorted by layer; every layer has equally many.
+
+    Attributes:
+        layer: Index of the decoder layer, shape (M,).
+        image: Index of the image, shape (M,).
+        query: Index of the query, shape (M,).
+        target: Index of the box within its image, shape (M,).
+    """
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+@TASK_UTILS.register_module()
+class BatchedHungarianAssigner(HungarianAssigner):
+    """mmdet's ``HungarianAssigner`` for all decoder layers and images together.
+
+    The assignments are the same; the costs are computed in a few operations and travel to the CPU
+    in one transfer, instead of one per layer and image. Costs that are not finite are replaced by
+    a very large one and counted in ``num_nonfinite``.
+
+    Args:
+        match_costs: One or several of ``FocalLossCost``, ``BBoxL1Cost`` with ``box_format='xywh'``
+            and ``IoUCost``.
+
+    Raises:
+        InputError: If another cost is asked for.
+    """
+
+    def __init__(self, match_costs: dict | list[dict]) -> None:
+        super().__init__(match_costs)
+        self.num_nonfinite = 0
+        for cost in self.match_costs:
+            if type(cost) not in _COSTS or not _is_supported(cost):
+                raise InputError(
+                    f'{type(self).__name__} knows FocalLossCost (of labels), BBoxL1Cost with '
+                    f"box_format='xywh' and IoUCost, but match_costs has {_describe(cost)}"
+                )
+
+    @torch.no_grad()
+    def assign_batch(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Matches:
+        """Matches every box with one query, in each layer for itself.
+
+        Args:
+            scores: Class logits, shape (L, B, Q, classes).
+            boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
+            targets: Ground truth of the B images.
+
+        Returns:
+            min(Q, boxes of the image) pairs for each layer and image.
+        """
+        device = scores.device
+        num_layers, num_images, num_queries = scores.shape[:3]
+        if not max(targets.counts):
+            return Matches(*torch.empty(4, 0, dtype=torch.long, device=device))
+        numbers_per_layer = num_images * num_queries * targets.labels.shape[1]
+        layers_at_once = max(1, _MAX_COSTS_AT_ONCE // numbers_per_layer)
+        costs = torch.cat(
+            [
+                sum(_COSTS[type(cost)](cost, *part, targets) for cost in self.match_costs)
+                for part in zip(
+                    scores.float().split(layers_at_once),
+                    boxes.float().split(layers_at_once),
+                    strict=True,
+                )
+            ]
+        )
+        costs = costs.cpu().numpy()  # the only transfer
+        pairs = []
+        for layer in range(num_layers):
+            for image, count in enumerate(targets.counts):
+                query, target = linear_sum_assignment(self._finite(costs[layer, image, :, :count]))
+                place = np.full_like(query, layer), np.full_like(query, image)
+                pairs.append(np.stack((*place, query, target)))
+        return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(device))
+
+    def _finite(self, costs: np.ndarray) -> np.ndarray:
+        bad = ~np.isfinite(costs)
+        if not bad.any():
+            return costs
+        self.num_nonfinite += int(bad.sum())
+        return np.where(bad, _WORST_COST, costs)
+
+
+def _focal_cost(cost: FocalLossCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
+    """Focal loss of the class of each box as positive minus as negative, shape (L, B, Q, T)."""
+    probability = scores.sigmoid()
+    # -log(p) = softplus(-x) and -log(1 - p) = softplus(x), finite where p rounds to 0 or 1.
+    positive = cost.alpha * (1 - probability).pow(cost.gamma) * F.softplus(-scores)
+    negative = (1 - cost.alpha) * probability.pow(cost.gamma) * F.softplus(scores)
+    labels = targets.labels[None, :, None].expand(*scores.shape[:3], -1)
+    return cost.weight * (positive - negative).gather(-1, labels)
+
+
+def _l1_cost(cost: BBoxL1Cost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
+    """L1 distance of boxes relative to the image, shape (L, B, Q, T)."""
+    return cost.weight * torch.cdist(boxes, targets.boxes.expand(len(boxes), -1, -1, -1), p=1)
+
+
+def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
+    """Negative overlap of boxes in pixels, shape (L, B, Q, T)."""
+    predicted = bbox_cxcywh_to_xyxy(boxes) * targets.sizes[:, None]
+    wanted = bbox_cxcywh_to_xyxy(targets.boxes) * targets.sizes[:, None]
+    wanted = wanted.expand(len(boxes), -1, -1, -1)
+    return -cost.weight * bbox_overlaps(predicted, wanted, mode=cost.iou_mode)
+
+
+_COSTS: dict[type[BaseMatchCost], Callable[..., Tensor]] = {
+    FocalLossCost: _focal_cost,
+    BBoxL1Cost: _l1_cost,
+    IoUCost: _iou_cost,
+}
+
+
+def _is_supported(cost: BaseMatchCost) -> bool:
+    return not getattr(cost, 'binary_input', False) and getattr(cost, 'box_format', 'xywh') == (
+        'xywh'
+    )
+
+
+def _describe(cost: BaseMatchCost) -> str:
+    settings = ', '.join(f'{key}={value!r}' for key, value in vars(cost).items())
+    return f'{type(cost).__name__}({settings})'

@@ -1,0 +1,79 @@
+"""Ground truth of a batch in tensors of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
+from mmengine.structures import InstanceData
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass(frozen=True)
+class BoxTargets:
+    """Boxes of B images, padded to T, the most boxes that one of them has.
+
+    Attributes:
+        labels: Class indices, shape (B, T); 0 at padding.
+        boxes: Boxes (cx, cy, w, h) relative to the image, fp32, shape (B, T, 4); 0 at padding.
+        sizes: Width, height, width, height of each image in pixels, shape (B, 4).
+        counts: Number of boxes of each image, on the host.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    sizes: Tensor
+    counts: tuple[int, ...]
+
+    @classmethod
+    def collate(
+        cls, instances: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]
+    ) -> BoxTargets:
+        """Collates the ground truth of mmdet's data samples.
+
+        Args:
+            instances: For each image, ``labels`` of shape (N,) and ``bboxes`` (x1, y1, x2, y2) in
+                pixels, of shape (N, 4).
+            img_shapes: Height and width of each image in pixels.
+
+        Returns:
+            The collated boxes.
+        """
+        labels = [image.labels for image in instances]
+        boxes = [image.bboxes.float() for image in instances]
+        device = labels[0].device
+        sizes = torch.tensor([(w, h, w, h) for h, w in img_shapes], dtype=torch.float32)
+        sizes = sizes.to(device)
+        pixels = pad_sequence(boxes, batch_first=True)
+        return cls(
+            labels=pad_sequence(labels, batch_first=True),
+            boxes=bbox_xyxy_to_cxcywh(pixels / sizes[:, None]),
+            sizes=sizes,
+            counts=tuple(len(image) for image in labels),
+        )
+
+    def sample(self, max_boxes: int, generators: Sequence[torch.Generator]) -> BoxTargets:
+        """Keeps at most ``max_boxes`` boxes of each image, drawn at random without replacement.
+
+        Args:
+            max_boxes: Most boxes of an image.
+            generators: Random numbers of each image.
+        """
+        if max(self.counts) <= max_boxes:
+            return self
+        chosen = [
+            torch.randperm(count, generator=generator)[:max_boxes]
+            if count > max_boxes
+            else torch.arange(count)
+            for count, generator in zip(self.counts, generators, strict=True)
+        ]
+        index = pad_sequence(chosen, batch_first=True).to(self.labels.device)
+        return BoxTargets(
+            labels=self.labels.gather(1, index),
+            boxes=self.boxes.gather(1, index[..., None].expand(-1, -1, 4)),
+            sizes=self.sizes,
+            counts=tuple(len(image) for image in chosen),
+        )
