@@ -80,7 +80,7 @@ def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
             num_feats=dims // 2, normalize=True, offset=-0.5, temperature=10000
         ),
         bbox_head=dict(
-            type='DINOHead',
+            type='BatchedDINOHead',
             num_classes=NUM_CLASSES,
             embed_dims=dims,
             sync_cls_avg_factor=True,
@@ -97,7 +97,7 @@ def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
         ),
         train_cfg=dict(
             assigner=dict(
-                type='HungarianAssigner',
+                type='BatchedHungarianAssigner',
                 match_costs=[
                     dict(type='FocalLossCost', weight=2.0),
                     dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),

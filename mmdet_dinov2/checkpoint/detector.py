@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .backbone import LoadReport, name_first
 from .layouts import LAYOUTS, strip_prefix
+from .sharded import gather, load_model_state
 
 # Tensors with one row for each class.
 _CLASS_ROWS = re.compile(
@@ -30,7 +31,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
         InputError: If a tensor is missing, unknown or of another shape; the model stays as it was.
     """
     state_dict = _unwrapped(state_dict)
-    expected = model.state_dict()
+    expected = gather(model.state_dict())
     groups = {
         'missing': [name for name in expected if name not in state_dict],
         'unknown': [name for name in state_dict if name not in expected],
@@ -46,7 +47,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
             f'{source} is the checkpoint of another model: of {len(expected)} tensors, '
             f'{", ".join(problems)}; give the config that the checkpoint was trained with'
         )
-    model.load_state_dict(state_dict)
+    load_model_state(model, state_dict, strict=True)
 
 
 def load_for_fine_tuning(
@@ -78,7 +79,7 @@ def load_for_fine_tuning(
             then stays as it was.
     """
     state_dict = _unwrapped(state_dict)
-    expected = model.state_dict()
+    expected = gather(model.state_dict())
     _refuse_plain_backbone(state_dict, expected, source)
     report = LoadReport(source)
     new_state: dict[str, Tensor] = {}
@@ -108,7 +109,7 @@ def load_for_fine_tuning(
             f'nothing of {source} fits this detector behind the backbone: it has no '
             f'{name_first(report.missing)}; load_from takes the checkpoint of a DINO detector'
         )
-    model.load_state_dict(new_state, strict=False)
+    load_model_state(model, new_state, strict=False)
     return report
 
 

@@ -1,6 +1,22 @@
-"""Training engine: runner, optimizer wrappers, command line."""
+"""Training engine: runner, loops, optimizer wrappers, scaling, command line."""
 
+from .checkpoint_hook import DetectionCheckpointHook
+from .fsdp import FullyShardedModel
+from .log_processor import DetectionLogProcessor
+from .loops import EpochTrainLoop, IterTrainLoop
+from .optim_constructor import DetectionOptimWrapperConstructor
 from .optim_wrapper import Bf16OptimWrapper
+from .preemption import PreemptionHook
 from .runner import DetectionRunner
 
-__all__ = ['Bf16OptimWrapper', 'DetectionRunner']
+__all__ = [
+    'Bf16OptimWrapper',
+    'DetectionCheckpointHook',
+    'DetectionLogProcessor',
+    'DetectionOptimWrapperConstructor',
+    'DetectionRunner',
+    'EpochTrainLoop',
+    'FullyShardedModel',
+    'IterTrainLoop',
+    'PreemptionHook',
+]

@@ -18,6 +18,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from ..data.preflight import check_config, raise_on_errors
@@ -29,13 +30,7 @@ _TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that training and testing share, named as in mmdet."""
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that replace those of the config, as key=value; lists as key="[a,b]"',
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         '--no-preflight', action='store_true', help='start without checking the data set'
     )
@@ -54,6 +49,22 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that change a config."""
+    parser.add_argument('--work-dir', help='folder for what the program writes')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value; lists as key="[a,b]"',
+    )
+
+
+def config_name(args: argparse.Namespace) -> str:
+    """Name of the config without folder and ending."""
+    return Path(args.config).stem
+
+
 def read_config(args: argparse.Namespace) -> Config:
     """Reads the config named by the arguments and applies the common ones.
 
@@ -64,18 +75,39 @@ def read_config(args: argparse.Namespace) -> Config:
     """
     if not os.path.isfile(args.config):
         raise FileNotFoundError(f'config {args.config} does not exist; check the path')
-    if args.trust_checkpoint:
+    if getattr(args, 'trust_checkpoint', False):
         trust_checkpoints()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    cfg.launcher = getattr(args, 'launcher', 'none')
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
-        cfg.work_dir = os.path.join('work_dirs', Path(args.config).stem)
+        cfg.work_dir = os.path.join('work_dirs', config_name(args))
     return cfg
+
+
+def launched_world_size(launcher: str) -> int:
+    """Number of processes that a launcher started, before they are connected."""
+    variable = dict(
+        pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE', none=None
+    )[launcher]
+    if variable is None:
+        return 1
+    if variable not in os.environ:
+        raise InputError(
+            f'--launcher {launcher} expects {variable} in the environment; start the program with '
+            'the scripts in tools/'
+        )
+    return int(os.environ[variable])
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints, before the processes are connected."""
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
@@ -90,7 +122,6 @@ def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
         ValueError: If something cannot be used.
         FileNotFoundError: If a file is missing.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
     # Without memory for the parameters, only to see whether all keys are known and fit together.
     with torch.device('meta'):
         MODELS.build(copy.deepcopy(cfg.model))  # mmdet adds keys to what it builds from
@@ -124,13 +155,23 @@ def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # torchrun shows the error of the process that failed first as the last thing.
+        record_error(error)
         if not every_error and not isinstance(error, InputError):
             raise
-        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        if is_main_process():
             print(f'error: {_describe(error)}', file=sys.stderr)
             if not isinstance(error, (InputError, FileNotFoundError)):
                 print(f'({_TRACEBACK}=1 shows where)', file=sys.stderr)
         sys.exit(1)
+
+
+def record_error(error: Exception) -> None:
+    """Tells torchrun, if it started this process, why the process ends."""
+    if 'TORCHELASTIC_ERROR_FILE' in os.environ:
+        handler = get_error_handler()
+        handler.initialize()
+        handler.record_exception(error)
 
 
 def _describe(error: Exception) -> str:

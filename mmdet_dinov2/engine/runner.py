@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import subprocess
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import init_dist, is_distributed
+from mmengine.dist import init_dist, is_distributed, is_main_process
+from mmengine.fileio import join_path
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, save_checkpoint
 from torch import nn
 
 from ..checkpoint import (
@@ -22,7 +25,19 @@ from ..checkpoint import (
     read_checkpoint,
     state_dict_of,
 )
+from ..checkpoint.sharded import divide_optimizer_state, is_sharded
 from ..data.evaluators import fill_evaluator_ann_file
+from ..errors import InputError
+from .batch import (
+    EffectiveBatch,
+    check_accumulation,
+    check_resumed_batch,
+    describe_training_batch,
+)
+from .checkpoints import build_checkpoint
+from .files import write_checkpoint
+from .fsdp import FullyShardedModel, clip_grad_norm
+from .loops import STEP_LOOPS
 
 
 @RUNNERS.register_module()
@@ -33,8 +48,10 @@ class DetectionRunner(Runner):
       CUDA in any case).
     - A checkpoint whose parameters do not fit the model stops the run (mmengine goes on with the
       parameters that happen to match).
-
     - An evaluator without ``ann_file`` reads that of its data set.
+    - With gradient accumulation an iteration is an optimizer step, not a micro-batch.
+    - The effective batch and the learning rate of each parameter group are logged at the start.
+    - The TensorBoard backend of a config is left out where TensorBoard is not installed.
 
     Chosen by ``runner_type='DetectionRunner'`` in a config.
     """
@@ -44,7 +61,49 @@ class DetectionRunner(Runner):
         """Builds the runner from a config; see mmengine's ``Runner.from_cfg``."""
         cfg = copy.deepcopy(cfg)
         fill_evaluator_ann_file(cfg)
+        _drop_missing_tensorboard(cfg)
+        sharded = (cfg.get('model_wrapper_cfg') or {}).get('type') == 'FullyShardedModel'
+        if sharded and any(hook['type'] == 'EMAHook' for hook in cfg.get('custom_hooks') or []):
+            raise InputError('EMAHook does not work with FullyShardedModel; leave one of them out')
+        checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
+        if checkpoint_hook and checkpoint_hook['type'] == 'CheckpointHook':
+            checkpoint_hook['type'] = 'DetectionCheckpointHook'
         return super().from_cfg(cfg)
+
+    def __init__(self, *args, train_dataloader=None, optim_wrapper=None, **kwargs) -> None:
+        self.accumulative_counts = 1
+        # Set by signal handlers; agreed on by all processes at the end of a step.
+        self.stop_requested = False
+        self.stop_agreed = False
+        if isinstance(optim_wrapper, dict) and isinstance(train_dataloader, dict):
+            self.accumulative_counts = check_accumulation(optim_wrapper)
+            # One batch of the dataloader is one optimizer step; the loop divides it.
+            train_dataloader = copy.deepcopy(train_dataloader)
+            train_dataloader['batch_size'] *= self.accumulative_counts
+        super().__init__(
+            *args, train_dataloader=train_dataloader, optim_wrapper=optim_wrapper, **kwargs
+        )
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Builds the training loop; mmengine's own ones are replaced by those of this project."""
+        if isinstance(loop, dict):
+            loop = dict(loop)
+            if 'type' not in loop:
+                by_epoch = loop.pop('by_epoch', True)
+                loop['type'] = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
+            loop['type'] = STEP_LOOPS.get(loop['type'], loop['type'])
+        return super().build_train_loop(loop)
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """Scales the learning rates; see mmengine's ``Runner.scale_lr``.
+
+        Accumulated micro-batches count as part of the batch. Logs the effective batch and the
+        learning rates, scaled or not.
+        """
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+        self.logger.info(
+            describe_training_batch(optim_wrapper.optimizer, self.effective_batch, auto_scale_lr)
+        )
 
     def setup_env(self, env_cfg: dict) -> None:
         """Sets up the processes; see mmengine's ``Runner.setup_env``."""
@@ -54,11 +113,70 @@ class DetectionRunner(Runner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wraps the model for distributed training; see mmengine's ``Runner.wrap_model``."""
+        if self.distributed and (model_wrapper_cfg or {}).get('type') == 'FullyShardedModel':
+            # Parameters are initialised whole, while every process has all of them.
+            model.init_weights()
         default = model_wrapper_cfg is None and not is_model_wrapper(model)
         if self.distributed and default and not torch.cuda.is_available():
             # DDP refuses device ids for a model on the CPU.
             return MMDistributedDataParallel(module=model, broadcast_buffers=False)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    @property
+    def effective_batch(self) -> EffectiveBatch:
+        """The batch of an optimizer step."""
+        loader = self._train_dataloader
+        batch_size = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
+        return EffectiveBatch(
+            self.world_size, batch_size // self.accumulative_counts, self.accumulative_counts
+        )
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """Saves a checkpoint, whole or not at all; see mmengine's ``Runner.save_checkpoint``.
+
+        All processes have to call it: those of a sharded model send their parts.
+        """
+        if file_client_args is not None:
+            raise ValueError('file_client_args is not supported any more; use backend_args')
+        if not is_main_process() and not is_sharded(self.model):
+            return
+        checkpoint = build_checkpoint(self, save_optimizer, save_param_scheduler)
+        if not is_main_process():
+            return
+        position = (
+            dict(epoch=self.epoch + 1, iter=self.iter)
+            if by_epoch
+            else dict(epoch=self.epoch, iter=self.iter + 1)
+        )
+        checkpoint['meta'] = position | checkpoint['meta'] | (meta or {})
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        if '://' in str(out_dir):
+            path = join_path(out_dir, filename, backend_args=backend_args)
+            save_checkpoint(checkpoint, path, backend_args=backend_args)
+            return
+        write_checkpoint(checkpoint, os.path.join(out_dir, filename))
+
+    def _init_model_weights(self) -> None:
+        if not isinstance(self.model, FullyShardedModel):  # initialised before it was divided
+            super()._init_model_weights()
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
+        """Builds the optimizer wrapper; see mmengine's ``Runner.build_optim_wrapper``."""
+        wrapper = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(self.model, FullyShardedModel) and wrapper.clip_grad_kwargs:
+            if wrapper.clip_func is nn.utils.clip_grad_norm_:
+                wrapper.clip_func = clip_grad_norm
+        return wrapper
 
     def load_checkpoint(
         self, filename: str, map_location: str = 'cpu', strict: bool = False, revise_keys=None
@@ -94,8 +212,14 @@ class DetectionRunner(Runner):
             report = load_for_fine_tuning(model, state, filename, classes, known)
             self.logger.info(f'Started from {report}')
         else:
+            if training:
+                check_resumed_batch(checkpoint['meta'], self.effective_batch, filename)
             check_classes(checkpoint, self._classes(), filename)
             load_state_dict(model, state, source=filename)
+            if training and is_sharded(model) and 'optimizer' in checkpoint:
+                checkpoint['optimizer'] = divide_optimizer_state(
+                    checkpoint['optimizer'], self.optim_wrapper.optimizer
+                )
             self.logger.info(f'Loaded checkpoint {filename}')
         self._has_loaded = True
         return checkpoint
@@ -106,6 +230,17 @@ class DetectionRunner(Runner):
             if isinstance(loop, BaseLoop):
                 return loop.dataloader.dataset.metainfo.get('classes')
         return None
+
+
+def _drop_missing_tensorboard(cfg: Config) -> None:
+    if importlib.util.find_spec('tensorboard') is not None:
+        return
+    backends = cfg.get('visualizer', {}).get('vis_backends') or []
+    kept = [backend for backend in backends if backend['type'] != 'TensorboardVisBackend']
+    if len(kept) < len(backends):
+        cfg.visualizer.vis_backends = kept
+        if os.environ.get('RANK', '0') == '0':
+            print('TensorBoard is not installed: its log is left out (`pip install tensorboard`)')
 
 
 def _init_cpu_processes(launcher: str) -> None:

@@ -101,7 +101,7 @@ def mmpretrain_peer() -> Peer:
 
 
 def _arch(name: str, depth: int | None) -> str | dict:
-    from mmdet_dinov2.models.dinov2 import ARCHS
+    from mmdet_dinov2.models.dinov2_archs import ARCHS
 
     size = name.split('_')[1]
     return size if depth is None else dict(ARCHS[size], num_layers=depth)

@@ -2,16 +2,72 @@
 
 import json
 import os
+import signal
+import socket
+import subprocess
+import time
 
 import pytest
 
+from .test_resume import losses_of
 from .tools import ROOT, run_script, write_config
+
+# The same 30 steps of 4 images, with all that is random.
+CURVE = """
+dataset = dict(dataset, generate=dict(num_train=40, num_val=4, seed=0), pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomChoiceResize', scales=[(56, 56), (70, 70)], keep_ratio=True),
+    dict(type='PackDetInputs')])
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dataset)
+val_dataloader['dataset'] = dict(val_dataloader['dataset'], generate=dataset['generate'])
+test_dataloader = val_dataloader
+model['backbone']['drop_path_rate'] = 0.2
+train_cfg = dict(max_epochs=3, val_interval=4)
+log_processor = dict(window_size=1)
+auto_scale_lr = dict(base_batch_size=4)
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+"""
 
 
 @pytest.fixture(scope='module')
 def environment():
     """Few threads for each process, and CPUs even where there are GPUs."""
     return dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+
+
+def curve(folder, environment, processes, batch_size, *options, extra=''):
+    """Losses of the steps of a run."""
+    name = f'{processes}x{batch_size}{len(options)}{len(extra)}'
+    config = write_config(folder, CURVE + extra, name=f'{name}.py')
+    options = [*options, '--cfg-options', f'train_dataloader.batch_size={batch_size}']
+    result = run_script(
+        ROOT / 'tools/dist_train.sh', config, processes, '--work-dir', folder / name, *options,
+        cwd=folder, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    losses = losses_of(folder / name)
+    assert len(losses) == 30
+    return losses
+
+
+def largest_difference(first, second):
+    """Largest relative difference of a step."""
+    return max(abs(first[step] - second[step]) / abs(second[step]) for step in second)
+
+
+@pytest.mark.slow
+def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path, environment):
+    expected = curve(tmp_path, environment, 1, 4)
+    two = largest_difference(curve(tmp_path, environment, 2, 2), expected)
+    four = largest_difference(curve(tmp_path, environment, 4, 1), expected)
+    steps = largest_difference(curve(tmp_path, environment, 1, 1, '--keep-batch-size'), expected)
+    forget = "custom_hooks = [dict(type='ForgetSeeds')]\n"
+    without = largest_difference(curve(tmp_path, environment, 2, 2, extra=forget), expected)
+    print(f'2 x 2: {two:.1e}, 4 x 1: {four:.1e}, 1 x 1 x 4: {steps:.1e}, own noise: {without:.1e}')
+    assert max(two, four, steps) <= 1e-3
+    assert without > 0.01
 
 
 def test_two_processes_train_and_test(tmp_path, environment):
@@ -41,6 +97,121 @@ def test_an_error_is_printed_once(tmp_path, environment):
     )  # fmt: skip
     assert result.returncode != 0
     assert result.stderr.count('error: window_size=4 needs global_attn_indexes') == 1
+
+
+@pytest.mark.parametrize(
+    ('hook', 'message'),
+    [
+        ("dict(type='FailAtStep', step=2, rank=1)", 'the third wheel came off'),
+        ("dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')", 'Signal 9 (SIGKILL)'),
+    ],
+)
+def test_a_dying_process_ends_all(tmp_path, environment, hook, message):
+    extra = f"""
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+custom_hooks = [{hook}]
+"""
+    config = write_config(tmp_path, extra)
+    start = time.monotonic()
+    result = run_script(
+        ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work',
+        cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert result.returncode != 0
+    # The start takes up to 20 s of this.
+    assert time.monotonic() - start < 50
+    summary = result.stderr[result.stderr.rindex('Root Cause') :]
+    assert message in summary and 'rank      : 1' in summary
+
+
+def test_batches_without_boxes_on_one_process(tmp_path, environment):
+    # Every 25th picture from the 13th on is empty: rank 0 of 2 gets one, at a batch of 1.
+    extra = """
+dataset = dict(dataset, generate=dict(num_train=14, num_val=4, seed=0))
+train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dataset)
+val_dataloader['dataset'] = dict(val_dataloader['dataset'], generate=dataset['generate'])
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1, val_interval=2)
+"""
+    config = write_config(tmp_path, extra)
+    result = run_script(
+        ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work',
+        cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert len(losses_of(tmp_path / 'work')) == 7
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path, environment):
+    config = write_config(tmp_path)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    nodes = [
+        subprocess.Popen(
+            [ROOT / 'tools/dist_train.sh', config, '1', '--work-dir', tmp_path / 'work'],
+            cwd=tmp_path,
+            env=dict(environment, NNODES='2', NODE_RANK=rank, MASTER_ADDR='127.0.0.1', PORT=port),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank in ('0', '1')
+    ]
+    errors = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors[0][-3000:]
+    assert len(losses_of(tmp_path / 'work')) == 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all(tmp_path, environment):
+    extra = 'train_cfg = dict(max_epochs=1000, val_interval=1000)\n'
+    config = write_config(tmp_path, extra)
+    run = subprocess.Popen(
+        [ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'work'],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 120
+    # Some steps were made.
+    while not any(f.stat().st_size for f in tmp_path.glob('work/*/vis_data/scalars.json')):
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    start = time.monotonic()
+    os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+    assert run.wait(timeout=60) != 0
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):  # nobody is left of the group
+        time.sleep(1)
+        os.killpg(run.pid, 0)
+
+
+def test_a_port_in_use(tmp_path, environment):
+    config = write_config(tmp_path)
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run_script(
+            ROOT / 'tools/dist_train.sh', config, 2, cwd=tmp_path, env=dict(environment, PORT=port)
+        )
+    assert result.returncode == 2
+    assert f'port {port} is in use' in result.stderr
+
+
+def test_more_processes_than_images(tmp_path, environment):
+    extra = 'train_dataloader["dataset"] = dict(dataset, indices=1)\n'
+    config = write_config(tmp_path, extra)
+    result = run_script(
+        ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work',
+        cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert 'the training data has 1 images, but there are 2 processes' in result.stderr
 
 
 @pytest.mark.parametrize(

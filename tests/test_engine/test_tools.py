@@ -1,5 +1,6 @@
 """The tools from start to end, and what they say about bad input."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -72,8 +73,69 @@ def test_options_of_train(tmp_path):
     )  # fmt: skip
     cfg = Config.fromfile(tmp_path / 'work' / 'tiny.py')
     assert cfg.optim_wrapper.type == 'Bf16OptimWrapper'
-    # batch 2 instead of the 4 that the rate was chosen for
-    assert scalars(tmp_path / 'work')[0]['lr'] == pytest.approx(5e-4 * 2 / 4)
+    # batch 2 instead of the 8 that the rate was chosen for
+    assert scalars(tmp_path / 'work')[0]['lr'] == pytest.approx(8e-4 * 2 / 8)
+
+
+def test_world_size_is_rescaled_and_the_table_printed(tmp_path, capfd):
+    extra = 'reference_world_size = 4\nauto_scale_lr = dict(base_batch_size=8)\n'
+    config = write_config(tmp_path, extra)
+    run_tool(
+        'train', config, '--work-dir', tmp_path / 'work', '--auto-scale-world-size',
+        '--cfg-options', 'train_cfg.max_epochs=0',
+    )  # fmt: skip
+    printed = capfd.readouterr().out
+    rows = {tuple(line.split()) for line in printed.splitlines()}
+    assert ('optim_wrapper.optimizer.lr', '0.0008', '0.0004') in rows  # AdamW: the square root
+    assert ('images', 'per', 'step', '8', '2') in rows
+    cfg = Config.fromfile(tmp_path / 'work' / 'tiny.py')
+    assert cfg.reference_world_size == 1 and cfg.auto_scale_lr.base_batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ('extra', 'arguments', 'message'),
+    [
+        ('', ['--lr-rule', 'sqrt'], '--lr-rule works with --auto-scale-world-size only'),
+        ('reference_world_size = None', ['--auto-scale-world-size'], 'needs reference_world_size'),
+        ('reference_world_size = 0', ['--auto-scale-world-size'], 'reference_world_size must be'),
+        ('auto_scale_lr = dict(base_batch_size=7)', ['--keep-batch-size'], 'are 6 and 8'),
+        ('optim_wrapper = dict(accumulative_counts=0)', [], 'accumulative_counts must be'),
+        (
+            "model_wrapper_cfg = dict(type='FullyShardedModel')\n"
+            "custom_hooks = [dict(type='EMAHook')]",
+            [],
+            'EMAHook does not work with FullyShardedModel',
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path, capfd, extra, arguments, message):
+    config = write_config(tmp_path, extra + '\n')
+    assert message in failure_of(capfd, 'train', config, '--work-dir', tmp_path / 'w', *arguments)
+    assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_tensorboard_is_used_where_installed(tmp_path, capfd, monkeypatch, installed):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        'find_spec',
+        lambda name, *args: (
+            (object() if installed else None) if name == 'tensorboard' else find_spec(name, *args)
+        ),
+    )
+    run_tool('train', write_config(tmp_path), '--work-dir', tmp_path / 'work')
+    assert bool(list((tmp_path / 'work').glob('*/vis_data/events.out.*'))) == installed
+    assert ('TensorBoard is not installed' in capfd.readouterr().out) == (not installed)
+
+
+def test_learning_rates_are_drawn(tmp_path, capfd):
+    config = write_config(tmp_path)
+    run_tool('print_lr', config, '--out', tmp_path / 'new' / 'lr.png')
+    printed = capfd.readouterr().out
+    assert '0.0008' in printed and 'drawn: ' in printed
+    assert (tmp_path / 'new' / 'lr.png').stat().st_size > 1000
+    assert 'at least 1 iteration' in failure_of(capfd, 'print_lr', config, '--epoch-length', '0')
 
 
 def test_a_batch_without_boxes_trains(tmp_path):

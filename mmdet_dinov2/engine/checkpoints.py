@@ -1,0 +1,50 @@
+"""What a checkpoint of a training holds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import mmengine
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from ..checkpoint.sharded import gather
+
+
+def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
+    """Collects the state of a training, as mmengine lays it out.
+
+    All processes have to call it, as those of a sharded model send their parts.
+
+    Args:
+        runner: A ``DetectionRunner`` that trains.
+        save_optimizer: Whether to include the optimizer.
+        save_param_scheduler: Whether to include the schedulers.
+
+    Returns:
+        Whole tensors on the CPU. ``meta`` holds the class names (``dataset_meta``), the seed, the
+        config and, as ``batch``, how the images of a step are divided.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    meta = dict(
+        cfg=runner.cfg.pretty_text,
+        seed=runner.seed,
+        experiment_name=runner.experiment_name,
+        time=time.strftime('%Y%m%d_%H%M%S'),
+        mmengine_version=mmengine.__version__,
+        batch=asdict(runner.effective_batch),
+    )
+    dataset = runner.train_dataloader.dataset
+    if hasattr(dataset, 'metainfo'):
+        meta['dataset_meta'] = dataset.metainfo
+    checkpoint = dict(
+        meta=meta,
+        state_dict=gather(model.state_dict(), 'cpu'),
+        message_hub=gather(runner.message_hub.state_dict(), 'cpu'),
+    )
+    if save_optimizer:
+        checkpoint['optimizer'] = gather(runner.optim_wrapper.state_dict(), 'cpu')
+    if save_param_scheduler and runner.param_schedulers is not None:
+        checkpoint['param_schedulers'] = [s.state_dict() for s in runner.param_schedulers]
+    return checkpoint

@@ -1,0 +1,222 @@
+"""Training loops whose iterations are optimizer steps, whatever the gradient accumulation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import all_reduce, get_rank, get_world_size
+from mmengine.registry import DATASETS, LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..data.seeded import SeededDataset, StepBatchSampler, derive_seed, seed_everything
+from ..errors import InputError
+from ..sample_meta import announce_step
+
+
+class _OptimizerSteps:
+    """Runs the micro-batches of an optimizer step in one iteration of a loop.
+
+    The dataloader gives all images of a step. Schedules, hooks, intervals and logs therefore count
+    optimizer steps, and losses are divided by the number of boxes of the whole step. All random
+    numbers of a step derive from the seed of the run, the step and the sample or process, so that a
+    run can go on at any step.
+    """
+
+    def _train_step(self, data_batch: dict) -> dict[str, float]:
+        runner = self.runner
+        seed_everything(derive_seed(runner.seed, self._iter, get_rank()))
+        micro_batches = _split(data_batch, runner.accumulative_counts)
+        if runner.accumulative_counts > 1:
+            announce_step([batch['data_samples'] for batch in micro_batches])
+            # The last step of an epoch may have fewer micro-batches.
+            runner.optim_wrapper.initialize_count_status(runner.model, 0, len(micro_batches))
+        outputs = [
+            runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+            for batch in micro_batches
+        ]
+        log_vars, stops = _reduce_log_vars(outputs, runner.stop_requested)
+        runner.stop_agreed = stops
+        return log_vars
+
+
+@LOOPS.register_module()
+class EpochTrainLoop(_OptimizerSteps, EpochBasedTrainLoop):
+    """mmengine's ``EpochBasedTrainLoop``, counting optimizer steps.
+
+    With ``optim_wrapper.accumulative_counts=k`` an iteration takes k micro-batches of
+    ``train_dataloader.batch_size`` images. A run resumed within an epoch goes on with the next step
+    of this epoch.
+    """
+
+    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
+
+    def run_epoch(self) -> None:
+        """Runs what is left of an epoch."""
+        length = len(self.dataloader)
+        first_step = self._epoch * length
+        done = self._iter - first_step
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        _start(self.dataloader, self.runner.seed, first_step, done)
+        if done < length:  # not stopped after the last step, before the end of the epoch
+            for idx, data_batch in enumerate(self.dataloader, start=done):
+                self.run_iter(idx, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        """Runs one optimizer step."""
+        self.runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        outputs = self._train_step(data_batch)
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+
+
+@LOOPS.register_module()
+class IterTrainLoop(_OptimizerSteps, IterBasedTrainLoop):
+    """mmengine's ``IterBasedTrainLoop``, counting optimizer steps; see ``EpochTrainLoop``.
+
+    A sampler that ends, such as ``DefaultSampler``, is shuffled anew for each pass over the data.
+    """
+
+    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+        super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
+
+    def run(self) -> nn.Module:
+        """Runs what is left of the training."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        batches = self._batches()
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(batches))
+            self._decide_current_val_interval()
+            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+            if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_iter(self, data_batch: dict) -> None:
+        """Runs one optimizer step."""
+        self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
+        outputs = self._train_step(data_batch)
+        self.runner.call_hook(
+            'after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+
+    def _batches(self) -> Iterator[dict]:
+        """Batches from the current iteration on, without end."""
+        sampler = self.dataloader.batch_sampler.sampler
+        if isinstance(sampler, InfiniteSampler):
+            _start(self.dataloader, self.runner.seed, 0, self._iter)
+            yield from self.dataloader
+        length = len(self.dataloader)
+        if not length:
+            raise InputError('the training data has no batch: fewer images than one batch needs')
+        while True:
+            round_, done = divmod(self._iter, length)
+            if hasattr(sampler, 'set_epoch'):
+                sampler.set_epoch(round_)
+            _start(self.dataloader, self.runner.seed, round_ * length, done)
+            yield from self.dataloader
+
+
+# What mmengine's loops are replaced by.
+STEP_LOOPS = {'EpochBasedTrainLoop': 'EpochTrainLoop', 'IterBasedTrainLoop': 'IterTrainLoop'}
+
+
+def _split(data_batch: dict, num_parts: int) -> list[dict]:
+    """Divides the images of a step into micro-batches; fewer where there are not enough images."""
+    if num_parts == 1:
+        return [data_batch]
+    if not isinstance(data_batch, dict) or not isinstance(data_batch.get('data_samples'), Sequence):
+        raise InputError(
+            'gradient accumulation needs batches with inputs and data_samples, as '
+            'PackDetInputs and pseudo_collate make them; set accumulative_counts=1 otherwise'
+        )
+    num_images = len(data_batch['data_samples'])
+    size = -(-num_images // num_parts)
+    return [
+        {key: values[start : start + size] for key, values in data_batch.items()}
+        for start in range(0, num_images, size)
+    ]
+
+
+def build_training_dataloader(runner, dataloader: DataLoader | dict) -> DataLoader:
+    """Builds the dataloader of a training, whose randomness derives from step and sample.
+
+    Args:
+        runner: The runner.
+        dataloader: Config, or a dataloader, which is taken as it is.
+
+    Returns:
+        The dataloader; its batch sampler is a ``StepBatchSampler``.
+
+    Raises:
+        InputError: If there are fewer images than processes.
+    """
+    if isinstance(dataloader, DataLoader):
+        return dataloader
+    cfg = copy.deepcopy(dataloader)
+    dataset = DATASETS.build(cfg['dataset'])
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    if len(dataset) < get_world_size():
+        raise InputError(
+            f'the training data has {len(dataset)} images, but there are {get_world_size()} '
+            'processes; start as many processes as there are images, or fewer'
+        )
+    cfg['dataset'] = SeededDataset(dataset)
+    cfg['batch_sampler'] = dict(
+        type='StepBatchSampler',
+        seed=runner.seed,
+        drop_last=cfg.pop('drop_last', False),
+        batch_sampler=cfg.get('batch_sampler'),
+    )
+    return runner.build_dataloader(cfg, seed=runner.seed)
+
+
+def _start(dataloader: DataLoader, seed: int, first_step: int, skip: int) -> None:
+    """Says where the next pass over the data begins; the seed may be that of a checkpoint."""
+    batch_sampler = dataloader.batch_sampler
+    if isinstance(batch_sampler, StepBatchSampler):
+        batch_sampler.seed = seed
+        batch_sampler.start(first_step, skip)
+    elif skip:
+        raise InputError(
+            'a run can go on within an epoch only if the runner builds its training dataloader '
+            'from a config'
+        )
+
+
+def _reduce_log_vars(
+    outputs: list[dict[str, Tensor]], stop_requested: bool
+) -> tuple[dict[str, float], bool]:
+    """Means over micro-batches and processes, in one transfer to the host.
+
+    Args:
+        outputs: Losses of each micro-batch.
+        stop_requested: Whether this process was asked to stop.
+
+    Returns:
+        The means, and whether any process was asked to stop.
+    """
+    names = list(outputs[0])
+    means = torch.stack(
+        [torch.stack([output[name].detach() for name in names]).float() for output in outputs]
+    ).mean(0)
+    means = torch.cat((means, means.new_tensor([float(stop_requested)])))
+    all_reduce(means, 'mean')
+    *values, stops = means.tolist()
+    return dict(zip(names, values, strict=True)), stops > 0

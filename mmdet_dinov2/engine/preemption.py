@@ -1,0 +1,103 @@
+"""Runs that survive being stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from .checkpoint_hook import LAST_CHECKPOINT
+from .files import write_text
+
+# "Temporary failure, try again" of sysexits.h.
+STOPPED_EXIT_CODE = 75
+CHECKPOINT_NAME = 'stopped.pth'
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves an exact checkpoint and ends the run when a process is asked to stop.
+
+    A signal on any process is agreed on by all of them at the end of the step, which needs no
+    communication of its own: the request travels with the losses. The checkpoint holds the state
+    after this step, and ``last_checkpoint`` names it. A Slurm batch job requeues itself.
+
+    Args:
+        signals: Names of the signals; Slurm sends SIGTERM, and others on request
+            (``sbatch --signal=USR1@120``).
+
+    Raises:
+        ValueError: If there is no such signal.
+    """
+
+    # After the schedulers have stepped, as for checkpoints.
+    priority = 'VERY_LOW'
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+        unknown = [name for name in signals if not hasattr(signal, name)]
+        if unknown:
+            raise ValueError(f'signals={list(signals)}: there are no signals {unknown}')
+        self.signals = tuple(signals)
+        self._previous: dict = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Listens to the signals from now on."""
+
+        def request(number: int, frame) -> None:
+            runner.stop_requested = True
+
+        for name in self.signals:
+            self._previous[name] = signal.signal(getattr(signal, name), request)
+
+    def after_train(self, runner: Runner) -> None:
+        """Gives the signals back."""
+        for name, handler in self._previous.items():
+            signal.signal(getattr(signal, name), handler)
+        self._previous = {}
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Ends the run if the processes have agreed to.
+
+        Raises:
+            SystemExit: With code 75, after the checkpoint is saved.
+        """
+        if not runner.stop_agreed:
+            return
+        runner.save_checkpoint(
+            runner.work_dir,
+            CHECKPOINT_NAME,
+            meta=dict(epoch=runner.epoch, iter=runner.iter + 1),
+            by_epoch=False,
+        )
+        barrier()
+        path = os.path.join(runner.work_dir, CHECKPOINT_NAME)
+        if is_main_process():
+            write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
+            remedy = 'the job was requeued' if _requeue() else 'go on with --resume'
+            runner.logger.warning(
+                f'Asked to stop: saved the state after step {runner.iter + 1} to {path}; {remedy}'
+            )
+        self.after_train(runner)
+        raise SystemExit(STOPPED_EXIT_CODE)
+
+
+def _requeue() -> bool:
+    """Requeues the Slurm batch job that this process belongs to, unless it was cancelled."""
+    job = os.environ.get('SLURM_JOB_ID')
+    if job is None:
+        return False
+    shown = subprocess.run(
+        ['scontrol', 'show', 'job', '--oneliner', job], capture_output=True, text=True
+    ).stdout
+    # Without a script there is nothing to run again.
+    if 'BatchFlag=0' in shown or 'JobState=CANCELLED' in shown:
+        return False
+    return subprocess.run(['scontrol', 'requeue', job], capture_output=True).returncode == 0

@@ -1,0 +1,68 @@
+"""A hook for configs of tests, imported by its name."""
+
+import os
+import signal
+import subprocess
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module(force=True)
+class SignalAtStep(Hook):
+    """Sends a signal to its own process while a step is running."""
+
+    def __init__(self, step: int, name: str = 'SIGTERM', rank: int = 0) -> None:
+        self.step = step
+        self.signal = getattr(signal, name)
+        self.rank = rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        first = os.environ.get('SLURM_RESTART_COUNT', '0') == '0'
+        if first and runner.iter + 1 == self.step and int(os.environ.get('RANK', 0)) == self.rank:
+            self.stop()
+
+    def stop(self):
+        os.kill(os.getpid(), self.signal)
+
+
+@HOOKS.register_module(force=True)
+class RequeueAtStep(SignalAtStep):
+    """Requeues the Slurm job that it runs in, as an administrator would."""
+
+    def stop(self):
+        subprocess.run(['scontrol', 'requeue', os.environ['SLURM_JOB_ID']], check=True)
+
+
+@HOOKS.register_module(force=True)
+class FailAtStep(Hook):
+    """Raises an error in one process."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step = step
+        self.rank = rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.step and int(os.environ.get('RANK', 0)) == self.rank:
+            raise RuntimeError('the third wheel came off')
+
+
+@HOOKS.register_module(force=True)
+class ForgetSeeds(Hook):
+    """Lets every process draw its own noise, as other code bases do."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for sample in data_batch['data_samples']:
+            sample.set_metainfo(dict(sample_seed=int.from_bytes(os.urandom(6))))
+
+
+@HOOKS.register_module(force=True)
+class MeasureParameters(Hook):
+    """Prints how many numbers of the parameters this process holds, of how many."""
+
+    def before_train(self, runner):
+        parameters = list(runner.model.parameters())
+        local = sum(getattr(p, 'to_local', lambda p=p: p)().numel() for p in parameters)
+        whole = sum(p.numel() for p in parameters)
+        if int(os.environ.get('RANK', 0)) == 0:
+            print(f'parameters here: {local}/{whole}')

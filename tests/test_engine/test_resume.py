@@ -1,0 +1,141 @@
+"""A run that was stopped and resumed is the run that was not."""
+
+import json
+
+import pytest
+import torch
+
+from mmdet_dinov2.engine.batch import EffectiveBatch, check_resumed_batch
+from mmdet_dinov2.engine.checkpoint_hook import find_last_checkpoint
+from mmdet_dinov2.engine.preemption import STOPPED_EXIT_CODE, PreemptionHook
+from mmdet_dinov2.errors import InputError
+
+from .tools import failure_of, run_tool, write_config
+
+# Everything that has a state or draws random numbers.
+STATEFUL = """
+model['backbone']['drop_path_rate'] = 0.3
+train_dataloader['dataset'] = dict(dataset, pipeline=[
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomChoiceResize', scales=[(70, 70), (84, 84)], keep_ratio=True),
+    dict(type='PackDetInputs')])
+custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01)]
+"""
+EPOCHS = """
+train_cfg = dict(max_epochs=2, val_interval=2)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[1])]
+"""
+ITERATIONS = """
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=8, val_interval=8)
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6)]
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, interval=100))
+"""
+
+
+def losses_of(work_dir) -> dict[int, float]:
+    """Total loss of every step; a resumed run logs into another file."""
+    losses = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if 'loss' in row:
+                losses[row['iter']] = row['loss']
+    return losses
+
+
+def states_of(work_dir) -> dict:
+    path = find_last_checkpoint(work_dir)
+    checkpoint = torch.load(path, weights_only=False)
+    kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
+    return {key: checkpoint[key] for key in kept if key in checkpoint}
+
+
+def assert_same(first, second, where=''):
+    assert type(first) is type(second), where
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f'{where}.{key}')
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f'{where}.{index}')
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    else:
+        assert first == second, where
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp('data') / 'shapes'
+
+
+@pytest.mark.parametrize(
+    ('loop', 'steps', 'accumulation'),
+    [(EPOCHS, (2, 4), 1), (EPOCHS, (3,), 2), (ITERATIONS, (5,), 1)],
+    ids=['epochs', 'accumulated', 'iterations'],
+)
+def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, accumulation):
+    extra = STATEFUL + loop + f'optim_wrapper = dict(accumulative_counts={accumulation})\n'
+    # Window 1: losses of single steps.
+    extra += 'log_processor = dict(window_size=1)\n'
+    config = write_config(tmp_path, extra, data=data)
+    run_tool('train', config, '--work-dir', tmp_path / 'undisturbed')
+    expected = states_of(tmp_path / 'undisturbed')
+    expected_losses = losses_of(tmp_path / 'undisturbed')
+    assert len(expected_losses) == (4 if accumulation == 2 else 8)
+    for step in steps:
+        work_dir = tmp_path / f'stopped_{step}'
+        stopping = extra.replace(
+            'custom_hooks = [',
+            f"custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])\n"
+            f"custom_hooks = [dict(type='SignalAtStep', step={step}), ",
+        )
+        stopped = write_config(tmp_path, stopping, name=f'stop_{step}.py', data=data)
+        with pytest.raises(SystemExit) as caught:
+            run_tool('train', stopped, '--work-dir', work_dir)
+        assert caught.value.code == STOPPED_EXIT_CODE
+        assert find_last_checkpoint(work_dir) == str(work_dir / 'stopped.pth')
+        assert max(losses_of(work_dir)) == step
+        run_tool('train', config, '--work-dir', work_dir, '--resume')
+        assert losses_of(work_dir) == expected_losses
+        assert_same(states_of(work_dir), expected)
+
+
+def test_resuming_without_a_checkpoint_starts_anew(tmp_path, data, capfd):
+    config = write_config(tmp_path, 'train_cfg = dict(max_epochs=1)\n', data=data)
+    run_tool('train', config, '--work-dir', tmp_path / 'new', '--resume')
+    assert 'nothing to go on from' in capfd.readouterr().out
+    assert find_last_checkpoint(tmp_path / 'new') == str(tmp_path / 'new' / 'epoch_1.pth')
+    # A folder that was moved still knows its last checkpoint.
+    (tmp_path / 'new').rename(tmp_path / 'moved')
+    assert find_last_checkpoint(tmp_path / 'moved') == str(tmp_path / 'moved' / 'epoch_1.pth')
+    message = failure_of(
+        capfd,
+        'train',
+        config,
+        '--work-dir',
+        tmp_path / 'moved',
+        '--resume',
+        '--cfg-options',
+        'train_dataloader.batch_size=4',
+    )
+    assert '= 2 images a step, but this run has' in message and '= 4 images a step' in message
+
+
+def test_the_same_total_may_be_divided_differently():
+    meta = dict(batch=dict(world_size=4, batch_size=2, accumulation=1))
+    check_resumed_batch(meta, EffectiveBatch(1, 2, 4), 'x.pth')
+    check_resumed_batch({}, EffectiveBatch(1, 2, 3), 'x.pth')
+    with pytest.raises(InputError, match=r'x.pth was trained with 4 processes .* = 8 images'):
+        check_resumed_batch(meta, EffectiveBatch(4, 2, 2), 'x.pth')
+
+
+def test_unknown_signals_are_refused():
+    with pytest.raises(ValueError, match="no signals \\['SIGNOTHING'\\]"):
+        PreemptionHook(['SIGTERM', 'SIGNOTHING'])
