@@ -16,3 +16,4 @@ _base_ = [
 ]
 
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+reference_world_size = 4

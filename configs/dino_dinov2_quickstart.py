@@ -1,7 +1,7 @@
 """A small model on the sample data set, from random weights, for a CPU with 2 cores.
 
 Command:    python tools/train.py configs/dino_dinov2_quickstart.py
-Batch:      1 process x 4 images x 1 accumulation step = 4
+Batch:      1 process x 8 images x 1 accumulation step = 8
 """
 
 _base_ = [
@@ -15,11 +15,12 @@ num_classes = 5
 embed_dims = 128
 model = dict(
     num_queries=20,
+    num_feature_levels=3,
     backbone=dict(
         arch=dict(
             _delete_=True,
             embed_dims=192,
-            num_layers=6,
+            num_layers=4,
             num_heads=3,
             feedforward_channels=768,
             ffn='mlp',
@@ -30,11 +31,13 @@ model = dict(
         frozen_stages=-1,
         init_cfg=None,
     ),
-    neck=dict(in_channels=192, out_channels=embed_dims),  # strides 7, 14, 28, 56
+    neck=dict(  # strides 14, 28 and 56
+        in_channels=192, out_channels=embed_dims, scale_factors=(1.0, 0.5), num_outs=3
+    ),
     encoder=dict(
         num_layers=2,
         layer_cfg=dict(
-            self_attn_cfg=dict(embed_dims=embed_dims),
+            self_attn_cfg=dict(embed_dims=embed_dims, num_levels=3),
             ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=512),
         ),
     ),
@@ -42,7 +45,7 @@ model = dict(
         num_layers=3,
         layer_cfg=dict(
             self_attn_cfg=dict(embed_dims=embed_dims),
-            cross_attn_cfg=dict(embed_dims=embed_dims),
+            cross_attn_cfg=dict(embed_dims=embed_dims, num_levels=3),
             ffn_cfg=dict(embed_dims=embed_dims, feedforward_channels=512),
         ),
     ),
@@ -63,13 +66,19 @@ model = dict(
     test_cfg=dict(max_per_img=100),
 )
 
+# Both cores compute; a process that loads 20 ms worth of images would only interrupt them.
+train_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+
 # Nothing is pretrained: one learning rate for all.
 optim_wrapper = dict(
-    optimizer=dict(lr=5e-4), paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)})
+    optimizer=dict(lr=8e-4, fused=True),
+    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)}),
 )
 
-max_epochs = 10
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
+max_epochs = 14
+train_cfg = dict(type='EpochTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
@@ -86,4 +95,5 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=25))
 
-auto_scale_lr = dict(enable=False, base_batch_size=4)
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+reference_world_size = 1

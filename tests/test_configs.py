@@ -83,35 +83,76 @@ def test_the_12_epoch_recipe_trains_a_step_at_full_size():
     assert torch.equal(model.backbone.blocks[11].mlp.fc2.weight, before)
 
 
-@pytest.mark.parametrize('schedule', ['step_12ep', 'cosine_12ep'])
-def test_schedules_follow_their_formula(schedule):
-    from mmengine.registry import PARAM_SCHEDULERS
+@pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+def test_config_trains_a_step_at_reduced_size(path):
+    from .tiny import data_sample, total_loss
 
-    cfg = Config.fromfile(ROOT / f'configs/_base_/schedules/{schedule}.py')
-    epoch_length = 20
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedulers = []
-    for part in cfg.param_scheduler:
-        part = dict(part)
-        scheduler_type = PARAM_SCHEDULERS.get(part.pop('type'))
-        if part.pop('convert_to_iter_based', False):
-            scheduler = scheduler_type.build_iter_from_epoch(
-                optimizer=optimizer, **part, epoch_length=epoch_length
-            )
-        else:
-            scheduler = scheduler_type(optimizer=optimizer, **part)
-        schedulers.append(scheduler)
-    rates = []
-    for step in range(12 * epoch_length):
-        rates.append(optimizer.param_groups[0]['lr'])
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or (step + 1) % epoch_length == 0:
-                scheduler.step()
-    if schedule == 'step_12ep':
-        expected = [1.0] * 220 + [0.1] * 20
-        assert rates == pytest.approx(expected)
-    else:
-        assert rates[0] == pytest.approx(0.01)
-        assert rates[10] == pytest.approx(0.01 + 0.99 * 10 / 19)
-        assert rates[130] == pytest.approx(0.505, abs=0.01)
-        assert min(rates[20:]) == rates[-1] == pytest.approx(0.01, abs=1e-3)
+    cfg = Config.fromfile(path)
+    with torch.device('meta'):
+        depth = len(MODELS.build(copy.deepcopy(cfg.model)).backbone.blocks)
+    arch = dict(embed_dims=32, num_layers=depth, num_heads=2, feedforward_channels=32, ffn='mlp')
+    cfg.model.backbone.arch = arch
+    cfg.model.backbone.init_cfg = None
+    cfg.model.neck.in_channels = arch['embed_dims']
+    cfg.model.num_queries = 20
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    cfg.optim_wrapper.optimizer.lr = 0.01
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    losses = model.loss(
+        torch.randn(2, 3, 120, 168), [data_sample(120, 168, 3), data_sample(99, 90)]
+    )
+    assert torch.isfinite(total_loss(losses))
+    optim_wrapper.update_params(total_loss(losses))
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, before[name]), name
+    assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def pipelines():
+    for path in CONFIGS:
+        cfg = Config.fromfile(path)
+        yield path.stem, cfg.train_dataloader.dataset.pipeline
+    for path in sorted(ROOT.glob('configs/_base_/augmentations/*.py')):
+        for name, value in Config.fromfile(path).items():
+            if name.endswith('_pipeline'):
+                yield f'{path.stem}-{name}', value
+
+
+def test_pipelines_keep_boxes_inside_the_image(tmp_path):
+    from mmdet_dinov2.data import ShapesDataset
+
+    seen = []
+    for name, pipeline in pipelines():
+        if pipeline in seen:
+            continue
+        seen.append(pipeline)
+        dataset = ShapesDataset(
+            data_root=str(tmp_path / 'shapes'),
+            ann_file='annotations/train.json',
+            data_prefix=dict(img='train/'),
+            generate=dict(num_train=12, num_val=1, seed=0),
+            pipeline=pipeline,
+        )
+        num_boxes = 0
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            height, width = sample['data_samples'].img_shape
+            assert sample['inputs'].shape[1:] == (height, width), name
+            boxes = sample['data_samples'].gt_instances.bboxes.tensor
+            assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2)).all(), name
+            num_boxes += len(boxes)
+        assert num_boxes > 0, name
+    assert len(seen) >= 6
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+def test_reference_world_size_and_base_batch_agree(path):
+    cfg = Config.fromfile(path)
+    images = cfg.train_dataloader.batch_size * cfg.reference_world_size
+    assert images == cfg.auto_scale_lr.base_batch_size
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert f'= {images}' in text

@@ -7,13 +7,14 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='DetectionCheckpointHook',
         interval=1,
         max_keep_ckpts=3,
         save_best='coco/bbox_mAP',
         rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1: save, requeue, end
     visualization=dict(type='DetVisualizationHook'),
 )
 
@@ -24,9 +25,11 @@ env_cfg = dict(
 )
 randomness = dict(seed=0)
 
-vis_backends = [dict(type='LocalVisBackend')]
+# TensorBoard is used where it is installed. Weights & Biases, offline too, is one more entry:
+# dict(type='WandbVisBackend', init_kwargs=dict(mode='offline'))
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+log_processor = dict(type='DetectionLogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -50,7 +50,7 @@ model = dict(
     # mmdet's DINO: offset 0, temperature 20
     positional_encoding=dict(num_feats=128, normalize=True, offset=-0.5, temperature=10000),
     bbox_head=dict(
-        type='DINOHead',
+        type='BatchedDINOHead',
         num_classes=80,
         sync_cls_avg_factor=True,
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
@@ -64,7 +64,7 @@ model = dict(
     ),
     train_cfg=dict(
         assigner=dict(
-            type='HungarianAssigner',
+            type='BatchedHungarianAssigner',
             match_costs=[
                 dict(type='FocalLossCost', weight=2.0),
                 dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),
