@@ -20,18 +20,27 @@ launch() {
     die 2 "with NNODES=$nodes, MASTER_ADDR must name the first machine, the same on all of them."
 
   python=$(find_python)
-  read -r visible free_port cores <<<"$("$python" - <<'EOF'
+  # On one machine the port is taken here to see whether it is free; 0 asks for any.
+  read -r visible free_port cores <<<"$("$python" - "$((nodes == 1 ? ${PORT:-0} : 0))" <<'EOF'
 import os
 import socket
+import sys
 
 import torch
 
+port = int(sys.argv[1])
 with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    print(torch.cuda.device_count(), s.getsockname()[1], len(os.sched_getaffinity(0)))
+    try:
+        s.bind(('127.0.0.1', port))
+    except OSError:
+        port = 'taken'
+    else:
+        port = s.getsockname()[1]
+print(torch.cuda.device_count(), port, len(os.sched_getaffinity(0)))
 EOF
   )" || true
   [[ -n $cores ]] || die 1 "'$python' cannot import torch: run \"make env\", or set PYTHON to an interpreter that can."
+  [[ $free_port != taken ]] || die 2 "port ${PORT:-} is in use; set PORT to another one, or leave it unset to get a free one."
   if ((visible == 0)); then
     # torchrun would give each process a single thread, and PyTorch alone all cores to each.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}
@@ -45,5 +54,6 @@ EOF
   # exec: a signal of the scheduler reaches the launcher, which passes it on to the processes.
   exec "$python" -m torch.distributed.run --nnodes="$nodes" --node-rank="$rank" --nproc-per-node="$gpus" \
     --master-addr="${MASTER_ADDR:-127.0.0.1}" --master-port="$port" \
+    --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
     "$root/tools/$script" "$@" --launcher pytorch
 }

@@ -6,4 +6,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/slurm_launch.sh"
 
 (($# >= 4)) || die 2 'usage: slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [arguments of test.py]'
 need_file config "$3"
-launch "$1" "$2" test.py "$3" "$4" "${@:5}"
+launch "$1" "$2" "work_dirs/$(basename "$3" .py)" test.py "$3" "$4" "${@:5}"

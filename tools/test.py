@@ -30,6 +30,8 @@ def main() -> None:
         cfg = cli.read_config(args)
         cfg.load_from = args.checkpoint
         cfg.resume = False
+        # Sharding initialises the model, which is loaded here; for predictions it fits whole.
+        cfg.pop('model_wrapper_cfg', None)
         if args.show or args.show_dir:
             cfg = trigger_visualization_hook(cfg, args)
         cli.check(cfg, ('test',), preflight=not args.no_preflight)

@@ -4,7 +4,8 @@ import argparse
 
 from mmengine.config import Config
 
-from mmdet_dinov2.engine import cli
+from mmdet_dinov2.engine import batch, cli, scaling
+from mmdet_dinov2.engine.checkpoint_hook import find_last_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,6 +17,24 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
     )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        '--auto-scale-world-size',
+        action='store_true',
+        help='rescale learning rate and iterations from reference_world_size of the config to the '
+        'number of processes, keeping the images per process',
+    )
+    size.add_argument(
+        '--keep-batch-size',
+        action='store_true',
+        help='accumulate gradients to reach auto_scale_lr.base_batch_size images a step',
+    )
+    parser.add_argument(
+        '--lr-rule',
+        choices=scaling.LR_RULES,
+        help='with --auto-scale-world-size, how the learning rate follows the number of processes; '
+        'linear for SGD and sqrt for other optimizers if not given',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -26,9 +45,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> None:
+def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
+    world_size = cli.launched_world_size(args.launcher)
     if args.amp:
         cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+    if args.lr_rule and not args.auto_scale_world_size:
+        raise ValueError('--lr-rule works with --auto-scale-world-size only')
+    if args.auto_scale_world_size:
+        cfg, rows = scaling.auto_scale_world_size(cfg, world_size, args.lr_rule)
+        if cli.is_main_process():
+            print(scaling.format_table(rows))
+    if args.keep_batch_size:
+        batch.keep_batch_size(cfg, world_size)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
@@ -36,16 +64,23 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> None:
                 'being the total batch size that its learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume:
+    if args.resume == 'auto':
+        last = find_last_checkpoint(cfg.work_dir)
+        cfg.resume = last is not None
+        cfg.load_from = last or cfg.get('load_from')
+        if last is None and cli.is_main_process():
+            print(f'nothing to go on from in {cfg.work_dir}: the training starts anew')
+    elif args.resume:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        cfg.load_from = args.resume
+    return cfg
 
 
 def main() -> None:
     args = parse_args()
     with cli.one_sentence_errors(every_error=True):
         cfg = cli.read_config(args)
-        apply_training_arguments(cfg, args)
+        cfg = apply_training_arguments(cfg, args)
         cli.check(cfg, ('train', 'val'), preflight=not args.no_preflight)
         runner = cli.build_runner(cfg)
     with cli.one_sentence_errors():

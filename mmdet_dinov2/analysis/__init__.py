@@ -1,0 +1,1 @@
+"""What helps to judge a run: before it, during it, after it."""

@@ -1,0 +1,51 @@
+"""Draws the learning rate of every parameter group. Usage: python tools/print_lr.py CONFIG"""
+
+import argparse
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+
+from mmdet_dinov2.analysis.lr_curves import describe_group, draw_lr_curves, lr_curves
+from mmdet_dinov2.engine import batch, cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Draw the learning rates of a training')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--epoch-length',
+        type=int,
+        help='optimizer steps of an epoch; read from the training data if not given',
+    )
+    parser.add_argument('--world-size', type=int, default=1, help='number of processes')
+    parser.add_argument('--out', help='picture file; lr_CONFIG.png in the work folder if not given')
+    cli.add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def epoch_length(cfg: Config, world_size: int) -> int:
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    accumulation = batch.check_accumulation(cfg.optim_wrapper)
+    images = batch.EffectiveBatch(world_size, cfg.train_dataloader.batch_size, accumulation).total
+    return -(-len(dataset) // images)
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        cfg = cli.read_config(args)
+        length = args.epoch_length
+        if length is None and 'max_epochs' in cfg.train_cfg:
+            length = epoch_length(cfg, args.world_size)
+        curves = lr_curves(cfg, length)
+        out = args.out or f'{cfg.work_dir}/lr_{cli.config_name(args)}.png'
+        draw_lr_curves(curves, out, cli.config_name(args))
+    print(f'{"first":>10}  {"highest":>10}  {"last":>10}  parameters')
+    for curve in curves:
+        rates = curve.rates
+        print(f'{rates[0]:10.3g}  {rates.max():10.3g}  {rates[-1]:10.3g}  {describe_group(curve)}')
+    print(f'drawn: {out}')
+
+
+if __name__ == '__main__':
+    main()
