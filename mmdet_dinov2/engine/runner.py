@@ -38,6 +38,7 @@ from .checkpoints import build_checkpoint
 from .files import write_checkpoint
 from .fsdp import FullyShardedModel, clip_grad_norm
 from .loops import STEP_LOOPS
+from .reproducible import check_reproducible, use_reproducible_algorithms
 
 
 @RUNNERS.register_module()
@@ -51,6 +52,7 @@ class DetectionRunner(Runner):
     - An evaluator without ``ann_file`` reads that of its data set.
     - With gradient accumulation an iteration is an optimizer step, not a micro-batch.
     - The effective batch and the learning rate of each parameter group are logged at the start.
+    - ``reproducible=True`` makes every operation add in a fixed order.
     - The TensorBoard backend of a config is left out where TensorBoard is not installed.
 
     Chosen by ``runner_type='DetectionRunner'`` in a config.
@@ -107,6 +109,8 @@ class DetectionRunner(Runner):
 
     def setup_env(self, env_cfg: dict) -> None:
         """Sets up the processes; see mmengine's ``Runner.setup_env``."""
+        if check_reproducible(self.cfg):
+            use_reproducible_algorithms()
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
             _init_cpu_processes(self.launcher)
         super().setup_env(env_cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,15 +36,30 @@ def interpolate_pos_embed(
         )
     if size == (side, side):
         return pos_embed[0].float()
-    grid = pos_embed.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+    with torch.autocast(pos_embed.device.type, enabled=False):
+        rows, cols = (_axis_weights(side, n, antialias, offset, pos_embed.device) for n in size)
+        grid = pos_embed[0].float().unflatten(0, (side, side))
+        return torch.einsum('hi,ijc,wj->hwc', rows, grid, cols).flatten(0, 1)
+
+
+def _axis_weights(
+    side: int, size: int, antialias: bool, offset: float, device: torch.device
+) -> Tensor:
+    """Weights of the old cells in each new cell along one axis, shape (size, side).
+
+    Bicubic interpolation is a matrix along each axis: its answers to unit vectors. Multiplying by
+    it gives the same result as interpolating, with a gradient whose sums have a fixed order, which
+    that of ``F.interpolate`` does not have on CUDA.
+    """
+    units = torch.eye(side, device=device)[None, None]
     if offset:
-        scale = tuple((n + offset) / side for n in size)
-        out = F.interpolate(grid, scale_factor=scale, mode='bicubic', antialias=antialias)
+        scale = ((size + offset) / side, 1.0)
+        out = F.interpolate(units, scale_factor=scale, mode='bicubic', antialias=antialias)
     else:
-        out = F.interpolate(grid, size=size, mode='bicubic', antialias=antialias)
-    if tuple(out.shape[-2:]) != size:
+        out = F.interpolate(units, size=(size, side), mode='bicubic', antialias=antialias)
+    if out.shape[2] != size:
         raise ValueError(
-            f'pos_embed_offset={offset} gives a grid of {tuple(out.shape[-2:])} instead of {size}; '
+            f'pos_embed_offset={offset} gives {out.shape[2]} rows or columns instead of {size}; '
             'it must lie in [0, 1)'
         )
-    return out[0].flatten(1).T
+    return out[0, 0]

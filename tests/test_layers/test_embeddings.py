@@ -55,6 +55,28 @@ def test_positions_equal_bicubic_interpolation_by_definition(size, offset):
     torch.testing.assert_close(got.view(*size, 4).double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('antialias', [False, True])
+@pytest.mark.parametrize('size', [(5, 9), (3, 2)])
+def test_gradients_of_positions_are_those_of_interpolating_in_two_dimensions(size, antialias):
+    pos_embed = torch.randn(1, 36, 4, requires_grad=True)
+    weight = torch.randn(size[0] * size[1], 4)
+    got = torch.autograd.grad(
+        (interpolate_pos_embed(pos_embed, size, antialias, 0.0) * weight).sum(), pos_embed
+    )[0]
+    grid = pos_embed.view(1, 6, 6, 4).permute(0, 3, 1, 2)
+    maps = F.interpolate(grid, size=size, mode='bicubic', antialias=antialias)
+    expected = torch.autograd.grad((maps[0].flatten(1).T * weight).sum(), pos_embed)[0]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_stay_in_fp32_under_autocast():
+    pos_embed = torch.randn(1, 36, 4)
+    expected = interpolate_pos_embed(pos_embed, (5, 7), False, 0.1)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        got = interpolate_pos_embed(pos_embed, (5, 7), False, 0.1)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 def test_positions_of_the_published_grid_are_untouched():
     pos_embed = torch.randn(1, 36, 4)
     got = interpolate_pos_embed(pos_embed, (6, 6), antialias=False, offset=0.1)

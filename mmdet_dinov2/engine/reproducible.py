@@ -1,0 +1,38 @@
+"""Runs that give the same bits when they are repeated."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from mmengine.config import Config
+
+from ..errors import InputError
+
+
+def check_reproducible(cfg: Config) -> bool:
+    """Whether a config asks for ``reproducible=True``.
+
+    Raises:
+        InputError: If it is neither True nor False, or if the config fixes no seed.
+    """
+    reproducible = cfg.get('reproducible', False)
+    if not isinstance(reproducible, bool):
+        raise InputError(f'reproducible must be True or False, but is {reproducible!r}')
+    if reproducible and (cfg.get('randomness') or {}).get('seed') is None:
+        raise InputError(
+            'reproducible=True needs a fixed seed; set randomness=dict(seed=0) or another number'
+        )
+    return reproducible
+
+
+def use_reproducible_algorithms() -> None:
+    """Makes PyTorch take algorithms that add in a fixed order, where it has them.
+
+    Has to be called before the first operation on a GPU. Operations without such an algorithm warn:
+    those of this project that would are exact (sums of ones) or have another implementation.
+    """
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
