@@ -35,6 +35,7 @@ from .batch import (
     describe_training_batch,
 )
 from .checkpoints import build_checkpoint
+from .config_format import load_yapf
 from .files import write_checkpoint
 from .fsdp import FullyShardedModel, clip_grad_norm
 from .loops import STEP_LOOPS
@@ -73,6 +74,7 @@ class DetectionRunner(Runner):
         return super().from_cfg(cfg)
 
     def __init__(self, *args, train_dataloader=None, optim_wrapper=None, **kwargs) -> None:
+        load_yapf()  # before mmengine formats the config
         self.accumulative_counts = 1
         # Set by signal handlers; agreed on by all processes at the end of a step.
         self.stop_requested = False
