@@ -11,7 +11,7 @@ RUN = @PYTHON="$$($(BIN) -c 'import sys; print(sys.executable)')"
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format env clean FORCE
+.PHONY: help quickstart test lint format docs env clean FORCE
 
 help:  ## show this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ format: $(VENV)/.done-lint  ## repair what ruff can repair
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
 
+docs: $(VENV)/.done-docs  ## build the documentation into build/site
+	$(BIN) -m mkdocs build
+
 env: $(VENV)/.done-env  ## install the tested set of packages, compile mmcv's operators
 
 clean:  ## remove .venv, caches and build leftovers; results in work_dirs/ stay
@@ -48,5 +51,8 @@ $(VENV)/.done-tests: $(VENV)/.done-env requirements/tests.txt
 
 $(VENV)/.done-lint: requirements/lock.txt
 	$(SETUP) lint
+
+$(VENV)/.done-docs: requirements/docs.txt requirements/lock.txt
+	$(SETUP) docs
 
 FORCE:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create or complete the virtual environment: tools/setup_env.sh lint|env|tests
+# Create or complete the virtual environment: tools/setup_env.sh lint|env|tests|docs
 #
 #   lint   ruff alone
 #   env    all that training and evaluation need, and this package in editable mode
@@ -18,7 +18,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
 part=${1:-}
-[[ $part =~ ^(lint|env|tests)$ ]] || die 2 'usage: setup_env.sh lint|env|tests'
+[[ $part =~ ^(lint|env|tests|docs)$ ]] || die 2 'usage: setup_env.sh lint|env|tests|docs'
 [[ ${MMCV_OPS:-cpu} =~ ^(cpu|cuda)$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda."
 venv=${VENV:-.venv}
 lock=requirements/lock.txt
@@ -255,6 +255,7 @@ case $part in
   lint) step 'Installing ruff' pip install -c "$lock" ruff ;;
   env) install_env ;;
   tests) step 'Installing what the tests need' pip install -c "$lock" -r requirements/tests.txt ;;
+  docs) step 'Installing what builds the documentation' pip install -c "$lock" -r requirements/docs.txt ;;
 esac
 touch "$stamp"
 if [[ $part == env ]]; then

@@ -85,6 +85,16 @@ def test_two_nodes_train(slurm, undisturbed):
     assert losses_of(undisturbed / 'nodes') == losses_of(undisturbed / 'work')
 
 
+def test_two_tasks_test(slurm, undisturbed):
+    result = run_script(
+        ROOT / 'tools/slurm_test.sh', 'debug', 'test', undisturbed / 'tiny.py',
+        undisturbed / 'work/epoch_3.pth', '--work-dir', undisturbed / 'test',
+        cwd=undisturbed, env=slurm,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert 'coco/bbox_mAP' in result.stdout + result.stderr
+
+
 @pytest.mark.parametrize(
     'hook',
     [
