@@ -2,6 +2,7 @@
 
 from .attention import Attention, segment_attention
 from .block import Block, LayerScale, Mlp, SwiGLU
+from .deformable_attention import deformable_attention, triton_problem
 from .padding import padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import interpolate_pos_embed
@@ -16,11 +17,13 @@ __all__ = [
     'Segments',
     'SwiGLU',
     'TokenLayout',
+    'deformable_attention',
     'extract_patches',
     'interpolate_pos_embed',
     'padding_mask',
     'resample_patch_kernel',
     'segment_attention',
+    'triton_problem',
     'valid_cells',
     'zero_padding',
 ]

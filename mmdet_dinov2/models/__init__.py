@@ -1,5 +1,6 @@
 """Models in mmdet's registry."""
 
+from .deformable_attention import DeformableAttention
 from .dino import PaddingAwareDINO
 from .dino_head import BatchedDINOHead
 from .dinov2 import DINOv2
@@ -10,6 +11,7 @@ __all__ = [
     'BatchedDINOHead',
     'BatchedHungarianAssigner',
     'DINOv2',
+    'DeformableAttention',
     'PaddingAwareDINO',
     'SimpleFeaturePyramid',
 ]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..layers import padding_mask, valid_cells
 from ..sample_meta import sample_seeds
+from .deformable_attention import use_deformable_attention
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder, level_centers
@@ -46,14 +47,23 @@ class PaddingAwareDINO(DINO):
     Args:
         *args: As for mmdet's ``DINO``.
         dn_cfg: As for mmdet's ``DINO``, and ``max_boxes`` of :class:`DenoisingQueryGenerator`.
+        deformable_attention: How encoder and decoder sample the levels: 'auto', 'triton', 'mmcv' or
+            'pytorch'; see :func:`.deformable_attention.choose_implementation`.
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
+        InputError: If there is no such implementation of deformable attention.
         ValueError: If backbone and neck do not offer this, or the number of levels contradicts
             ``num_feature_levels``.
     """
 
-    def __init__(self, *args, dn_cfg: dict | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        dn_cfg: dict | None = None,
+        deformable_attention: str = 'auto',
+        **kwargs,
+    ) -> None:
         dn_cfg = dict(dn_cfg or {})
         max_boxes = dn_cfg.pop('max_boxes', None)
         super().__init__(*args, dn_cfg=dn_cfg, **kwargs)
@@ -73,6 +83,7 @@ class PaddingAwareDINO(DINO):
                 f'num_feature_levels={self.num_feature_levels}; set both, and num_levels of the '
                 'attention in encoder and decoder, to the same number'
             )
+        use_deformable_attention(self, deformable_attention)
 
     def _init_layers(self) -> None:
         encoder_cfg, decoder_cfg = self.encoder, self.decoder

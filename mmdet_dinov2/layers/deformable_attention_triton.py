@@ -1,0 +1,249 @@
+"""Multi-scale deformable attention as Triton kernels, forward and backward.
+
+A program computes one head of a block of queries. For each sampling point it gathers the four
+neighbouring rows of values, which lie side by side in memory for a head, so that nothing is written
+but the result. The sizes of the images are arguments at run time: only the dtype of the values, the
+numbers of heads, levels and points and the head dimension lead to another compilation.
+
+Import this module only where it is used: Triton exists on Linux only.
+"""
+
+# Annotations must stay objects (no `from __future__ import annotations`): Triton's interpreter
+# recognises `tl.constexpr` by identity.
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Elements of a block of queries x head dimension: 16 bytes of bf16 for each of 128 threads.
+_BLOCK_ELEMENTS = 1024
+_NUM_WARPS = 4
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Computes the output; see :func:`.deformable_attention.deformable_attention`.
+
+    Args:
+        value: Shape (B, N, heads, head_dim), contiguous, fp32, fp16 or bf16.
+        shapes: Height and width of the levels, shape (levels, 2), int64.
+        locations: Shape (B, Q, heads, levels, points, 2), contiguous, fp32.
+        weights: Shape (B, Q, heads, levels, points), contiguous, fp32.
+
+    Returns:
+        Shape (B, Q, heads * head_dim), in the dtype of the values.
+
+    Raises:
+        ValueError: If the values are float64.
+    """
+    _check_dtype(value)
+    batch, queries, heads = weights.shape[:3]
+    output = value.new_empty(batch, queries, heads * value.shape[3])
+    if output.numel():
+        grid, constants = _launch_plan(value, weights)
+        with torch.cuda.device_of(value):
+            _forward_kernel[grid](
+                value, shapes, locations, weights, output, queries, value.shape[1], **constants
+            )
+    return output
+
+
+def backward(
+    grad: Tensor, value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes the gradients of values, locations and weights from that of the output."""
+    _check_dtype(value)
+    # Many queries add to the same value: in fp32, by atomic additions.
+    grad_value = torch.zeros_like(value, dtype=torch.float32)
+    grad_locations, grad_weights = torch.empty_like(locations), torch.empty_like(weights)
+    if grad.numel():
+        grid, constants = _launch_plan(value, weights)
+        with torch.cuda.device_of(value):
+            _backward_kernel[grid](
+                grad,
+                value,
+                shapes,
+                locations,
+                weights,
+                grad_value,
+                grad_locations,
+                grad_weights,
+                weights.shape[1],
+                value.shape[1],
+                **constants,
+            )
+    return grad_value.to(value.dtype), grad_locations, grad_weights
+
+
+def _check_dtype(value: Tensor) -> None:
+    if value.dtype not in _DTYPES:
+        raise ValueError(
+            f'the Triton kernels compute on {_DTYPES}, the values are {value.dtype}; '
+            "use implementation='pytorch'"
+        )
+
+
+def _launch_plan(value: Tensor, weights: Tensor) -> tuple[tuple[int], dict]:
+    """Grid and constants of a launch."""
+    batch, queries, heads, levels, points = weights.shape
+    dim = value.shape[3]
+    block_dim = triton.next_power_of_2(dim)
+    block_queries = max(1, _BLOCK_ELEMENTS // block_dim)
+    constants = dict(
+        HEADS=heads,
+        LEVELS=levels,
+        POINTS=points,
+        DIM=dim,
+        BLOCK_QUERIES=block_queries,
+        BLOCK_DIM=block_dim,
+        num_warps=_NUM_WARPS,
+    )
+    return (batch * heads * triton.cdiv(queries, block_queries),), constants
+
+
+@triton.jit
+def _program(num_queries, HEADS: tl.constexpr, BLOCK_QUERIES: tl.constexpr):
+    """Image, head and queries of this program; heads vary fastest, they share cache lines."""
+    program = tl.program_id(0)
+    blocks = tl.cdiv(num_queries, BLOCK_QUERIES)
+    block = program // HEADS % blocks
+    image = program // HEADS // blocks
+    query = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    return image.to(tl.int64), program % HEADS, query
+
+
+@triton.jit
+def _neighbours(location, size):
+    """Number of the lower neighbour and distance from it; far outside stays outside."""
+    size = size.to(tl.float32)
+    position = location * size - 0.5
+    # Larger numbers would not fit into an integer; at -2 and size + 1 no neighbour is inside.
+    position = tl.minimum(tl.maximum(position, -2.0), size + 1.0)
+    lower = tl.floor(position)
+    return lower.to(tl.int32), position - lower
+
+
+@triton.jit(do_not_specialize=['num_queries', 'num_values'])
+def _forward_kernel(
+    value_ptr,
+    shapes_ptr,
+    locations_ptr,
+    weights_ptr,
+    output_ptr,
+    num_queries,
+    num_values,
+    HEADS: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    image, head, query = _program(num_queries, HEADS, BLOCK_QUERIES)
+    exists = query < num_queries
+    channel = tl.arange(0, BLOCK_DIM)
+    in_head = channel < DIM
+    STRIDE: tl.constexpr = HEADS * DIM
+    values = value_ptr + image * num_values * STRIDE + head * DIM
+    row = (image * num_queries + query) * HEADS + head
+    result = tl.zeros((BLOCK_QUERIES, BLOCK_DIM), dtype=tl.float32)
+    start = 0
+    for level in range(LEVELS):
+        height = tl.load(shapes_ptr + 2 * level).to(tl.int32)
+        width = tl.load(shapes_ptr + 2 * level + 1).to(tl.int32)
+        # Levels that do not fit would be read from beyond the values.
+        valid = exists & (start + height * width <= num_values)
+        for i in tl.static_range(POINTS):
+            point = (row * LEVELS + level) * POINTS + i
+            x = tl.load(locations_ptr + 2 * point, mask=exists, other=0.0)
+            y = tl.load(locations_ptr + 2 * point + 1, mask=exists, other=0.0)
+            weight = tl.load(weights_ptr + point, mask=exists, other=0.0)
+            left, to_right = _neighbours(x, width)
+            top, to_bottom = _neighbours(y, height)
+            for j in tl.static_range(2):
+                y_share = to_bottom if j == 1 else 1 - to_bottom
+                y_inside = valid & (top + j >= 0) & (top + j < height)
+                for k in tl.static_range(2):
+                    x_share = to_right if k == 1 else 1 - to_right
+                    inside = y_inside & (left + k >= 0) & (left + k < width)
+                    cell = (start + (top + j) * width + left + k).to(tl.int64)
+                    rows = tl.load(
+                        values + cell[:, None] * STRIDE + channel[None, :],
+                        mask=inside[:, None] & in_head[None, :],
+                        other=0.0,
+                    )
+                    result += (weight * y_share * x_share)[:, None] * rows.to(tl.float32)
+        start += height * width
+    outputs = output_ptr + row[:, None] * DIM + channel[None, :]
+    mask = exists[:, None] & in_head[None, :]
+    tl.store(outputs, result.to(output_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=['num_queries', 'num_values'])
+def _backward_kernel(
+    grad_ptr,
+    value_ptr,
+    shapes_ptr,
+    locations_ptr,
+    weights_ptr,
+    grad_value_ptr,
+    grad_locations_ptr,
+    grad_weights_ptr,
+    num_queries,
+    num_values,
+    HEADS: tl.constexpr,
+    LEVELS: tl.constexpr,
+    POINTS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_QUERIES: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
+):
+    image, head, query = _program(num_queries, HEADS, BLOCK_QUERIES)
+    exists = query < num_queries
+    channel = tl.arange(0, BLOCK_DIM)
+    in_head = channel < DIM
+    STRIDE: tl.constexpr = HEADS * DIM
+    values = value_ptr + image * num_values * STRIDE + head * DIM
+    grads = grad_value_ptr + image * num_values * STRIDE + head * DIM
+    row = (image * num_queries + query) * HEADS + head
+    mask = exists[:, None] & in_head[None, :]
+    grad_rows = grad_ptr + row[:, None] * DIM + channel[None, :]
+    grad = tl.load(grad_rows, mask=mask, other=0.0).to(tl.float32)
+    start = 0
+    for level in range(LEVELS):
+        height = tl.load(shapes_ptr + 2 * level).to(tl.int32)
+        width = tl.load(shapes_ptr + 2 * level + 1).to(tl.int32)
+        valid = exists & (start + height * width <= num_values)
+        for i in tl.static_range(POINTS):
+            point = (row * LEVELS + level) * POINTS + i
+            x = tl.load(locations_ptr + 2 * point, mask=exists, other=0.0)
+            y = tl.load(locations_ptr + 2 * point + 1, mask=exists, other=0.0)
+            weight = tl.load(weights_ptr + point, mask=exists, other=0.0)
+            left, to_right = _neighbours(x, width)
+            top, to_bottom = _neighbours(y, height)
+            weighted = weight[:, None] * grad
+            to_x = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)
+            to_y = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)
+            to_weight = tl.zeros((BLOCK_QUERIES,), dtype=tl.float32)
+            for j in tl.static_range(2):
+                y_share = to_bottom if j == 1 else 1 - to_bottom
+                y_inside = valid & (top + j >= 0) & (top + j < height)
+                for k in tl.static_range(2):
+                    x_share = to_right if k == 1 else 1 - to_right
+                    inside = y_inside & (left + k >= 0) & (left + k < width)
+                    cell = (start + (top + j) * width + left + k).to(tl.int64)
+                    offsets = cell[:, None] * STRIDE + channel[None, :]
+                    mask = inside[:, None] & in_head[None, :]
+                    rows = tl.load(values + offsets, mask=mask, other=0.0).to(tl.float32)
+                    # The gradient of the share of this neighbour.
+                    product = tl.sum(rows * grad, axis=1)
+                    to_weight += y_share * x_share * product
+                    to_x += (2 * k - 1) * y_share * product
+                    to_y += (2 * j - 1) * x_share * product
+                    rows = (y_share * x_share)[:, None] * weighted
+                    tl.atomic_add(grads + offsets, rows, mask=mask, sem='relaxed')
+            tl.store(grad_locations_ptr + 2 * point, to_x * weight * width, mask=exists)
+            tl.store(grad_locations_ptr + 2 * point + 1, to_y * weight * height, mask=exists)
+            tl.store(grad_weights_ptr + point, to_weight, mask=exists)
+        start += height * width
