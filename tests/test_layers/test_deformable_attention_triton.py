@@ -3,6 +3,12 @@
 The interpreter takes a quarter of a second for a sampling point, so the inputs are small.
 """
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -115,3 +121,23 @@ def test_sizes_do_not_lead_to_compilation_on_a_gpu():
         compare(sampling_inputs(size, size, 2, 32, shapes=[(size, size), (1, 16)], device=DEVICE))
         counts.append(compiled())
     assert counts[0] == counts[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('capability', [80, 90])
+def test_kernels_are_compiled_for_gpus_that_are_not_here(capability, tmp_path):
+    """Down to machine code, with vector loads, and vector additions where the GPU has them."""
+    script = Path(__file__).with_name('compile_kernels.py')
+    environment = {**os.environ, 'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, str(script), str(capability)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    forward, backward = json.loads(result.stdout.splitlines()[-1])
+    assert forward['ld.global.v4.b32'] == 16  # 4 points x 4 neighbours x 8 bf16 at once
+    added = 'atom.global.gpu.relaxed.add.v4.f32'
+    assert (added in backward) == (capability >= 90)
