@@ -3,8 +3,8 @@
 An output row is a sum of value rows, weighted by attention and bilinear interpolation: a product
 with a sparse matrix that has four entries for each sampling point. The gradient of the values is
 the product with its transpose. Nothing but row numbers and weights of a few images at a time is
-kept, where ``grid_sample`` makes a row of values for each point. On a CPU no sum depends on the
-order in which threads arrive: all runs give the same bits.
+kept, where ``grid_sample`` makes a row of values for each point. No sum depends on the order in
+which threads arrive: all runs give the same bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to so many cells of an image a dense matrix product is faster than gathering rows.
+# Up to so many cells of an image a dense matrix product is faster on a CPU than gathering rows. (On
+# CUDA, filling the matrix would add in no fixed order.)
 _MAX_DENSE_CELLS = 512
 # Images are taken together until their matrix has so many entries: a batch of small images should
 # not be many calls, a batch of large ones should not take much memory.
@@ -67,13 +68,16 @@ def backward(
 
 def _parts(value: Tensor, weights: Tensor) -> list[slice]:
     """Groups of images that are computed at once; none if there is nothing to compute."""
-    batch, cells = value.shape[:2]
     if not value.numel() or not weights.numel():
         return []
     rows, points = weights[0, ..., 0, 0].numel(), weights[0, 0, 0].numel()
-    entries = rows * (cells if cells <= _MAX_DENSE_CELLS else 4 * points)
+    entries = rows * (value.shape[1] if _is_dense(value) else 4 * points)
     size = max(1, _ENTRIES_AT_ONCE.get(value.device.type, 2**22) // entries)
-    return [slice(i, i + size) for i in range(0, batch, size)]
+    return [slice(i, i + size) for i in range(0, len(value), size)]
+
+
+def _is_dense(value: Tensor) -> bool:
+    return value.device.type == 'cpu' and value.shape[1] <= _MAX_DENSE_CELLS
 
 
 def _flat(weights: Tensor) -> Tensor:
@@ -142,7 +146,7 @@ class _Axis:
 
 
 def _matrix(value: Tensor, weights: Tensor) -> _Dense | _Sparse:
-    kind = _Dense if value.shape[1] <= _MAX_DENSE_CELLS else _Sparse
+    kind = _Dense if _is_dense(value) else _Sparse
     return kind(value.to(weights.dtype), weights.shape[1])
 
 

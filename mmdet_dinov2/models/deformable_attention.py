@@ -31,7 +31,6 @@ class Choice:
     reason: str
 
 
-@functools.cache
 def choose_implementation(
     device: torch.device, dtype: torch.dtype = torch.float32, requested: str = 'auto'
 ) -> Choice:
@@ -46,7 +45,8 @@ def choose_implementation(
             compiler such as gcc, but no CUDA compiler. 'mmcv': mmcv's operator, on CUDA where mmcv
             was compiled for it; fp16 and bf16 values are converted to fp32, since it would round
             the sampling locations to the dtype of the values. 'pytorch': everywhere. 'auto': the
-            first of these that can run.
+            first of these that can run. The first two add gradients in no fixed order, so they do
+            not run on CUDA under ``torch.use_deterministic_algorithms(True)``.
 
     Returns:
         The choice.
@@ -54,8 +54,18 @@ def choose_implementation(
     Raises:
         InputError: If the requested implementation is unknown or cannot run.
     """
+    return _choose(device, dtype, requested, torch.are_deterministic_algorithms_enabled())
+
+
+@functools.cache
+def _choose(device: torch.device, dtype: torch.dtype, requested: str, fixed_order: bool) -> Choice:
     _known(requested)
     problems = dict(triton=triton_problem(device, dtype), mmcv=_mmcv_problem(device), pytorch=None)
+    if fixed_order and device.type == 'cuda':
+        unordered = (
+            'it adds gradients in no fixed order, and deterministic algorithms are asked for'
+        )
+        problems.update(triton=unordered, mmcv=unordered)
     if requested != 'auto':
         if problems[requested]:
             raise InputError(

@@ -8,7 +8,11 @@ from mmdet.registry import MODELS
 
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models import DeformableAttention, deformable_attention
-from mmdet_dinov2.models.deformable_attention import choose_implementation, use_deformable_attention
+from mmdet_dinov2.models.deformable_attention import (
+    _choose,
+    choose_implementation,
+    use_deformable_attention,
+)
 
 from ..tiny import detector_cfg, randomize, tiny_detector
 
@@ -148,9 +152,12 @@ def test_what_cannot_run_is_said():
 def test_the_first_that_runs_on_cuda_is_taken(monkeypatch, triton, cuda, expected, reason):
     monkeypatch.setattr(deformable_attention, 'triton_problem', lambda device, dtype: triton)
     monkeypatch.setattr(deformable_attention, 'get_compiling_cuda_version', lambda: cuda)
-    choice = choose_implementation.__wrapped__(torch.device('cuda', 0), torch.bfloat16)
+    gpu = torch.device('cuda', 0)
+    choice = _choose.__wrapped__(gpu, torch.bfloat16, 'auto', False)
     assert choice.name == expected
     assert re.search(reason, choice.reason)
+    ordered = _choose.__wrapped__(gpu, torch.bfloat16, 'auto', True)
+    assert ordered.name == 'pytorch' and 'no fixed order' in ordered.reason
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
