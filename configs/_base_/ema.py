@@ -1,3 +1,6 @@
-"""Exponential moving average of the weights, 0.9999 per step, evaluated and saved beside them."""
+"""Exponential moving average of the weights, 0.9999 per step, evaluated and saved beside them.
 
-custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.0001)]
+Frozen weights are their own average: they are neither copied nor averaged.
+"""
+
+custom_hooks = [dict(type='DetectionEMAHook', ema_type='ExpMomentumEMA', momentum=0.0001)]

@@ -1,6 +1,7 @@
 """Training engine: runner, loops, optimizer wrappers, scaling, command line."""
 
 from .checkpoint_hook import DetectionCheckpointHook
+from .ema_hook import DetectionEMAHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
@@ -12,6 +13,7 @@ from .runner import DetectionRunner
 __all__ = [
     'Bf16OptimWrapper',
     'DetectionCheckpointHook',
+    'DetectionEMAHook',
     'DetectionLogProcessor',
     'DetectionOptimWrapperConstructor',
     'DetectionRunner',

@@ -33,7 +33,7 @@ class FullyShardedModel(nn.Module):
             which saves memory and costs one more gathering for the backward pass.
 
     Raises:
-        InputError: If ``reduce_dtype`` is unknown.
+        InputError: If ``reduce_dtype`` is unknown, or frozen weights shall be held in bf16.
     """
 
     def __init__(
@@ -47,6 +47,11 @@ class FullyShardedModel(nn.Module):
             raise InputError(
                 f'reduce_dtype of model_wrapper_cfg must be one of {sorted(_DTYPES)}, but is '
                 f'{reduce_dtype!r}'
+            )
+        if any(getattr(part, 'frozen_in_bf16', False) for part in module.modules()):
+            raise InputError(
+                "frozen_dtype='bfloat16' does not work with FullyShardedModel, which divides frozen "
+                'weights over the processes; leave one of them out'
             )
         device = next(module.parameters()).device
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))

@@ -66,8 +66,14 @@ class DetectionRunner(Runner):
         fill_evaluator_ann_file(cfg)
         _drop_missing_tensorboard(cfg)
         sharded = (cfg.get('model_wrapper_cfg') or {}).get('type') == 'FullyShardedModel'
-        if sharded and any(hook['type'] == 'EMAHook' for hook in cfg.get('custom_hooks') or []):
-            raise InputError('EMAHook does not work with FullyShardedModel; leave one of them out')
+        for hook in cfg.get('custom_hooks') or []:
+            if hook['type'] == 'EMAHook':
+                hook['type'] = 'DetectionEMAHook'
+            if sharded and hook['type'] == 'DetectionEMAHook':
+                raise InputError(
+                    'averaged weights (DetectionEMAHook) do not work with FullyShardedModel; leave '
+                    'one of them out'
+                )
         checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
         if checkpoint_hook and checkpoint_hook['type'] == 'CheckpointHook':
             checkpoint_hook['type'] = 'DetectionCheckpointHook'

@@ -35,7 +35,7 @@ _SCHEDULER_COUNTS = (
 # Hooks whose interval counts iterations unless `by_epoch` (the default of these hooks is True),
 # and those that always count iterations. The log interval is for the reader and stays.
 _BY_EPOCH_HOOKS = ('CheckpointHook', 'DetectionCheckpointHook')
-_EMA_HOOKS = ('EMAHook',)
+_EMA_HOOKS = ('EMAHook', 'DetectionEMAHook')
 _SIGNIFICANT_DIGITS = 10
 
 

@@ -1,8 +1,11 @@
 """Building blocks of the backbone: plain PyTorch, without registries and config dicts."""
 
+from . import recompute
 from .attention import Attention, segment_attention
 from .block import Block, LayerScale, Mlp, SwiGLU
+from .compiling import TokenwiseModule, compile_tokenwise, tokenwise
 from .deformable_attention import deformable_attention, triton_problem
+from .frozen import HoldsFrozenWeights
 from .padding import padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import interpolate_pos_embed
@@ -11,18 +14,23 @@ from .tokens import Segments, TokenLayout
 __all__ = [
     'Attention',
     'Block',
+    'HoldsFrozenWeights',
     'LayerScale',
     'Mlp',
     'PatchEmbed',
     'Segments',
     'SwiGLU',
     'TokenLayout',
+    'TokenwiseModule',
+    'compile_tokenwise',
     'deformable_attention',
     'extract_patches',
     'interpolate_pos_embed',
     'padding_mask',
+    'recompute',
     'resample_patch_kernel',
     'segment_attention',
+    'tokenwise',
     'triton_problem',
     'valid_cells',
     'zero_padding',

@@ -112,6 +112,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
         """Attends within segments; x and the result have shape (T, C)."""
+        return self.proj(self.attend(self.qkv(x), segments))
+
+    def attend(self, qkv: Tensor, segments: Segments) -> Tensor:
+        """The part between the linear layers: from (T, 3 * C) to (T, C)."""
         # (T, 3 * C) -> 3 x (T, heads, head_dim)
-        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, self.head_dim).unbind(1)
-        return self.proj(segment_attention(q, k, v, segments).flatten(1))
+        q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
+        return segment_attention(q, k, v, segments).flatten(1)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention
+from .compiling import TokenwiseModule, tokenwise
 from .tokens import TokenLayout
 
 
@@ -51,7 +52,7 @@ class SwiGLU(nn.Module):
         return self.w3(F.silu(gate) * value)
 
 
-class Block(nn.Module):
+class Block(TokenwiseModule):
     """Pre-norm transformer block with LayerScale and stochastic depth per image.
 
     Stochastic depth computes a branch only for the images that keep it, so its cost falls by the
@@ -131,16 +132,31 @@ class Block(nn.Module):
             Token stream, shape (T, C).
         """
         if kept is None:
-            x = x + self._attention(x, layout)
-            return x + self._feed_forward(x, layout)
-        for branch, images in zip((self._attention, self._feed_forward), kept, strict=True):
-            index = layout.token_index(images, x.device)
-            residual = branch(x[index], layout.select(images)) / (1 - self.drop_path_rate)
-            x = x.index_add(0, index, residual.to(x.dtype))
-        return x
+            return self._add_branches(x, self._attend(x, layout))
+        scale = 1 / (1 - self.drop_path_rate)
+        with_attention, with_feed_forward = (layout.token_index(i, x.device) for i in kept)
+        attended = self._attend(x[with_attention], layout.select(kept[0]))
+        residual = self._attention_branch(attended) * scale
+        x = x.index_add(0, with_attention, residual.to(x.dtype))
+        residual = self._feed_forward_branch(x[with_feed_forward]) * scale
+        return x.index_add(0, with_feed_forward, residual.to(x.dtype))
 
-    def _attention(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        return self.ls1(self.attn(self.norm1(x), layout.segments(self.windowed)))
+    def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return self.attn.attend(self._qkv(x), layout.segments(self.windowed))
 
-    def _feed_forward(self, x: Tensor, layout: TokenLayout) -> Tensor:
+    @tokenwise
+    def _qkv(self, x: Tensor) -> Tensor:
+        return self.attn.qkv(self.norm1(x))
+
+    @tokenwise
+    def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self._attention_branch(attended)
+        return x + self._feed_forward_branch(x)
+
+    @tokenwise
+    def _attention_branch(self, attended: Tensor) -> Tensor:
+        return self.ls1(self.attn.proj(attended))
+
+    @tokenwise
+    def _feed_forward_branch(self, x: Tensor) -> Tensor:
         return self.ls2(self.mlp(self.norm2(x)))

@@ -11,7 +11,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor
 
-from ..layers import padding_mask, valid_cells
+from ..layers import compile_tokenwise, padding_mask, valid_cells
 from ..sample_meta import sample_seeds
 from .deformable_attention import use_deformable_attention
 from .denoising import DenoisingQueryGenerator
@@ -49,6 +49,8 @@ class PaddingAwareDINO(DINO):
         dn_cfg: As for mmdet's ``DINO``, and ``max_boxes`` of :class:`DenoisingQueryGenerator`.
         deformable_attention: How encoder and decoder sample the levels: 'auto', 'triton', 'mmcv' or
             'pytorch'; see :func:`.deformable_attention.choose_implementation`.
+        compiled: Whether what works on each token alone runs compiled by ``torch.compile``, in
+            backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`).
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
@@ -62,6 +64,7 @@ class PaddingAwareDINO(DINO):
         *args,
         dn_cfg: dict | None = None,
         deformable_attention: str = 'auto',
+        compiled: bool = False,
         **kwargs,
     ) -> None:
         dn_cfg = dict(dn_cfg or {})
@@ -84,9 +87,16 @@ class PaddingAwareDINO(DINO):
                 'attention in encoder and decoder, to the same number'
             )
         use_deformable_attention(self, deformable_attention)
+        if compiled:
+            compile_tokenwise(self)
 
     def _init_layers(self) -> None:
         encoder_cfg, decoder_cfg = self.encoder, self.decoder
+        # mmdet's encoder needs fairscale for num_cp, its decoder does not know it.
+        self.encoder, self.decoder = (
+            {key: value for key, value in cfg.items() if key != 'num_cp'}
+            for cfg in (encoder_cfg, decoder_cfg)
+        )
         super()._init_layers()
         self.encoder = PaddingAwareEncoder(**encoder_cfg)
         self.decoder = PaddingAwareDecoder(**decoder_cfg)

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from mmdet.models.layers import DinoTransformerDecoder
 from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, inverse_sigmoid
+from mmengine.model import ModuleList
 from torch import Tensor, nn
 
 from .dino_encoder import sampling_shift
 from .query_attention import QuerySelfAttention
+from .transformer_layers import DecoderLayer, recompute_first
 
 
 class PaddingAwareDecoder(DinoTransformerDecoder):
@@ -19,10 +21,24 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
     relative to the canvas, so that the same box gets another query beside a larger batch mate.
     Each coordinate gets ``embed_dims / 2`` channels, as in the paper's code and in the published
     mmdet weights. Reference points stay in fp32 under autocast.
+
+    Args:
+        *args: As for mmdet's ``DinoTransformerDecoder``.
+        num_cp: Number of layers, from the first, whose activations are recomputed in the backward
+            pass; -1 is none.
+        **kwargs: As for mmdet's ``DinoTransformerDecoder``.
+
+    Raises:
+        InputError: If there are fewer layers than ``num_cp``.
     """
+
+    def __init__(self, *args, num_cp: int = -1, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        recompute_first(self.layers, num_cp, 'decoder')
 
     def _init_layers(self) -> None:
         super()._init_layers()
+        self.layers = ModuleList(DecoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
         for layer in self.layers:
             layer.self_attn = QuerySelfAttention(**layer.self_attn_cfg)
         self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)

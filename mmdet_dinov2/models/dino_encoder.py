@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import torch
 from mmdet.models.layers import DeformableDetrTransformerEncoder
+from mmengine.model import ModuleList
 from torch import Tensor
+
+from .transformer_layers import EncoderLayer, recompute_first
 
 # Rounding errors of coordinates are a hundred times smaller.
 _SHIFT_IN_CELLS = 2.0**-10
 
 
 class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
-    """Deformable DETR encoder (arXiv:2010.04159) on levels that cover the same canvas."""
+    """Deformable DETR encoder (arXiv:2010.04159) on levels that cover the same canvas.
+
+    Args:
+        *args: As for mmdet's ``DeformableDetrTransformerEncoder``.
+        num_cp: Number of layers, from the first, whose activations are recomputed in the backward
+            pass; -1 is none. (mmdet needs fairscale for it.)
+        **kwargs: As for mmdet's ``DeformableDetrTransformerEncoder``.
+
+    Raises:
+        InputError: If there are fewer layers than ``num_cp``.
+    """
+
+    def __init__(self, *args, num_cp: int = -1, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        recompute_first(self.layers, num_cp, 'encoder')
+
+    def _init_layers(self) -> None:
+        self.layers = ModuleList(EncoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
+        self.embed_dims = self.layers[0].embed_dims
 
     @staticmethod
     def get_encoder_reference_points(

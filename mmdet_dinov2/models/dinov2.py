@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -12,15 +13,17 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
-from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import load_backbone
 from ..layers import (
     Block,
+    HoldsFrozenWeights,
     PatchEmbed,
     TokenLayout,
+    compile_tokenwise,
     extract_patches,
     interpolate_pos_embed,
+    recompute,
     valid_cells,
 )
 from .dinov2_archs import FFNS, resolve_arch
@@ -30,7 +33,7 @@ PRETRAIN_PATCH_SIZE = 14
 
 
 @MODELS.register_module()
-class DINOv2(BaseModule):
+class DINOv2(HoldsFrozenWeights, BaseModule):
     """DINOv2 ViT (arXiv:2304.07193) that computes on valid tokens only.
 
     The tokens of a batch run as one packed stream (see :mod:`mmdet_dinov2.layers.tokens`): padding
@@ -49,11 +52,16 @@ class DINOv2(BaseModule):
             models with registers.
         out_indices: Blocks whose output is returned; negative ones count from the end.
         frozen_stages: -1 trains everything, n >= 0 freezes the embeddings and the first n blocks,
-            'all' freezes the whole backbone.
+            'all' freezes the whole backbone. What is frozen runs without gradients.
+        frozen_dtype: 'bfloat16' holds the matrices of what is frozen in bf16 while the model
+            computes, and computes it under bf16 autocast, in tests too. Checkpoints stay fp32 (see
+            :class:`mmdet_dinov2.layers.HoldsFrozenWeights`). 'float32' holds them as they are.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first.
         window_size: Side of attention windows in tokens; 0 lets every block attend globally.
         global_attn_indexes: With windows, the blocks that attend globally.
         with_cp: Whether to recompute the activations of each trained block in the backward pass.
+        compiled: Whether what works on each token alone runs compiled by ``torch.compile`` (see
+            :mod:`mmdet_dinov2.layers.compiling`). ``PaddingAwareDINO`` has a switch for all.
         pos_embed_antialias: Antialiasing of the interpolated position embedding; None takes that
             of the published variant, which is True with registers and False without.
         pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None takes
@@ -74,10 +82,12 @@ class DINOv2(BaseModule):
         num_registers: int = 0,
         out_indices: int | Sequence[int] = -1,
         frozen_stages: int | str = -1,
+        frozen_dtype: str = 'float32',
         drop_path_rate: float = 0.0,
         window_size: int = 0,
         global_attn_indexes: Sequence[int] = (),
         with_cp: bool = False,
+        compiled: bool = False,
         pos_embed_antialias: bool | None = None,
         pos_embed_offset: float | None = None,
         norm_cfg: dict | None = None,
@@ -104,6 +114,7 @@ class DINOv2(BaseModule):
         self.window_size = window_size
         self.out_indices = _resolve_indices('out_indices', out_indices, depth)
         self.num_frozen_blocks, self.all_frozen = _resolve_frozen(frozen_stages, depth)
+        self.frozen_in_bf16 = _resolve_frozen_dtype(frozen_dtype, frozen_stages)
         self.antialias = bool(num_registers) if pos_embed_antialias is None else pos_embed_antialias
         default_offset = 0.0 if num_registers else 0.1
         self.offset = default_offset if pos_embed_offset is None else pos_embed_offset
@@ -132,9 +143,12 @@ class DINOv2(BaseModule):
         )
         self.norm = _build_norm(norm_cfg, dims)
         self._freeze()
+        if compiled:
+            compile_tokenwise(self)
 
     def init_weights(self) -> None:
         """Initialises as DINOv2 does, then loads what ``init_cfg`` names."""
+        self.release_frozen()
         trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.num_registers:
@@ -179,20 +193,20 @@ class DINOv2(BaseModule):
             tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
         )
         size = valid_cells([x.shape[-2:]], self.patch_size)[0]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._embeddings_frozen):
-            stream = self._embed(x, shapes, layout)
+        if self.frozen_in_bf16:
+            self.hold_frozen()
+        with self._precision(self._embeddings_frozen, x.device):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._embeddings_frozen):
+                stream = self._embed(x, shapes, layout)
         generators = sample_seeds and [torch.Generator().manual_seed(s) for s in sample_seeds]
         outputs = {}
         for i, block in enumerate(self.blocks):
             if i < self.num_frozen_blocks:
-                with torch.no_grad():
+                with torch.no_grad(), self._precision(True, x.device):
                     stream = block(stream, layout)
             else:
                 kept = block.draw_kept(len(shapes), generators)
-                if self.with_cp and torch.is_grad_enabled():
-                    stream = checkpoint(block, stream, layout, kept, use_reentrant=False)
-                else:
-                    stream = block(stream, layout, kept)
+                stream = recompute.call(block, stream, layout, kept, recompute=self.with_cp)
             if i in self.out_indices:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and not self.all_frozen):
                     outputs[i] = layout.to_maps(self.norm(stream), size)
@@ -222,6 +236,12 @@ class DINOv2(BaseModule):
             tokens = tokens + positions[layout.grids[i]].to(tokens.dtype)
             pieces += (prefix.to(tokens.dtype), layout.to_stream_order(tokens, i))
         return torch.cat(pieces)
+
+    def _precision(self, frozen: bool, device: torch.device) -> AbstractContextManager:
+        """What a part of the backbone computes under."""
+        if frozen and self.frozen_in_bf16:
+            return torch.autocast(device.type, torch.bfloat16)
+        return nullcontext()
 
     @property
     def _embeddings_frozen(self) -> bool:
@@ -315,6 +335,17 @@ def _resolve_frozen(frozen_stages: int | str, depth: int) -> tuple[int, bool]:
             f'{depth} (embeddings and all blocks)'
         )
     return frozen_stages, False
+
+
+def _resolve_frozen_dtype(frozen_dtype: str, frozen_stages: int | str) -> bool:
+    """Whether frozen matrices are held in bf16."""
+    if frozen_dtype not in ('float32', 'bfloat16'):
+        raise ValueError(f"frozen_dtype must be 'float32' or 'bfloat16', got {frozen_dtype!r}")
+    if frozen_dtype == 'bfloat16' and frozen_stages == -1:
+        raise ValueError(
+            "frozen_dtype='bfloat16' needs something frozen: set frozen_stages, or leave it out"
+        )
+    return frozen_dtype == 'bfloat16'
 
 
 def _resolve_global_blocks(

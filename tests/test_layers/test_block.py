@@ -58,8 +58,8 @@ def test_dropped_images_pass_and_kept_ones_are_scaled():
     torch.testing.assert_close(out[:first], stream[:first], rtol=0, atol=0)
     alone = layout.select([1])
     x = stream[first:]
-    x = x + block._attention(x, alone) / 0.75
-    x = x + block._feed_forward(x, alone) / 0.75
+    x = x + block.ls1(block.attn(block.norm1(x), alone.image_segments)) / 0.75
+    x = x + block.ls2(block.mlp(block.norm2(x))) / 0.75
     torch.testing.assert_close(out[first:], x)
 
 

@@ -1,0 +1,105 @@
+"""mmdet's layers of encoder and decoder, with recomputed activations and compiled parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmdet.models.layers import (
+    DeformableDetrTransformerDecoderLayer,
+    DeformableDetrTransformerEncoderLayer,
+)
+from torch import Tensor
+
+from ..errors import InputError
+from ..layers import TokenwiseModule, recompute, tokenwise
+
+
+class EncoderLayer(TokenwiseModule, DeformableDetrTransformerEncoderLayer):
+    """mmdet's encoder layer; attributes are set after it was built.
+
+    Attributes:
+        with_cp: Whether activations are recomputed in the backward pass.
+        compiled: Whether what follows the attention runs compiled.
+    """
+
+    with_cp = False
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        """Runs the layer; see mmdet's ``DetrTransformerEncoderLayer.forward``."""
+        return recompute.call(self._forward, *args, recompute=self.with_cp, **kwargs)
+
+    def _forward(
+        self, query: Tensor, query_pos: Tensor, key_padding_mask: Tensor | None, **kwargs
+    ) -> Tensor:
+        query = self.self_attn(
+            query=query,
+            key=query,
+            value=query,
+            query_pos=query_pos,
+            key_pos=query_pos,
+            key_padding_mask=key_padding_mask,
+            **kwargs,
+        )
+        return self._after_attention(query.flatten(0, 1)).view(query.shape)
+
+    @tokenwise
+    def _after_attention(self, tokens: Tensor) -> Tensor:
+        return self.norms[1](self.ffn(self.norms[0](tokens)))
+
+
+class DecoderLayer(TokenwiseModule, DeformableDetrTransformerDecoderLayer):
+    """mmdet's decoder layer; attributes are set after it was built.
+
+    Attributes:
+        with_cp: Whether activations are recomputed in the backward pass.
+        compiled: Whether what follows the attention to the image runs compiled.
+    """
+
+    with_cp = False
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        """Runs the layer; see mmdet's ``DetrTransformerDecoderLayer.forward``."""
+        return recompute.call(self._forward, *args, recompute=self.with_cp, **kwargs)
+
+    def _forward(
+        self,
+        query: Tensor,
+        value: Tensor,
+        query_pos: Tensor | None = None,
+        self_attn_mask: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        query = self.self_attn(query=query, query_pos=query_pos, attn_mask=self_attn_mask, **kwargs)
+        query = self.cross_attn(
+            query=self.norms[0](query),
+            value=value,
+            query_pos=query_pos,
+            key_padding_mask=key_padding_mask,
+            **kwargs,
+        )
+        return self._after_attention(query.flatten(0, 1)).view(query.shape)
+
+    @tokenwise
+    def _after_attention(self, tokens: Tensor) -> Tensor:
+        return self.norms[2](self.ffn(self.norms[1](tokens)))
+
+
+def recompute_first(layers: Sequence[EncoderLayer | DecoderLayer], num_cp: int, owner: str) -> None:
+    """Lets the first layers recompute their activations.
+
+    Args:
+        layers: All layers.
+        num_cp: Number of layers, mmdet's name for it; 0 and -1 are none.
+        owner: What has the layers, for the message.
+
+    Raises:
+        InputError: If there are not so many layers.
+    """
+    if isinstance(num_cp, bool) or not isinstance(num_cp, int) or not -1 <= num_cp <= len(layers):
+        raise InputError(
+            f'{owner}.num_cp must be the number of layers whose activations are recomputed, from '
+            f'-1 (none) to {len(layers)} (all), but is {num_cp!r}'
+        )
+    for layer in layers[: max(num_cp, 0)]:
+        layer.with_cp = True
