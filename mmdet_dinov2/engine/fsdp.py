@@ -50,8 +50,8 @@ class FullyShardedModel(nn.Module):
             )
         if any(getattr(part, 'frozen_in_bf16', False) for part in module.modules()):
             raise InputError(
-                "frozen_dtype='bfloat16' does not work with FullyShardedModel, which divides frozen "
-                'weights over the processes; leave one of them out'
+                "frozen_dtype='bfloat16' does not work with FullyShardedModel, which divides "
+                'frozen weights over the processes; leave one of them out'
             )
         device = next(module.parameters()).device
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))

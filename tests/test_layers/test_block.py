@@ -1,5 +1,10 @@
+import socket
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet_dinov2.layers import Block, SwiGLU, TokenLayout
 
@@ -71,17 +76,15 @@ def test_images_are_dropped_at_the_rate_whatever_the_batch(batch):
     assert abs(share - 0.7) < 0.02
 
 
-@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('batch', [1, 2, 4])
 def test_expectation_over_the_draws_is_the_block_without_drops(batch):
-    """Exact: the branches are linear in the draw, so four outcomes of one branch say it all."""
+    """Exact: with one branch the block is linear in the draw."""
     block = make_block(drop_path_rate=0.25)
     torch.nn.init.zeros_(block.ls2.gamma)  # leaves the attention branch
-    layout = TokenLayout(GRIDS[:batch], num_prefix=1)
+    layout = TokenLayout((GRIDS * 2)[:batch], num_prefix=1)
     stream = torch.randn(sum(layout.lengths), 16)
     expected = torch.zeros_like(stream)
-    for outcome in range(2**batch):
-        kept = tuple(i for i in range(batch) if outcome >> i & 1)
-        probability = 0.75 ** len(kept) * 0.25 ** (batch - len(kept))
+    for kept, probability in outcomes(batch):
         expected += probability * block(stream, layout, (kept, kept))
     torch.testing.assert_close(expected, block(stream, layout))
 
@@ -99,3 +102,100 @@ def test_all_dropped_keeps_the_parameters_in_the_graph():
     torch.testing.assert_close(out, stream, rtol=0, atol=0)
     out.sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in block.parameters())
+
+
+def outcomes(num_images, rate=0.25):
+    """All sets of kept images with their probabilities."""
+    for outcome in range(2**num_images):
+        kept = tuple(i for i in range(num_images) if outcome >> i & 1)
+        yield kept, (1 - rate) ** len(kept) * rate ** (num_images - len(kept))
+
+
+@pytest.mark.parametrize('batch', [1, 2, 4])
+def test_expected_cost_falls_by_the_drop_rate(batch):
+    """Counted in operations of linear layers and attention, on images of equal size."""
+    block = make_block(drop_path_rate=0.25)
+    layout = TokenLayout(((5, 4),) * batch, num_prefix=1)
+    stream = torch.randn(sum(layout.lengths), 16)
+
+    def cost(kept):
+        with FlopCounterMode(display=False) as counter:
+            block(stream, layout, kept)
+        return counter.get_total_flops()
+
+    expected = sum(p * cost((kept, kept)) for kept, p in outcomes(batch))
+    assert expected == pytest.approx(0.75 * cost(None), rel=1e-6)
+
+
+def test_a_kept_image_costs_and_gives_what_it_does_alone():
+    block = make_block(drop_path_rate=0.25)
+    layout = TokenLayout(GRIDS, num_prefix=1)
+    stream = torch.randn(sum(layout.lengths), 16)
+    start = 0
+    for image, length in enumerate(layout.lengths):
+        own = stream[start : start + length]
+        with FlopCounterMode(display=False) as together:
+            out = block(stream, layout, ((image,), (image,)))
+        with FlopCounterMode(display=False) as alone:
+            expected = block(own, layout.select([image]), ((0,), (0,)))
+        torch.testing.assert_close(out[start : start + length], expected)
+        assert together.get_total_flops() == alone.get_total_flops() > 0
+        start += length
+
+
+def _expected_gradients_on_a_rank(rank, port, queue):
+    """Gradients of DDP over all draws of two ranks with two images each, weighed."""
+    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    block, layouts, streams, weights = two_ranks()
+    parallel = nn.parallel.DistributedDataParallel(block)
+
+    def gradients(kept):
+        block.zero_grad()
+        (parallel(streams[rank], layouts[rank], kept) * weights[rank]).sum().backward()
+        return attention_gradients(block)
+
+    total = 0
+    for kept, probability in outcomes(4):
+        own = tuple(i - 2 * rank for i in kept if i // 2 == rank)
+        # All images of a rank are dropped in some draws: it still takes part in the reduction.
+        total = total + probability * gradients((own, own))
+    if rank == 0:
+        queue.put((total.tolist(), gradients(None).tolist()))
+    else:
+        gradients(None)
+    dist.destroy_process_group()
+
+
+def two_ranks():
+    """A block whose attention branch is all it does, and what each of two ranks feeds it."""
+    torch.manual_seed(0)
+    block = make_block(drop_path_rate=0.25)
+    nn.init.zeros_(block.ls2.gamma)
+    layouts = [TokenLayout(grids, num_prefix=1) for grids in (GRIDS, ((2, 2), (6, 3)))]
+    streams = [torch.randn(sum(layout.lengths), 16) for layout in layouts]
+    return block, layouts, streams, [torch.randn_like(stream) for stream in streams]
+
+
+def attention_gradients(block):
+    """Gradients that are linear in the draw."""
+    modules = (block.norm1, block.attn, block.ls1)
+    return torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])
+
+
+def test_expected_gradients_on_two_ranks_are_those_without_drops():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    processes = torch.multiprocessing.spawn(
+        _expected_gradients_on_a_rank, (port, queue), nprocs=2, join=False
+    )
+    expected, undropped = (torch.tensor(values) for values in queue.get())
+    processes.join()
+    torch.testing.assert_close(expected, undropped, rtol=1e-4, atol=1e-5)
+    # One process with all four images; DDP takes the mean of the ranks.
+    block, layouts, streams, weights = two_ranks()
+    for layout, stream, weight in zip(layouts, streams, weights, strict=True):
+        (block(stream, layout) * weight).sum().backward()
+    torch.testing.assert_close(expected, attention_gradients(block) / 2, rtol=1e-4, atol=1e-5)

@@ -210,6 +210,8 @@ def test_published_sizes_build(arch, num_registers):
         (dict(out_indices=()), 'at least one block'),
         (dict(frozen_stages=5), 'frozen_stages=5'),
         (dict(frozen_stages='none'), "frozen_stages='none'"),
+        (dict(frozen_dtype='bfloat16'), 'frozen_dtype=.bfloat16. needs something frozen'),
+        (dict(frozen_stages=1, frozen_dtype='half'), "'float32' or 'bfloat16', got 'half'"),
         (dict(img_size=100), 'img_size=100 must be a multiple of 14'),
         (dict(patch_size=0), 'patch_size must be a positive'),
         (dict(drop_path_rate=1.0), 'drop_path_rate=1.0'),
