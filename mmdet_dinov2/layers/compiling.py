@@ -74,7 +74,7 @@ def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         try:
             return function(self, *(_standalone(stream) for stream in streams))
         except BackendCompilerFailed as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = str(error.inner_exception).strip().splitlines()[0]
             raise InputError(
                 f'compiled=True does not work on this machine ({reason}): torch.compile needs a '
                 'C++ compiler such as g++ on a CPU, Triton and a C compiler such as gcc on a GPU; '

@@ -68,8 +68,6 @@ def test_what_is_held(pair, images):
         and not (name.startswith('blocks.') and int(name.split('.')[1]) >= frozen)
     }
     assert bf16 == expected
-    assert all(p.requires_grad == (p.dtype == torch.float32) for n, p in held.named_parameters()
-               if n in expected)  # fmt: skip
 
 
 @pytest.mark.parametrize('arch', ['small', 'giant'])

@@ -1,0 +1,135 @@
+"""Token-wise parts run compiled; how, is not noticed."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.layers import compile_tokenwise
+
+from ..tiny import pad_batch, tiny_backbone
+
+NUM_SIZES = 20
+
+
+@pytest.fixture
+def use_backend(monkeypatch):
+    """Sets the backend: 'aot_eager' is all of the compiler but for the code that it writes."""
+
+    def use(backend):
+        monkeypatch.setattr(sys.modules[compile_tokenwise.__module__], '_BACKEND', backend)
+        torch._dynamo.reset()
+        counters.clear()
+
+    yield use
+    torch._dynamo.reset()
+
+
+def batches():
+    """Batches of 1 to 3 images, of one size and of several, with 20 sizes and more."""
+    for index in range(NUM_SIZES):
+        sizes = [tuple(torch.randint(15, 120, (2,)).tolist()) for _ in range(1 + index % 3)]
+        if index % 5 == 1:
+            sizes = sizes[:1] * len(sizes)
+        canvas = tuple(max(size[axis] for size in sizes) for axis in (0, 1))
+        yield pad_batch([torch.randn(3, *size) for size in sizes], canvas), sizes
+
+
+def run(model, images, sizes, autocast=False):
+    """Features, and gradients where there are any."""
+    model.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        (out,) = model(images, sizes, range(len(sizes)))
+    if out.requires_grad:
+        out.float().square().sum().backward()
+    return [out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+TRAINED = dict(drop_path_rate=0.3, window_size=2, global_attn_indexes=(1, 3))
+PARTLY = dict(frozen_stages=2, frozen_dtype='bfloat16', with_cp=True)
+
+
+@pytest.mark.parametrize(
+    ('backend', 'options'),
+    [
+        ('aot_eager', TRAINED),
+        pytest.param('inductor', TRAINED, marks=pytest.mark.slow),
+        pytest.param('inductor', PARTLY, marks=pytest.mark.slow),
+    ],
+)
+def test_equals_the_model_without_and_is_not_compiled_for_each_size(use_backend, backend, options):
+    use_backend(backend)
+    plain = tiny_backbone(**options).train()
+    model = copy.deepcopy(plain)
+    assert compile_tokenwise(model) == 4
+    assert list(model.state_dict()) == list(plain.state_dict())
+    compiled = 0
+    for index, (images, sizes) in enumerate(batches()):
+        for got, expected in zip(run(model, images, sizes), run(plain, images, sizes), strict=True):
+            # bf16 is rounded in other places by compiled code.
+            tolerance = 0.02 if 'frozen_dtype' in options else 1e-4
+            assert (got - expected).norm() <= tolerance * expected.norm()
+        if index == 0:
+            compiled = counters['stats']['unique_graphs']
+    assert compiled > 0 and not counters['graph_break']
+    assert counters['stats']['unique_graphs'] - compiled <= 2
+
+
+@pytest.mark.slow
+def test_copies_and_autocast(use_backend):
+    use_backend('inductor')
+    model = tiny_backbone(compiled=True).train()
+    twin = copy.deepcopy(model)
+    assert all(block.compiled for block in twin.blocks)
+    images = torch.randn(2, 3, 60, 45)
+    plain = tiny_backbone().train()
+    plain.load_state_dict(twin.state_dict())
+    for got, expected in zip(
+        run(twin, images, [(60, 45)] * 2, autocast=True),
+        run(plain, images, [(60, 45)] * 2, autocast=True),
+        strict=True,
+    ):
+        assert (got - expected).norm() <= 0.03 * expected.norm()
+    assert counters['stats']['unique_graphs']
+
+
+def test_nothing_is_compiled_without_the_switch(use_backend):
+    use_backend('aot_eager')
+    run(tiny_backbone().train(), torch.randn(1, 3, 28, 28), [(28, 28)])
+    assert not counters['stats']['unique_graphs']
+
+
+def test_a_backend_that_fails_is_reported(use_backend):
+    def broken(graph, inputs):
+        raise RuntimeError('no compiler in /usr/bin')
+
+    use_backend(broken)
+    with pytest.raises(InputError, match=r'machine \(no compiler in /usr/bin\): .* compiled=False'):
+        tiny_backbone(compiled=True)(torch.randn(1, 3, 28, 28))
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_reported(tmp_path, root):
+    script = (
+        'import torch\n'
+        'from tests.tiny import tiny_backbone\n'
+        'tiny_backbone(compiled=True)(torch.randn(1, 3, 28, 28))\n'
+    )
+    environment = dict(
+        os.environ,
+        PYTHONPATH=str(root),
+        CUDA_VISIBLE_DEVICES='',
+        CXX=str(tmp_path / 'none'),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / 'cache'),
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', script], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    last = result.stderr.strip().splitlines()[-1]
+    assert 'InputError: compiled=True does not work' in last and 'C++ compiler' in last

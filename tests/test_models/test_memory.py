@@ -1,0 +1,144 @@
+"""What saves memory or time leaves the detector as it is."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from torch._dynamo.utils import counters
+
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.layers import compile_tokenwise
+
+from ..tiny import data_sample, detector_cfg, pad_batch, randomize, total_loss
+
+SIZES = [(75, 52), (130, 190)]
+
+
+def build(dropout=0.0, compiled=False, num_cp=None, **backbone):
+    """A detector with the same weights whatever its settings."""
+    cfg = detector_cfg(backbone=backbone)
+    for part in ('encoder', 'decoder'):
+        layer = cfg[part]['layer_cfg']
+        layer['self_attn_cfg']['dropout'] = layer['ffn_cfg']['ffn_drop'] = dropout
+        if num_cp is not None:
+            cfg[part]['num_cp'] = num_cp[part]
+    torch.manual_seed(0)
+    model = MODELS.build(dict(cfg, compiled=compiled))
+    model.init_weights()
+    return randomize(model, std=0.1)
+
+
+def train_step(model, sizes=tuple(SIZES), autocast=False):
+    """Losses and gradients of a step with denoising."""
+    torch.manual_seed(1)
+    samples = [data_sample(*size, num_boxes=2) for size in sizes]
+    for index, sample in enumerate(samples):
+        sample.set_metainfo(dict(sample_seed=index))
+    canvas = tuple(max(size[axis] for size in sizes) for axis in (0, 1))
+    images = pad_batch([torch.randn(3, *size) for size in sizes], canvas)
+    model.train()
+    model.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        losses = model.loss(images, samples)
+    total_loss(losses).backward()
+    return losses, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ('dropout', 'autocast'),
+    [(0.0, False), (0.3, False), (0.0, True)],
+    ids=['plain', 'drop', 'bf16'],
+)
+def test_recomputed_layers_give_the_same_losses_and_gradients(dropout, autocast):
+    plain = build(dropout, drop_path_rate=0.3)
+    saving = build(dropout, num_cp=dict(encoder=1, decoder=2), drop_path_rate=0.3, with_cp=True)
+    expected_losses, expected = train_step(plain, autocast=autocast)
+    losses, gradients = train_step(saving, autocast=autocast)
+    assert any(name.startswith('dn_loss') or '.dn_' in name for name in losses)
+    for name, loss in expected_losses.items():
+        assert torch.equal(losses[name], loss), name
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, msg=name)
+
+
+@pytest.mark.parametrize(
+    ('num_cp', 'with_cp', 'again'),
+    [
+        (dict(encoder=-1, decoder=-1), False, []),
+        (dict(encoder=1, decoder=0), False, ['encoder.0']),
+        (dict(encoder=0, decoder=1), False, ['decoder.0']),
+        (dict(encoder=0, decoder=2), True, ['blocks', 'decoder.0', 'decoder.1']),
+    ],
+)
+def test_each_part_has_its_own_switch(num_cp, with_cp, again):
+    model = build(num_cp=num_cp, with_cp=with_cp)
+    calls = {}
+
+    def count(name, module):
+        module.register_forward_hook(lambda *args: calls.update({name: calls.get(name, 0) + 1}))
+
+    for part in ('encoder', 'decoder'):
+        for index, layer in enumerate(getattr(model, part).layers):
+            count(f'{part}.{index}', layer.norms[-1])
+    for block in model.backbone.blocks:
+        count('blocks', block.norm1)
+    train_step(model)
+    once = {'encoder.0': 1, 'decoder.0': 1, 'decoder.1': 1, 'blocks': 4}
+    assert calls == {name: n * (2 if name in again else 1) for name, n in once.items()}
+    calls.clear()
+    with torch.no_grad():
+        model.eval().predict(torch.randn(1, 3, 60, 60), [data_sample(60, 60)])
+    assert calls == once
+
+
+@pytest.mark.parametrize('part', ['encoder', 'decoder'])
+@pytest.mark.parametrize('num_cp', [3, -2, True, 1.0])
+def test_wrong_numbers_of_layers_are_named(part, num_cp):
+    other = dict(encoder='decoder', decoder='encoder')[part]
+    with pytest.raises(InputError, match=rf'{part}\.num_cp must be .* but is {num_cp}'):
+        build(num_cp={part: num_cp, other: 0})
+
+
+def test_frozen_weights_in_bf16_predict_and_train_like_autocast():
+    plain = build(frozen_stages='all')
+    held = build(frozen_stages='all', frozen_dtype='bfloat16')
+    (losses, gradients), (expected_losses, expected) = (
+        train_step(model, autocast=True) for model in (held, plain)
+    )
+    for name, loss in expected_losses.items():
+        assert torch.equal(losses[name], loss), name
+    for name, gradient in expected.items():
+        assert torch.equal(gradients[name], gradient), name
+    assert sum(p.dtype == torch.bfloat16 for p in held.backbone.parameters()) == 34
+    state = held.state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_one_switch_compiles_backbone_encoder_and_decoder(monkeypatch):
+    monkeypatch.setattr(sys.modules[compile_tokenwise.__module__], '_BACKEND', 'aot_eager')
+    torch._dynamo.reset()
+    counters.clear()
+    plain = build()
+    model = copy.deepcopy(build(compiled=True, with_cp=True, num_cp=dict(encoder=1, decoder=2)))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    compiled = 0
+    for index in range(20):
+        sizes = [tuple(torch.randint(40, 130, (2,)).tolist()) for _ in range(1 + index % 2)]
+        losses, gradients = train_step(model, sizes)
+        if index % 5 == 0:
+            expected_losses, expected = train_step(plain, sizes)
+            for name, loss in expected_losses.items():
+                torch.testing.assert_close(losses[name], loss, msg=name)
+            for name, gradient in expected.items():
+                assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
+        if index == 0:
+            compiled = counters['stats']['unique_graphs']
+            # Two of the backbone, one each of encoder and decoder, perhaps again for other layers.
+            assert compiled >= 4
+    assert not counters['graph_break']
+    assert counters['stats']['unique_graphs'] - compiled <= 2
+    torch._dynamo.reset()
