@@ -92,9 +92,9 @@ class PaddingAwareDINO(DINO):
 
     def _init_layers(self) -> None:
         encoder_cfg, decoder_cfg = self.encoder, self.decoder
-        # mmdet's encoder needs fairscale for num_cp, its decoder does not know it.
+        # mmdet needs fairscale for num_cp in the encoder and does not know the others.
         self.encoder, self.decoder = (
-            {key: value for key, value in cfg.items() if key != 'num_cp'}
+            {key: value for key, value in cfg.items() if key not in ('with_cp', 'num_cp')}
             for cfg in (encoder_cfg, decoder_cfg)
         )
         super()._init_layers()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .dino_encoder import sampling_shift
 from .query_attention import QuerySelfAttention
-from .transformer_layers import DecoderLayer, recompute_first
+from .transformer_layers import DecoderLayer, set_recomputed
 
 
 class PaddingAwareDecoder(DinoTransformerDecoder):
@@ -24,17 +24,17 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
 
     Args:
         *args: As for mmdet's ``DinoTransformerDecoder``.
-        num_cp: Number of layers, from the first, whose activations are recomputed in the backward
-            pass; -1 is none.
+        with_cp: Whether all layers recompute their activations in the backward pass.
+        num_cp: Number of layers, from the first, that do; -1 is none.
         **kwargs: As for mmdet's ``DinoTransformerDecoder``.
 
     Raises:
-        InputError: If there are fewer layers than ``num_cp``.
+        InputError: If there are fewer layers than ``num_cp``, or both are given.
     """
 
-    def __init__(self, *args, num_cp: int = -1, **kwargs) -> None:
+    def __init__(self, *args, with_cp: bool = False, num_cp: int = -1, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        recompute_first(self.layers, num_cp, 'decoder')
+        set_recomputed(self.layers, with_cp, num_cp, 'decoder')
 
     def _init_layers(self) -> None:
         super()._init_layers()

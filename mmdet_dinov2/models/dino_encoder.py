@@ -7,7 +7,7 @@ from mmdet.models.layers import DeformableDetrTransformerEncoder
 from mmengine.model import ModuleList
 from torch import Tensor
 
-from .transformer_layers import EncoderLayer, recompute_first
+from .transformer_layers import EncoderLayer, set_recomputed
 
 # Rounding errors of coordinates are a hundred times smaller.
 _SHIFT_IN_CELLS = 2.0**-10
@@ -18,17 +18,18 @@ class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
 
     Args:
         *args: As for mmdet's ``DeformableDetrTransformerEncoder``.
-        num_cp: Number of layers, from the first, whose activations are recomputed in the backward
-            pass; -1 is none. (mmdet needs fairscale for it.)
+        with_cp: Whether all layers recompute their activations in the backward pass.
+        num_cp: Number of layers, from the first, that do; -1 is none. mmdet needs fairscale
+            for it.
         **kwargs: As for mmdet's ``DeformableDetrTransformerEncoder``.
 
     Raises:
-        InputError: If there are fewer layers than ``num_cp``.
+        InputError: If there are fewer layers than ``num_cp``, or both are given.
     """
 
-    def __init__(self, *args, num_cp: int = -1, **kwargs) -> None:
+    def __init__(self, *args, with_cp: bool = False, num_cp: int = -1, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        recompute_first(self.layers, num_cp, 'encoder')
+        set_recomputed(self.layers, with_cp, num_cp, 'encoder')
 
     def _init_layers(self) -> None:
         self.layers = ModuleList(EncoderLayer(**self.layer_cfg) for _ in range(self.num_layers))

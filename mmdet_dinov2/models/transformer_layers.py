@@ -85,21 +85,28 @@ class DecoderLayer(TokenwiseModule, DeformableDetrTransformerDecoderLayer):
         return self.norms[2](self.ffn(self.norms[1](tokens)))
 
 
-def recompute_first(layers: Sequence[EncoderLayer | DecoderLayer], num_cp: int, owner: str) -> None:
-    """Lets the first layers recompute their activations.
+def set_recomputed(
+    layers: Sequence[EncoderLayer | DecoderLayer], with_cp: bool, num_cp: int, owner: str
+) -> None:
+    """Sets which layers recompute their activations.
 
     Args:
         layers: All layers.
-        num_cp: Number of layers, mmdet's name for it; 0 and -1 are none.
+        with_cp: Whether all do.
+        num_cp: How many do, from the first; mmdet's name for it. -1 is none.
         owner: What has the layers, for the message.
 
     Raises:
-        InputError: If there are not so many layers.
+        InputError: If there are not so many layers, or both are given.
     """
     if isinstance(num_cp, bool) or not isinstance(num_cp, int) or not -1 <= num_cp <= len(layers):
         raise InputError(
             f'{owner}.num_cp must be the number of layers whose activations are recomputed, from '
             f'-1 (none) to {len(layers)} (all), but is {num_cp!r}'
         )
-    for layer in layers[: max(num_cp, 0)]:
+    if with_cp and num_cp != -1:
+        raise InputError(
+            f'{owner} has with_cp=True (all layers) and num_cp={num_cp}; leave one of them out'
+        )
+    for layer in layers if with_cp else layers[: max(num_cp, 0)]:
         layer.with_cp = True

@@ -132,7 +132,7 @@ def test_frozen_weights_in_bf16_are_saved_as_they_were(runs):
             assert torch.equal(state, expected['state_dict'][name]), name
 
 
-@pytest.mark.parametrize('start', ['whole', 'part', 'bf16'])
+@pytest.mark.parametrize('start', ['whole', 'bf16'])
 def test_resumes_from_the_checkpoints_of_either_hook(runs, tmp_path, start):
     """The second epoch again, from the checkpoint of the first."""
     extra = FROZEN + HOOK.format('DetectionEMAHook', start == 'bf16')
@@ -149,6 +149,7 @@ def test_resumes_from_the_checkpoints_of_either_hook(runs, tmp_path, start):
     assert losses and losses.items() <= losses_of(runs / start).items()
 
 
+@pytest.mark.slow
 def test_tests_take_the_weights_of_the_checkpoint(runs, tmp_path, capfd):
     """Which are the averaged ones already, also for a model without the hook."""
     tables = []

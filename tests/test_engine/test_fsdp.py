@@ -21,7 +21,9 @@ custom_hooks = [dict(type='MeasureParameters')]
 """
 # Embeddings and the first of two blocks.
 FROZEN = "model['backbone']['frozen_stages'] = 1\n"
-CHECKPOINTED = "model['backbone']['with_cp'] = True\n"
+CHECKPOINTED = "for part in ('backbone', 'encoder', 'decoder'): model[part]['with_cp'] = True\n"
+COMPILED = "model['compiled'] = True\n"
+BF16 = "model['backbone']['frozen_dtype'] = 'bfloat16'\n"
 STEPS = CURVE.replace('max_epochs=3, val_interval=4', 'max_epochs=1, val_interval=2').replace(
     'batch_size=4', 'batch_size=2'
 )
@@ -30,11 +32,18 @@ STEPS += FROZEN
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """Ten steps with DDP, with FSDP, and with FSDP that saves more; two processes each."""
+    """Ten steps with DDP and FSDP, plain and with what saves more; two processes each."""
     folder = tmp_path_factory.mktemp('fsdp')
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     printed = {}
-    variants = dict(ddp='', fsdp=FSDP, low=FSDP.replace('float32', 'bfloat16') + CHECKPOINTED)
+    variants = dict(
+        ddp='',
+        ddp_saving=CHECKPOINTED,
+        ddp_frozen=CHECKPOINTED + BF16,
+        fsdp=FSDP,
+        fsdp_saving=FSDP + CHECKPOINTED + COMPILED,
+        low=FSDP.replace('float32', 'bfloat16') + CHECKPOINTED,
+    )
     for name, extra in variants.items():
         config = write_config(folder, STEPS + extra, name=f'{name}.py')
         result = run_script(
@@ -74,6 +83,29 @@ def test_bf16_communication_and_checkpointed_blocks(runs):
         assert loss == pytest.approx(expected[step], rel=0.02)
     # Averaged in bf16, gradients are other numbers.
     assert losses != losses_of(folder / 'fsdp')
+
+
+@pytest.mark.slow
+def test_recomputed_and_compiled_layers(runs):
+    folder, _ = runs
+    expected = losses_of(folder / 'ddp')
+    assert losses_of(folder / 'ddp_saving') == pytest.approx(expected, rel=1e-6)
+    assert losses_of(folder / 'fsdp_saving') == pytest.approx(expected, rel=1e-4)
+    names = weights_of(folder / 'ddp')['state_dict'].keys()
+    assert weights_of(folder / 'fsdp_saving')['state_dict'].keys() == names
+
+
+@pytest.mark.slow
+def test_frozen_weights_in_bf16_on_two_processes(runs):
+    folder, _ = runs
+    expected, losses = losses_of(folder / 'ddp'), losses_of(folder / 'ddp_frozen')
+    assert losses[1] == pytest.approx(expected[1], rel=0.01) and losses[1] != expected[1]
+    states = [weights_of(folder / name)['state_dict'] for name in ('ddp', 'ddp_frozen')]
+    frozen = [name for name in states[0] if name.startswith(('backbone.blocks.0', 'backbone.p'))]
+    for name in frozen:
+        assert torch.equal(*(state[name] for state in states)), name
+    trained = 'backbone.blocks.1.mlp.fc1.weight'
+    assert not torch.equal(*(state[trained] for state in states))
 
 
 @pytest.mark.slow
@@ -122,6 +154,12 @@ def test_blocks_and_layers_are_units():
     units = transformer_blocks(model)
     expected = [*model.backbone.blocks, *model.encoder.layers, *model.decoder.layers]
     assert {id(unit) for unit in units} == {id(unit) for unit in expected}
+
+
+def test_frozen_weights_in_bf16_are_refused():
+    model = tiny_detector(backbone=dict(frozen_stages=1, frozen_dtype='bfloat16'))
+    with pytest.raises(InputError, match="frozen_dtype='bfloat16' does not work with Fully"):
+        FullyShardedModel(model)
 
 
 def test_unknown_dtypes_are_refused():

@@ -13,17 +13,19 @@ from mmdet_dinov2.layers import compile_tokenwise
 
 from ..tiny import data_sample, detector_cfg, pad_batch, randomize, total_loss
 
+PARTS = ('encoder', 'decoder')
 SIZES = [(75, 52), (130, 190)]
 
 
-def build(dropout=0.0, compiled=False, num_cp=None, **backbone):
+def build(dropout=0.0, compiled=False, recomputed=None, **backbone):
     """A detector with the same weights whatever its settings."""
     cfg = detector_cfg(backbone=backbone)
-    for part in ('encoder', 'decoder'):
+    for part in PARTS:
         layer = cfg[part]['layer_cfg']
         layer['self_attn_cfg']['dropout'] = layer['ffn_cfg']['ffn_drop'] = dropout
-        if num_cp is not None:
-            cfg[part]['num_cp'] = num_cp[part]
+        setting = (recomputed or {}).get(part)
+        if setting is not None:
+            cfg[part]['with_cp' if setting is True else 'num_cp'] = setting
     torch.manual_seed(0)
     model = MODELS.build(dict(cfg, compiled=compiled))
     model.init_weights()
@@ -53,7 +55,7 @@ def train_step(model, sizes=tuple(SIZES), autocast=False):
 )
 def test_recomputed_layers_give_the_same_losses_and_gradients(dropout, autocast):
     plain = build(dropout, drop_path_rate=0.3)
-    saving = build(dropout, num_cp=dict(encoder=1, decoder=2), drop_path_rate=0.3, with_cp=True)
+    saving = build(dropout, recomputed=dict.fromkeys(PARTS, True), drop_path_rate=0.3, with_cp=True)
     expected_losses, expected = train_step(plain, autocast=autocast)
     losses, gradients = train_step(saving, autocast=autocast)
     assert any(name.startswith('dn_loss') or '.dn_' in name for name in losses)
@@ -65,16 +67,16 @@ def test_recomputed_layers_give_the_same_losses_and_gradients(dropout, autocast)
 
 
 @pytest.mark.parametrize(
-    ('num_cp', 'with_cp', 'again'),
+    ('recomputed', 'with_cp', 'again'),
     [
-        (dict(encoder=-1, decoder=-1), False, []),
-        (dict(encoder=1, decoder=0), False, ['encoder.0']),
+        (dict(), False, []),
+        (dict(encoder=True), False, ['encoder.0']),
         (dict(encoder=0, decoder=1), False, ['decoder.0']),
-        (dict(encoder=0, decoder=2), True, ['blocks', 'decoder.0', 'decoder.1']),
+        (dict(decoder=True), True, ['blocks', 'decoder.0', 'decoder.1']),
     ],
 )
-def test_each_part_has_its_own_switch(num_cp, with_cp, again):
-    model = build(num_cp=num_cp, with_cp=with_cp)
+def test_each_part_has_its_own_switch(recomputed, with_cp, again):
+    model = build(recomputed=recomputed, with_cp=with_cp)
     calls = {}
 
     def count(name, module):
@@ -82,7 +84,7 @@ def test_each_part_has_its_own_switch(num_cp, with_cp, again):
 
     for part in ('encoder', 'decoder'):
         for index, layer in enumerate(getattr(model, part).layers):
-            count(f'{part}.{index}', layer.norms[-1])
+            count(f'{part}.{index}', layer.norms[0])
     for block in model.backbone.blocks:
         count('blocks', block.norm1)
     train_step(model)
@@ -94,12 +96,19 @@ def test_each_part_has_its_own_switch(num_cp, with_cp, again):
     assert calls == once
 
 
-@pytest.mark.parametrize('part', ['encoder', 'decoder'])
-@pytest.mark.parametrize('num_cp', [3, -2, True, 1.0])
+@pytest.mark.parametrize('part', PARTS)
+@pytest.mark.parametrize('num_cp', [3, -2, 1.0, '2'])
 def test_wrong_numbers_of_layers_are_named(part, num_cp):
-    other = dict(encoder='decoder', decoder='encoder')[part]
-    with pytest.raises(InputError, match=rf'{part}\.num_cp must be .* but is {num_cp}'):
-        build(num_cp={part: num_cp, other: 0})
+    with pytest.raises(InputError, match=rf'{part}\.num_cp must be .* but is {num_cp!r}'):
+        build(recomputed={part: num_cp})
+
+
+@pytest.mark.parametrize('part', PARTS)
+def test_all_layers_and_a_number_of_them_contradict(part):
+    cfg = detector_cfg()
+    cfg[part].update(with_cp=True, num_cp=1)
+    with pytest.raises(InputError, match=rf'{part} has with_cp=True .* and num_cp=1'):
+        MODELS.build(cfg)
 
 
 def test_frozen_weights_in_bf16_predict_and_train_like_autocast():
@@ -123,7 +132,7 @@ def test_one_switch_compiles_backbone_encoder_and_decoder(monkeypatch):
     torch._dynamo.reset()
     counters.clear()
     plain = build()
-    model = copy.deepcopy(build(compiled=True, with_cp=True, num_cp=dict(encoder=1, decoder=2)))
+    model = copy.deepcopy(build(compiled=True, with_cp=True, recomputed=dict.fromkeys(PARTS, True)))
     assert model.state_dict().keys() == plain.state_dict().keys()
     compiled = 0
     for index in range(20):
