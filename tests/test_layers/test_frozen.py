@@ -121,12 +121,13 @@ def test_conversions_start_from_the_originals(pair, images):
     expected = plain.state_dict()
     held(images)
     held.to('cpu').float()
-    assert {p.dtype for p in held.parameters()} == {torch.float32}
+    for name, parameter in held.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
     held(images)
     assert_same_state(held, expected)
     held.double()
     for name, tensor in held.state_dict().items():
-        assert torch.equal(tensor, expected[name].double()), name
+        assert tensor.dtype == torch.float64 and torch.equal(tensor, expected[name].double()), name
 
 
 def test_copies_have_their_own_originals(pair, images):
