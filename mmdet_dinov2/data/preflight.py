@@ -1,8 +1,9 @@
 """Check of the data that a config names, to be run before training and testing.
 
 mmdet passes over many mistakes in silence (unknown class names, another class order, boxes that
-it cannot use) and shows them after hours as an average precision of zero. This check reads configs
-and annotation files only: it opens no image and builds no dataset. `full_check` opens the images too.
+it cannot use) and shows them after hours as an average precision of zero. This check reads
+configs and annotation files only: it opens no image and builds no dataset. `full_check` opens the
+images too.
 """
 
 from __future__ import annotations
