@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import mmcv
@@ -12,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
 
-# 100 megapixels are 300 MB of decoded picture.
+# 100 megapixels are 300 MB of decoded picture. Pillow has a limit of its own, at 179 megapixels.
 MAX_PIXELS = 100_000_000
 
 _ORIENTATION_TAG = 0x0112
@@ -55,13 +54,10 @@ def read_header(content: bytes) -> ImageHeader:
     if not content:
         raise InputError('the file is empty')
     try:
-        with warnings.catch_warnings():
-            # The limit of this package is applied by `check_size`.
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-                # Not image.getexif(), which for some formats decodes the picture.
-                orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            # Not image.getexif(), which for some formats decodes the picture.
+            orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
     except Image.DecompressionBombError as error:
         raise InputError(f'the file declares more pixels than can be meant ({error})') from error
     except UnidentifiedImageError as error:

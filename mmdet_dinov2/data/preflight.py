@@ -45,10 +45,10 @@ from .shapes_dataset import ShapesDataset, ensure_shapes
 
 __all__ = ['Finding', 'check_config', 'fill_evaluator_ann_file', 'raise_on_errors']
 
-_SPLITS = ('train', 'val', 'test')
+SPLITS = ('train', 'val', 'test')
 
 
-def check_config(cfg: Config, splits: Sequence[str] = _SPLITS) -> list[Finding]:
+def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:
     """Check the datasets of a config against their files, the model and the evaluators.
 
     A :class:`ShapesDataset` is generated first if it is not there yet.
@@ -64,9 +64,9 @@ def check_config(cfg: Config, splits: Sequence[str] = _SPLITS) -> list[Finding]:
     Raises:
         ValueError: If ``splits`` has an unknown name.
     """
-    unknown = [split for split in splits if split not in _SPLITS]
+    unknown = [split for split in splits if split not in SPLITS]
     if unknown:
-        raise ValueError(f'splits must be among {_SPLITS}, but has {unknown}.')
+        raise ValueError(f'splits must be among {SPLITS}, but has {unknown}.')
     findings, _ = check_files(cfg, splits)
     return findings
 
