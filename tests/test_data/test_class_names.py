@@ -43,7 +43,7 @@ def test_what_cannot_be_filled_in(data):
     with pytest.raises(InputError, match='list no category'):
         fill_classes(data.cfg)
     del data.train['ann_file']
-    with pytest.raises(InputError, match="`train_dataloader.dataset.ann_file` is not set"):
+    with pytest.raises(InputError, match='`train_dataloader.dataset.ann_file` is not set'):
         fill_classes(data.cfg)
     data.cfg.pop('train_dataloader')
     data.cfg.val_dataloader = data.cfg.test_dataloader = None

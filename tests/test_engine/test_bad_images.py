@@ -70,9 +70,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path, data, capfd):
         (data / f'train/00000{number}.jpg').write_bytes(b'no image')
     capfd.readouterr()
     more = ('--work-dir', tmp_path / 'work', '--resume')
-    error = failure_of(
-        capfd, 'train', config, *more, '--cfg-options', 'train_cfg.max_epochs=2'
-    )
+    error = failure_of(capfd, 'train', config, *more, '--cfg-options', 'train_cfg.max_epochs=2')
     assert '2 of 8 training images cannot be read, more than the 1 that' in error
     assert 'train_cfg.max_bad_share=0.001 allows' in error and '--resume' in error
     assert '000002.jpg: the file is not an image' in error and '000005.jpg' in error
@@ -114,6 +112,7 @@ def test_resuming_stays_exact_with_bad_images(tmp_path, data):
     assert_same(states_of(tmp_path / 'stopped'), states_of(tmp_path / 'undisturbed'))
 
 
+@pytest.mark.slow
 def test_processes_agree_on_bad_images(tmp_path, data):
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     (data / 'train/000003.jpg').write_bytes(b'')
