@@ -1,4 +1,4 @@
-"""The full check of a data set: what `preflight` checks, all image files, and numbers to look at."""
+"""The full check of a data set: what `preflight` checks, all images, and numbers to look at."""
 
 from __future__ import annotations
 

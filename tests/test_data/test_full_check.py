@@ -7,8 +7,8 @@ import shutil
 import pytest
 from mmengine import Config
 
-from mmdet_dinov2.data.full_check import check_dataset, finest_stride
 from mmdet_dinov2.data.findings import findings_table
+from mmdet_dinov2.data.full_check import check_dataset, finest_stride
 
 from .helpers import Data, assert_has, coco_content, only
 from .images import BROKEN, jpeg
