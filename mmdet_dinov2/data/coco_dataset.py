@@ -103,5 +103,7 @@ class DetectionCocoDataset(CocoDataset):
                 height = width = _BLANK_SIDE
             blank = np.zeros((height, width, 3), dtype=np.uint8)
             sample = self.pipeline({**info, 'img': blank})
+            if not hasattr(sample.get('data_samples'), 'set_metainfo'):
+                raise  # nobody could tell the blank picture from an image
             sample['data_samples'].set_metainfo({BAD_IMAGES: (error.described,)})
             return sample

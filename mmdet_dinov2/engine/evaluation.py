@@ -13,6 +13,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.registry import EVALUATOR, HOOKS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from ..data.findings import name_some
 from ..sample_meta import BAD_IMAGES, bad_images
@@ -32,8 +33,10 @@ class DetectionEvaluator(Evaluator):
 
     def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
         """Hands predictions to the metrics; see mmengine's ``Evaluator``."""
-        self._bad += bad_images(data_samples)
-        for sample in data_samples:
+        # Dicts come from predictions that were stored; theirs are empty already.
+        samples = [sample for sample in data_samples if isinstance(sample, BaseDataElement)]
+        self._bad += bad_images(samples)
+        for sample in samples:
             if BAD_IMAGES in sample.metainfo:
                 sample.pred_instances = sample.pred_instances[:0]
         super().process(data_samples, data_batch)
