@@ -39,14 +39,14 @@ class Annotations:
 
 @pytest.fixture(scope='module')
 def large_file(tmp_path_factory):
-    """An annotation file of some 50 MiB in memory, written fast."""
+    """An annotation file of some 15 MiB in memory, written fast."""
     path = tmp_path_factory.mktemp('data') / 'train.json'
     rng = np.random.default_rng(0)
-    boxes = rng.uniform(1, 100, (120_000, 4)).tolist()
+    boxes = rng.uniform(1, 100, (40_000, 4)).tolist()
     content = dict(
-        images=[dict(id=i, file_name=f'{i}.jpg', width=400, height=400) for i in range(3000)],
+        images=[dict(id=i, file_name=f'{i}.jpg', width=400, height=400) for i in range(1000)],
         annotations=[
-            dict(id=i + 1, image_id=i % 3000, category_id=1, bbox=box)
+            dict(id=i + 1, image_id=i % 1000, category_id=1, bbox=box)
             for i, box in enumerate(boxes)
         ],
         categories=[dict(id=1, name='cat')],
@@ -85,7 +85,7 @@ def test_annotations_are_shared_by_processes(large_file):
     shared = growth_of_a_worker(large_file)
     copied = growth_of_a_worker(large_file, serialize_data=False)
     print(f'own memory of a loading process: {shared:.1f} MiB, with objects {copied:.1f} MiB')
-    assert copied > 20
+    assert copied > 5
     assert shared < copied / 5
 
 
