@@ -9,6 +9,8 @@ from mmdet.structures import SampleList
 
 # Seed of the augmentation of a sample and of the noise that the model adds for it.
 SAMPLE_SEED = 'sample_seed'
+# Images that could not be read and that this sample stands for: pairs of path and reason.
+BAD_IMAGES = 'bad_images'
 # Boxes of every image of the step in this process, and the number of its micro-batches.
 _STEP_BOXES = 'step_boxes'
 _STEP_MICRO_BATCHES = 'step_micro_batches'
@@ -49,3 +51,8 @@ def step_counts(img_metas: Sequence[dict], counts: Sequence[int]) -> tuple[Seque
     """
     meta = img_metas[0]
     return meta.get(_STEP_BOXES, counts), meta.get(_STEP_MICRO_BATCHES, 1)
+
+
+def bad_images(batch_data_samples: SampleList) -> list[tuple[str, str]]:
+    """Path and reason of every image that could not be read while the samples were made."""
+    return [bad for sample in batch_data_samples for bad in sample.metainfo.get(BAD_IMAGES, ())]

@@ -15,7 +15,8 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1: save, requeue, end
-    visualization=dict(type='DetVisualizationHook'),
+    visualization=dict(type='ReadableVisualizationHook'),
+    loader_memory=dict(type='LoaderMemoryHook'),
 )
 
 env_cfg = dict(

@@ -1,11 +1,16 @@
 """The generated sample data set and the check of data sets. Importing registers the datasets."""
 
+from .coco_dataset import DetectionCocoDataset
 from .findings import Finding, raise_on_errors
+from .loading import BadImageError, CheckedLoadImageFromFile
 from .preflight import check_config, fill_evaluator_ann_file
 from .shapes import generate_shapes
 from .shapes_dataset import ShapesDataset
 
 __all__ = [
+    'BadImageError',
+    'CheckedLoadImageFromFile',
+    'DetectionCocoDataset',
     'Finding',
     'ShapesDataset',
     'check_config',

@@ -1,4 +1,4 @@
-"""The single checks of a COCO-format dataset. Each returns its findings and raises nothing."""
+"""The single checks of a COCO-format annotation file. Each returns findings and raises nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from ..errors import InputError
-from .coco_file import BoxCounts, CocoFile, count_boxes
+from .box_counts import BoxCounts, look_like_corners, looks_normalised
+from .coco_file import CocoFile, leaves_folder
 from .dataset_source import DatasetSource, is_remote
 from .findings import Finding, name_some
 
@@ -57,11 +57,12 @@ def _fold(name: str) -> str:
 
 
 def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding]:
-    """Check that the classes stand in the order of the files.
+    """Check that the classes stand in the order of the files, where that matters.
 
-    mmdet numbers the labels by the order of the categories in the annotation file, but names them
-    by ``metainfo.classes``: a different order trains well and shows wrong names, and files of
-    different order give one label two meanings.
+    mmdet's ``CocoDataset`` numbers the labels by the order of the categories in the annotation
+    file, but names them by ``metainfo.classes``: a different order trains well and shows wrong
+    names, and files of different order give one label two meanings. A ``DetectionCocoDataset``
+    goes by the names.
     """
     orders = {
         source: _order_in_file(source, coco)
@@ -72,6 +73,16 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
     findings = []
     for source, order in orders.items():
         if order == source.classes or len(order) != len(source.classes):
+            continue
+        if source.by_name:
+            findings.append(
+                Finding(
+                    'info',
+                    source.split,
+                    f"The categories of '{sources[source].path}' stand in another order than "
+                    f'{source.classes_origin}; labels follow the names.',
+                )
+            )
             continue
         label = next(i for i, name in enumerate(order) if name != source.classes[i])
         if files_agree:
@@ -86,7 +97,9 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
                 source,
                 f'mmdet numbers labels in the order of the categories in the file, so boxes of '
                 f"{order[label]!r} in '{sources[source].path}' get label {label}, which "
-                f'{source.classes_origin} calls {source.classes[label]!r}; {remedy}.',
+                f'{source.classes_origin} calls {source.classes[label]!r}; set '
+                f"`{source.key}.type` to 'DetectionCocoDataset', which goes by the names, or "
+                f'{remedy}.',
             )
         )
     return findings
@@ -96,22 +109,44 @@ def _order_in_file(source: DatasetSource, coco: CocoFile) -> tuple[str, ...]:
     return tuple(name for name in coco.category_names if name in source.classes)
 
 
-def check_boxes(source: DatasetSource, coco: CocoFile) -> list[Finding]:
-    """Check that there are boxes to train on, and report the ones that mmdet leaves out."""
+def check_boxes(
+    source: DatasetSource, coco: CocoFile, counts: BoxCounts, scored: bool = True
+) -> list[Finding]:
+    """Check that there are boxes to train on or to score, and report those that are left out.
+
+    Args:
+        source: The dataset.
+        coco: Its annotation file.
+        counts: Its boxes.
+        scored: Whether the split is trained on or scored, so that it needs boxes.
+    """
     if coco.annotations is None:
         return []
-    try:
-        counts = count_boxes(coco, source.classes, source.min_size)
-    except InputError as error:
-        return [_error(source, str(error))]
-    total = len(coco.annotations)
+    path, total = coco.path, len(coco.annotations)
+    if looks_normalised(coco):
+        return [
+            _error(
+                source,
+                f"All boxes of '{path}' lie between 0 and 1, as shares of the image, where COCO "
+                'has pixels; multiply x and width by the width of the image, y and height by its '
+                'height.',
+            )
+        ]
     findings = []
+    if look_like_corners(coco):
+        findings.append(
+            _error(
+                source,
+                f"The boxes of '{path}' look like x1, y1, x2, y2 (most would reach over the border "
+                'as x, y, width, height, and none as corners); write x, y, width, height.',
+            )
+        )
     if not counts.usable:
         findings.append(
             Finding(
-                'error' if source.split == 'train' else 'warning',
+                'error' if scored else 'warning',
                 source.split,
-                f"'{coco.path}' has no usable box for the classes {name_some(source.classes)} "
+                f"'{path}' has no usable box for the classes {name_some(source.classes)} "
                 f'among its {total} annotations{_reasons(counts)}; correct the file or '
                 f'`{source.key}`.',
             )
@@ -122,22 +157,31 @@ def check_boxes(source: DatasetSource, coco: CocoFile) -> list[Finding]:
             Finding(
                 'warning',
                 source.split,
-                f"mmdet ignores {counts.other_category.total()} of {total} boxes of '{coco.path}' "
+                f"{counts.other_category.total()} of {total} boxes of '{path}' are ignored "
                 f'because their categories ({name_some(names)}) are not classes of `{source.key}`; '
                 'add the names to the classes if they are to be detected.',
             )
         )
     if counts.dropped:
-        dropped = ', '.join(f'{count} {reason}' for reason, count in counts.dropped.items())
+        dropped = ', '.join(
+            f'{count} {reason} ({_list_examples(counts, reason)})'
+            for reason, count in counts.dropped.items()
+        )
         findings.append(
             Finding(
                 'warning',
                 source.split,
-                f'mmdet leaves out {counts.dropped.total()} of {total} boxes of '
-                f"'{coco.path}': {dropped}; correct the file if they matter.",
+                f"{counts.dropped.total()} of {total} boxes of '{path}' are left out of training: "
+                f'{dropped}; correct the file if they matter.',
             )
         )
     return findings
+
+
+def _list_examples(counts: BoxCounts, reason: str) -> str:
+    examples = counts.examples[reason]
+    more = ', ...' if counts.dropped[reason] > len(examples) else ''
+    return ', '.join(examples) + more
 
 
 def _reasons(counts: BoxCounts) -> str:
@@ -151,8 +195,17 @@ def _reasons(counts: BoxCounts) -> str:
     return f' ({", ".join(parts)})' if parts else ''
 
 
-def check_scoring(source: DatasetSource, coco: CocoFile) -> list[Finding]:
-    """Check what COCO's evaluation reads and the dataset does not."""
+def check_fields(
+    source: DatasetSource, coco: CocoFile, counts: BoxCounts, metric_fills: bool
+) -> list[Finding]:
+    """Check the fields that may be missing, and that are filled in or read by mmdet.
+
+    Args:
+        source: The dataset.
+        coco: Its annotation file.
+        counts: Its boxes.
+        metric_fills: Whether the metrics of the split fill missing fields in.
+    """
     if coco.annotations is None:
         return [
             _error(
@@ -162,22 +215,60 @@ def check_scoring(source: DatasetSource, coco: CocoFile) -> list[Finding]:
                 'test evaluator to write predictions only.',
             )
         ]
-    without = [entry['id'] for entry in coco.annotations if 'iscrowd' not in entry]
-    if without and source.split != 'train':
-        return [
-            _error(
-                source,
-                f"'{coco.path}' lacks 'iscrowd' in {len(without)} annotations (first id "
-                f'{without[0]}), which the evaluation reads; add "iscrowd": 0 to them.',
+    findings = []
+    for key, value in (('area', 'the area of the box'), ('iscrowd', '0')):
+        missing = counts.filled[key]
+        if not missing:
+            continue
+        first = next(a['id'] for a in coco.annotations if key not in a)
+        what = f"'{coco.path}' lacks '{key}' in {missing} annotations (first id {first!r})"
+        fills = metric_fills or source.split == 'train'
+        if fills and (source.by_name or key == 'iscrowd'):
+            findings.append(Finding('info', source.split, f'{what}; {value} is taken for it.'))
+        else:
+            findings.append(
+                _error(
+                    source,
+                    f'{what}, which mmdet reads; add it to them, or use DetectionCocoDataset and '
+                    'DetectionCocoMetric, which fill it in.',
+                )
             )
-        ]
-    return []
+    return findings
+
+
+def check_capacity(
+    source: DatasetSource, coco: CocoFile, counts: BoxCounts, limits: Mapping[str, int]
+) -> list[Finding]:
+    """Check that no image has more boxes than the model can find.
+
+    Args:
+        source: The dataset.
+        coco: Its annotation file.
+        counts: Its boxes.
+        limits: Detections of an image, by the key in the config that limits them.
+    """
+    findings = []
+    for key, limit in limits.items():
+        crowded = {image: count for image, count in counts.per_image.items() if count > limit}
+        if not crowded:
+            continue
+        worst = max(crowded, key=crowded.get)
+        name = next(image['file_name'] for image in coco.images if image['id'] == worst)
+        findings.append(
+            Finding(
+                'warning',
+                source.split,
+                f"{len(crowded)} images of '{coco.path}' have more boxes than `{key}`={limit} "
+                f'allows to find, up to {crowded[worst]} ({name!r}); raise it.',
+            )
+        )
+    return findings
 
 
 def check_images(
     source: DatasetSource, coco: CocoFile, list_folder: Callable[[str], frozenset[str] | None]
 ) -> list[Finding]:
-    """Check that the image files exist.
+    """Check that the image files exist, inside of their folder.
 
     Args:
         source: The dataset.
@@ -193,38 +284,64 @@ def check_images(
                 "instance data_prefix=dict(img='train/').",
             )
         ]
+    names = [image['file_name'] for image in coco.images]
+    findings = []
+    outside = [name for name in names if leaves_folder(root, name)]
+    if outside:
+        findings.append(
+            _error(
+                source,
+                f"{len(outside)} images of '{coco.path}' are not inside of the image folder "
+                f"'{root}' ({name_some(outside, limit=3)}); correct the file names, or set "
+                f'`{source.key}.data_prefix.img` to the folder that holds all of them.',
+            )
+        )
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        findings.append(
+            Finding(
+                'warning',
+                source.split,
+                f"'{coco.path}' lists {len(repeated)} image files more than once "
+                f'({name_some(repeated, limit=3)}); merge their entries.',
+            )
+        )
     if is_remote(root, source.config):
-        return [
+        findings.append(
             Finding(
                 'info',
                 source.split,
                 f"'{root}' is not on the local disk, so its images are not checked.",
             )
-        ]
+        )
+        return findings
     remedy = (
         f'set `{source.key}.data_root` (now {source.config.get("data_root")!r}) and '
         f'`{source.key}.data_prefix.img` (now {source.config["data_prefix"]["img"]!r}) so '
         f"that joined with the file names of '{coco.path}' they lead to the images"
     )
     if list_folder(root or '.') is None:
-        return [
+        findings.append(
             _error(source, f"The image folder '{root}' does not exist or cannot be read; {remedy}.")
-        ]
-    missing = []
-    for image in coco.images:
-        # Split by hand, as the usual flat layout needs nothing of what os.path.split handles.
-        folder, _, name = str(image['file_name']).rpartition('/')
-        if name not in (list_folder(os.path.join(root, folder) or '.') or ()):
-            missing.append(image['file_name'])
-    if not missing:
-        return []
-    return [
-        _error(
-            source,
-            f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
-            f'({name_some(missing, limit=3)}); {remedy}.',
         )
-    ]
+        return findings
+    missing = []
+    for name in names:
+        if leaves_folder(root, name):
+            continue
+        # Split by hand, as the usual flat layout needs nothing of what os.path.split handles.
+        folder, _, file = name.rpartition('/')
+        if file not in (list_folder(os.path.join(root, folder) or '.') or ()):
+            missing.append(name)
+    if missing:
+        findings.append(
+            _error(
+                source,
+                f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
+                f'({name_some(missing, limit=3)}); {remedy}.',
+            )
+        )
+    return findings
 
 
 def _error(source: DatasetSource, message: str) -> Finding:

@@ -1,35 +1,33 @@
-"""Reading a COCO annotation file, and counting the boxes that mmdet will use of it."""
+"""Reading a COCO annotation file, strictly, and what its names and boxes mean."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
+import posixpath
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 
-_REQUIRED_KEYS = {
-    'images': frozenset(('id', 'file_name', 'width', 'height')),
-    'categories': frozenset(('id', 'name')),
-    'annotations': frozenset(('id', 'image_id', 'category_id', 'bbox', 'area')),
-}
+# Beyond it a number is a mistake, and arithmetic with it may overflow.
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """The content of a COCO annotation file, checked to have the keys that mmdet reads.
+    """The content of a COCO annotation file, every entry checked.
 
     Attributes:
         path: Where it was read.
         images: Dicts with ``id``, ``file_name``, ``width`` and ``height`` in pixels.
         categories: Dicts with ``id`` and ``name``.
-        annotations: Dicts with ``id``, ``image_id``, ``category_id``, ``bbox`` as ``x, y, w, h``
-            in pixels, and ``area`` in square pixels. ``None`` if the file has no such section,
-            like the files of unpublished test annotations.
+        annotations: Dicts with ``id``, ``image_id``, ``category_id`` and ``bbox`` as ``x, y, w, h``
+            in pixels. ``area`` in square pixels and ``iscrowd`` may be missing; see
+            :func:`complete_annotation`. ``None`` if the file has no such section, like the files of
+            unpublished test annotations.
     """
 
     path: str
@@ -39,31 +37,59 @@ class CocoFile:
 
     @property
     def category_names(self) -> list[str]:
-        """Names in the order of the file, by which mmdet numbers the labels."""
+        """Names in the order of the file, by which mmdet's ``CocoDataset`` numbers the labels."""
         return [category['name'] for category in self.categories]
 
 
-@dataclass
-class BoxCounts:
-    """How many boxes of a file mmdet trains on, and why it leaves out the others.
+def complete_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy of an annotation with ``area`` and ``iscrowd``, where they are missing.
 
-    Attributes:
-        usable: Boxes to train on.
-        dropped: Number of boxes per reason to drop them without a word.
-        other_category: Number of boxes per name of a category that is not a class.
-        crowd: Boxes of crowd regions: legal, but not trained on.
-        filtered: Boxes on images that ``filter_cfg.min_size`` removes.
+    A missing area is that of the box; an annotation that does not say so is no crowd.
     """
+    width, height = annotation['bbox'][2:]
+    return {'area': width * height, 'iscrowd': 0, **annotation}
 
-    usable: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    other_category: Counter[str] = field(default_factory=Counter)
-    crowd: int = 0
-    filtered: int = 0
+
+def category_ids(coco: CocoFile, classes: Sequence[str]) -> list[Any]:
+    """Returns the category id of every class, found by name.
+
+    Raises:
+        InputError: If a class is not among the categories, or more than once.
+    """
+    counts = Counter(coco.category_names)
+    missing = [name for name in classes if not counts[name]]
+    if missing:
+        raise InputError(
+            f"the classes {missing} are not among the categories of '{coco.path}', which has "
+            f'{coco.category_names}; set metainfo.classes to names of the file'
+        )
+    repeated = [name for name in classes if counts[name] > 1]
+    if repeated:
+        raise InputError(
+            f"'{coco.path}' has more than one category of the names {repeated}; merge them"
+        )
+    ids = {category['name']: category['id'] for category in coco.categories}
+    return [ids[name] for name in classes]
+
+
+def leaves_folder(folder: str, file_name: str) -> bool:
+    """Whether a file name leads out of the folder it is relative to.
+
+    Absolute names, ``..`` and addresses of the network may do so; links inside of the folder are
+    the business of its owner.
+    """
+    if '://' in file_name or '\0' in file_name:
+        return True
+    # For an address of the network the part after the host is what can be climbed.
+    root = posixpath.normpath(folder or '.')
+    path = posixpath.normpath(posixpath.join(folder or '.', file_name))
+    if root == '.':
+        return path == '..' or path.startswith(('../', '/'))
+    return path != root and not path.startswith(root.rstrip('/') + '/')
 
 
 def read_coco_file(path: str) -> CocoFile:
-    """Read a local COCO annotation file and check the keys of every entry.
+    """Read a local COCO annotation file and check every entry.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -75,7 +101,7 @@ def read_coco_file(path: str) -> CocoFile:
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"Annotation file '{path}' is not valid JSON ({error}); export or download it again."
         ) from error
@@ -90,9 +116,64 @@ def read_coco_file(path: str) -> CocoFile:
                 f"Annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
                 f'{", ".join(map(repr, content)) or "no keys"}); convert it to COCO format.'
             )
-    for section in _REQUIRED_KEYS.keys() & content.keys():
+    for section in _FIELDS.keys() & content.keys():
         _check_entries(path, section, content[section])
     return CocoFile(path, content['images'], content['categories'], content.get('annotations'))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    # Comparing does what math.isfinite does not: it takes whole numbers of any size.
+    return type(value) in (int, float) and -_LARGEST < value < _LARGEST
+
+
+def _is_length(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, int) and value in (0, 1)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """What a value of an entry must be."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+    required: bool = True
+
+
+_ID = _Field(_is_id, 'a whole number or a string')
+_FIELDS = {
+    'images': dict(
+        id=_ID,
+        file_name=_Field(_is_name, 'a name'),
+        width=_Field(_is_length, 'a positive number'),
+        height=_Field(_is_length, 'a positive number'),
+    ),
+    'categories': dict(id=_ID, name=_Field(_is_name, 'a name')),
+    'annotations': dict(
+        id=_ID,
+        image_id=_ID,
+        category_id=_ID,
+        bbox=_Field(_is_box, 'four finite numbers x, y, width, height'),
+        area=_Field(_is_number, 'a finite number', required=False),
+        iscrowd=_Field(_is_flag, '0 or 1', required=False),
+        ignore=_Field(_is_flag, '0 or 1', required=False),
+    ),
+}
 
 
 def _check_entries(path: str, section: str, entries: Any) -> None:
@@ -101,70 +182,27 @@ def _check_entries(path: str, section: str, entries: Any) -> None:
             f"Annotation file '{path}' has a {type(entries).__name__} as '{section}' where COCO "
             'has a list; convert it to COCO format.'
         )
-    required = _REQUIRED_KEYS[section]
+    fields = _FIELDS[section]
+    required = {name for name, field in fields.items() if field.required}
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not required <= entry.keys():
             missing = required - entry.keys() if isinstance(entry, dict) else required
             raise InputError(
                 f"Annotation file '{path}' lacks {', '.join(map(repr, sorted(missing)))} in "
-                f'{section}[{index}], which mmdet reads; add what is missing to every entry of '
+                f'{section}[{index}]; add what is missing to every entry of '
                 f"'{section}'."
             )
-
-
-def count_boxes(coco: CocoFile, classes: tuple[str, ...], min_size: float = 0) -> BoxCounts:
-    """Sort the boxes of a file by what mmdet's ``CocoDataset`` does with them in training.
-
-    Args:
-        coco: A file with annotations.
-        classes: The class names of the dataset.
-        min_size: Images with a side below it, in pixels, are removed.
-
-    Raises:
-        InputError: If a box is not four finite numbers.
-    """
-    counts = BoxCounts()
-    sizes = {image['id']: (image['width'], image['height']) for image in coco.images}
-    names = {category['id']: category['name'] for category in coco.categories}
-    class_ids = {category_id for category_id, name in names.items() if name in classes}
-    for annotation in coco.annotations or ():
-        size = sizes.get(annotation['image_id'])
-        try:
-            reason = _reason_to_drop(annotation, size)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"Annotation file '{coco.path}' has the annotation id {annotation['id']} with "
-                f'bbox {annotation["bbox"]} and area {annotation["area"]} on an image of size '
-                f'{size}, where four finite numbers, a number and two numbers are expected; '
-                'correct or remove it.'
-            ) from error
-        if reason:
-            counts.dropped[reason] += 1
-        elif annotation['category_id'] not in class_ids:
-            name = names.get(annotation['category_id'])
-            counts.other_category[name or f'id {annotation["category_id"]}, not listed'] += 1
-        elif annotation.get('iscrowd'):
-            counts.crowd += 1
-        elif min(size) < min_size:
-            counts.filtered += 1
-        else:
-            counts.usable += 1
-    return counts
-
-
-def _reason_to_drop(annotation: Mapping[str, Any], size: tuple[float, float] | None) -> str:
-    """Return why mmdet drops a box of a known category, or an empty string."""
-    if size is None:
-        return 'of images that the file does not list'
-    if annotation.get('ignore'):
-        return "marked 'ignore'"
-    x, y, w, h = annotation['bbox']
-    if not math.isfinite(x + y + w + h + annotation['area']):
-        raise ValueError('not finite')
-    if w < 1 or h < 1:
-        return 'with a side below 1 pixel'
-    if min(x + w, size[0]) <= max(x, 0) or min(y + h, size[1]) <= max(y, 0):
-        return 'outside the image'
-    if annotation['area'] <= 0:
-        return "with an 'area' of 0 or less"
-    return ''
+        for name, field in fields.items():
+            if name in entry and not field.accepts(entry[name]):
+                raise InputError(
+                    f"Annotation file '{path}' has the {name} {entry[name]!r:.100} in "
+                    f'{section}[{index}] (id {entry["id"]!r:.100}), where {field.expected} is '
+                    'expected; correct or remove it.'
+                )
+    counts = Counter(entry['id'] for entry in entries)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"Annotation file '{path}' has {len(repeated)} ids more than once in '{section}', the "
+            f'first {repeated[0]!r}; give every entry an id of its own.'
+        )

@@ -12,6 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.utils import is_abs
 
 from ..errors import InputError
+from .coco_dataset import DetectionCocoDataset
 
 
 # Compared and hashed by identity: the config it holds has no hash.
@@ -44,6 +45,11 @@ class DatasetSource:
         name = self.config['type']
         name = name if isinstance(name, str) else name.__name__
         return f'`{name}.METAINFO` (as `{self.key}.metainfo.classes` is unset)'
+
+    @property
+    def by_name(self) -> bool:
+        """Whether labels follow the names of the classes, and missing fields are filled in."""
+        return issubclass(dataset_class(self.key, self.config), DetectionCocoDataset)
 
     @property
     def min_size(self) -> float:
@@ -95,13 +101,13 @@ def dataset_class(key: str, config: Mapping[str, Any]) -> type:
 
 
 def is_coco_format(cls: type) -> bool:
-    """Whether a dataset class reads COCO JSON exactly as mmdet's ``CocoDataset`` does.
+    """Whether a class reads COCO JSON as ``CocoDataset`` or ``DetectionCocoDataset`` does.
 
     A subclass that loads or parses in its own way (LVIS, Objects365, panoptic) does not count.
     """
     return (
         issubclass(cls, CocoDataset)
-        and cls.load_data_list is CocoDataset.load_data_list
+        and cls.load_data_list in (CocoDataset.load_data_list, DetectionCocoDataset.load_data_list)
         and cls.parse_data_info is CocoDataset.parse_data_info
     )
 
@@ -119,9 +125,14 @@ def read_source(split: str, key: str, config: Mapping[str, Any]) -> DatasetSourc
         key=key,
         config=config,
         classes=_read_classes(key, config),
-        ann_file=_join(data_root, config.get('ann_file') or ''),
+        ann_file=annotation_path(config),
         image_folder=None if prefix is None else _join(data_root, prefix, join_empty=True),
     )
+
+
+def annotation_path(config: Mapping[str, Any]) -> str:
+    """The annotation file of a dataset config as mmdet will open it, or an empty string."""
+    return _join(config.get('data_root'), config.get('ann_file') or '')
 
 
 def is_remote(path: str, config: Mapping[str, Any]) -> bool:

@@ -42,6 +42,18 @@ def only_writes_predictions(cfg: Config, split: str) -> bool:
     return bool(metrics) and all(metric.get('format_only') for metric in metrics)
 
 
+def metrics_fill_fields(cfg: Config, split: str) -> bool:
+    """Whether no metric of a split needs ``area`` and ``iscrowd`` of all annotations.
+
+    Metrics say so by an attribute ``fills_missing_fields``.
+    """
+    return all(
+        getattr(_metric_class(metric), 'fills_missing_fields', False)
+        for _, metric in iter_metrics(cfg, split)
+        if _is_coco_metric(metric)
+    )
+
+
 def check_ann_files(cfg: Config, split: str, sources: Sequence[DatasetSource]) -> list[Finding]:
     """Check that the metrics of a split score against the annotation file of its dataset.
 
@@ -102,6 +114,10 @@ def _single_ann_file(cfg: Config, split: str) -> str | None:
 
 
 def _is_coco_metric(metric: Mapping[str, Any]) -> bool:
-    name = metric.get('type')
-    cls = METRICS.get(name) if isinstance(name, str) else name
+    cls = _metric_class(metric)
     return isinstance(cls, type) and issubclass(cls, CocoMetric)
+
+
+def _metric_class(metric: Mapping[str, Any]) -> Any:
+    name = metric.get('type')
+    return METRICS.get(name) if isinstance(name, str) else name

@@ -6,7 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.table import Table
+from rich.text import Text
+
 from ..errors import InputError
+
+_STYLES = {'error': 'bold red', 'warning': 'yellow', 'info': 'cyan', 'fact': 'dim'}
 
 
 @dataclass(frozen=True)
@@ -15,12 +20,13 @@ class Finding:
 
     Attributes:
         severity: ``'error'`` for what makes a run fail or learn the wrong thing, ``'warning'``
-            for what is legal but often a mistake, ``'info'`` for what could not be checked.
+            for what is legal but often a mistake, ``'info'`` for what could not be checked or was
+            taken care of, ``'fact'`` for numbers about the data.
         split: ``'train'``, ``'val'`` or ``'test'``.
         message: One sentence that names the file or key, the value and the remedy.
     """
 
-    severity: Literal['error', 'warning', 'info']
+    severity: Literal['error', 'warning', 'info', 'fact']
     split: str
     message: str
 
@@ -40,6 +46,24 @@ def raise_on_errors(findings: Iterable[Finding]) -> None:
     lines += [f'  error [{finding.split}]: {finding.message}' for finding in errors]
     lines += [f'  warning [{finding.split}]: {finding.message}' for finding in warnings]
     raise InputError('\n'.join(lines))
+
+
+def findings_table(findings: Iterable[Finding]) -> Table:
+    """A table for the terminal: errors first, then warnings, information and facts.
+
+    What is found in several splits is one row.
+    """
+    order = list(_STYLES)
+    rows: dict[tuple[str, str], list[str]] = {}
+    for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
+        splits = rows.setdefault((finding.severity, finding.message), [])
+        if finding.split not in splits:
+            splits.append(finding.split)
+    table = Table('', 'split', 'what was found', show_lines=True)
+    for (severity, message), splits in rows.items():
+        # Text: brackets in messages are no markup.
+        table.add_row(Text(severity, _STYLES[severity]), ', '.join(splits), Text(message))
+    return table
 
 
 def name_some(names: Sequence[str], limit: int = 10) -> str:

@@ -1,8 +1,9 @@
 """Check of the data that a config names, to be run before training and testing.
 
 mmdet passes over many mistakes in silence (unknown class names, another class order, boxes that
-it cannot use) and shows them after hours as an average precision of zero. The check reads configs
-and annotation files only: it opens no image and builds no dataset.
+it cannot use) and shows them after hours as an average precision of zero. This check reads
+configs and annotation files only: it opens no image and builds no dataset. `full_check` opens the
+images too.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from mmengine import Config
 
 from ..errors import InputError
+from .box_counts import count_boxes
+from .class_names import AUTO
 from .coco_checks import (
     check_boxes,
+    check_capacity,
     check_class_names,
     check_class_order,
+    check_fields,
     check_images,
-    check_scoring,
 )
 from .coco_file import CocoFile, read_coco_file
 from .dataset_source import (
@@ -30,16 +34,21 @@ from .dataset_source import (
     iter_dataset_configs,
     read_source,
 )
-from .evaluators import check_ann_files, fill_evaluator_ann_file, only_writes_predictions
+from .evaluators import (
+    check_ann_files,
+    fill_evaluator_ann_file,
+    metrics_fill_fields,
+    only_writes_predictions,
+)
 from .findings import Finding, name_some, raise_on_errors
 from .shapes_dataset import ShapesDataset, ensure_shapes
 
 __all__ = ['Finding', 'check_config', 'fill_evaluator_ann_file', 'raise_on_errors']
 
-_SPLITS = ('train', 'val', 'test')
+SPLITS = ('train', 'val', 'test')
 
 
-def check_config(cfg: Config, splits: Sequence[str] = _SPLITS) -> list[Finding]:
+def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:
     """Check the datasets of a config against their files, the model and the evaluators.
 
     A :class:`ShapesDataset` is generated first if it is not there yet.
@@ -55,9 +64,17 @@ def check_config(cfg: Config, splits: Sequence[str] = _SPLITS) -> list[Finding]:
     Raises:
         ValueError: If ``splits`` has an unknown name.
     """
-    unknown = [split for split in splits if split not in _SPLITS]
+    unknown = [split for split in splits if split not in SPLITS]
     if unknown:
-        raise ValueError(f'splits must be among {_SPLITS}, but has {unknown}.')
+        raise ValueError(f'splits must be among {SPLITS}, but has {unknown}.')
+    findings, _ = check_files(cfg, splits)
+    return findings
+
+
+def check_files(
+    cfg: Config, splits: Sequence[str]
+) -> tuple[list[Finding], dict[DatasetSource, CocoFile]]:
+    """As :func:`check_config`; also returns the annotation files that could be read."""
     findings: list[Finding] = []
     sources: list[DatasetSource] = []
     for split in splits:
@@ -65,8 +82,8 @@ def check_config(cfg: Config, splits: Sequence[str] = _SPLITS) -> list[Finding]:
         findings += check_ann_files(cfg, split, found)
         sources += found
     findings += _check_classes(cfg, sources)
-    findings += _check_files(cfg, sources)
-    return sorted(findings, key=lambda finding: splits.index(finding.split))
+    files = _check_annotations(cfg, sources, findings)
+    return sorted(findings, key=lambda finding: splits.index(finding.split)), files
 
 
 def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[DatasetSource]:
@@ -107,7 +124,7 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
                 )
             )
     head = (cfg.get('model') or {}).get('bbox_head')
-    if sources and isinstance(head, Mapping) and 'num_classes' in head:
+    if sources and isinstance(head, Mapping) and head.get('num_classes', AUTO) != AUTO:
         source = sources[0]
         count = len(source.classes)
         if head['num_classes'] != count:
@@ -123,23 +140,38 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
     return findings
 
 
-def _check_files(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]:
+def _check_annotations(
+    cfg: Config, sources: Sequence[DatasetSource], findings: list[Finding]
+) -> dict[DatasetSource, CocoFile]:
     """Check the datasets against their annotation files and images, reading each file once."""
     read_file = functools.cache(read_coco_file)
     list_folder = functools.cache(_list_folder)
-    findings: list[Finding] = []
     files: dict[DatasetSource, CocoFile] = {}
     for source in sources:
         coco = _read_annotations(source, read_file, findings)
         if coco is None:
             continue
         files[source] = coco
+        counts = count_boxes(coco, source.classes, source.min_size)
+        scored = source.split != 'test' or not only_writes_predictions(cfg, source.split)
         findings += check_class_names(source, coco)
-        if source.split != 'test' or not only_writes_predictions(cfg, source.split):
-            findings += check_scoring(source, coco)
-        findings += check_boxes(source, coco)
+        if scored:
+            fills = metrics_fill_fields(cfg, source.split)
+            findings += check_fields(source, coco, counts, fills)
+        findings += check_boxes(source, coco, counts, scored)
+        findings += check_capacity(source, coco, counts, _detection_limits(cfg, source.split))
         findings += check_images(source, coco, list_folder)
-    return findings + check_class_order(files)
+    findings += check_class_order(files)
+    return files
+
+
+def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
+    """Detections of an image, by the key that limits them."""
+    model = cfg.get('model') or {}
+    limits = {'model.num_queries': model.get('num_queries')}
+    if split != 'train':
+        limits['model.test_cfg.max_per_img'] = (model.get('test_cfg') or {}).get('max_per_img')
+    return {key: limit for key, limit in limits.items() if isinstance(limit, int)}
 
 
 def _read_annotations(
@@ -186,5 +218,5 @@ def _list_folder(path: str) -> frozenset[str] | None:
     try:
         with os.scandir(path) as entries:
             return frozenset(entry.name for entry in entries)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: names that no file can have
         return None

@@ -16,7 +16,12 @@ import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS
 
-from ..sample_meta import SAMPLE_SEED
+from ..errors import InputError
+from ..sample_meta import BAD_IMAGES, SAMPLE_SEED
+from .loading import BadImageError
+
+# Images in a row that may be unreadable before it is taken for granted that all are.
+_MAX_REPLACEMENTS = 16
 
 
 class SeededIndex(NamedTuple):
@@ -46,6 +51,10 @@ def seed_everything(seed: int) -> None:
 class SeededDataset:
     """A data set that seeds the random numbers of every sample; else it is what it wraps.
 
+    An image that cannot be read is replaced by another one, which the seed of the sample chooses:
+    the same one on any number of processes, and after resuming. The data sample tells which images
+    it stands for.
+
     Args:
         dataset: A data set of mmengine.
     """
@@ -54,14 +63,36 @@ class SeededDataset:
         self.__dict__['dataset'] = dataset
 
     def __getitem__(self, item: SeededIndex | int) -> dict:
-        """Returns a sample; its data sample knows the seed."""
+        """Returns a sample; its data sample knows the seed.
+
+        Raises:
+            InputError: If no image can be read.
+        """
         if not isinstance(item, SeededIndex):
             return self.dataset[item]
-        seed_everything(item.seed)
-        sample = self.dataset[item.index]
+        sample, bad = self._readable_sample(item)
         if isinstance(sample, dict) and hasattr(sample.get('data_samples'), 'set_metainfo'):
-            sample['data_samples'].set_metainfo({SAMPLE_SEED: item.seed})
+            metainfo = {SAMPLE_SEED: item.seed}
+            if bad:
+                metainfo[BAD_IMAGES] = bad
+            sample['data_samples'].set_metainfo(metainfo)
         return sample
+
+    def _readable_sample(self, item: SeededIndex) -> tuple[Any, tuple[tuple[str, str], ...]]:
+        index = item.index
+        bad: list[tuple[str, str]] = []
+        for attempt in range(_MAX_REPLACEMENTS):
+            seed_everything(item.seed)
+            try:
+                return self.dataset[index], tuple(bad)
+            except BadImageError as error:
+                bad.append(error.described)
+                index = derive_seed(item.seed, attempt) % len(self.dataset)
+        path, reason = bad[-1]
+        raise InputError(
+            f"{len(bad)} images in a row cannot be read, the last one is '{path}': {reason}; check "
+            'that the disk is there, and the images with `python tools/check_dataset.py CONFIG`'
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 from ..errors import InputError
+from .coco_dataset import DetectionCocoDataset
 from .shapes import generate_shapes
 from .shapes_drawing import CLASSES
 
@@ -16,17 +16,17 @@ _GENERATE_KEYS = ('num_train', 'num_val', 'seed')
 
 
 @DATASETS.register_module()
-class ShapesDataset(CocoDataset):
+class ShapesDataset(DetectionCocoDataset):
     """COCO-format dataset of generated shapes, made at ``data_root`` on first use.
 
     Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and the same
     for ``val``.
 
     Args:
-        *args: As for :class:`mmdet.datasets.CocoDataset`.
+        *args: As for :class:`DetectionCocoDataset`.
         generate: Arguments of :func:`~mmdet_dinov2.data.shapes.generate_shapes` other than
             ``root``. Datasets that share a ``data_root`` need the same.
-        **kwargs: As for :class:`mmdet.datasets.CocoDataset`.
+        **kwargs: As for :class:`DetectionCocoDataset`.
 
     Raises:
         InputError: If ``generate`` has unknown keys or values out of range, or if ``data_root``

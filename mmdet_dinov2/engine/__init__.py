@@ -1,10 +1,13 @@
 """Training engine: runner, loops, optimizer wrappers, scaling, command line."""
 
 from .checkpoint_hook import DetectionCheckpointHook
+from .coco_metric import DetectionCocoMetric
 from .ema_hook import DetectionEMAHook
+from .evaluation import DetectionEvaluator, ReadableVisualizationHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
+from .memory_hook import LoaderMemoryHook
 from .optim_constructor import DetectionOptimWrapperConstructor
 from .optim_wrapper import Bf16OptimWrapper
 from .preemption import PreemptionHook
@@ -13,12 +16,16 @@ from .runner import DetectionRunner
 __all__ = [
     'Bf16OptimWrapper',
     'DetectionCheckpointHook',
+    'DetectionCocoMetric',
     'DetectionEMAHook',
+    'DetectionEvaluator',
     'DetectionLogProcessor',
     'DetectionOptimWrapperConstructor',
     'DetectionRunner',
     'EpochTrainLoop',
     'FullyShardedModel',
     'IterTrainLoop',
+    'LoaderMemoryHook',
     'PreemptionHook',
+    'ReadableVisualizationHook',
 ]

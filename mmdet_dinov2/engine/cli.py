@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
+from ..data.class_names import fill_classes
 from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
 from .runner import DetectionRunner
@@ -66,7 +67,7 @@ def config_name(args: argparse.Namespace) -> str:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Reads the config named by the arguments and applies the common ones.
+    """Reads the config named by the arguments, applies the common ones, fills in classes.
 
     The work folder is that of the arguments, else of the config, else ``work_dirs/CONFIG_NAME``.
 
@@ -87,6 +88,7 @@ def read_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = os.path.join('work_dirs', config_name(args))
+    fill_classes(cfg)
     return cfg
 
 
@@ -128,7 +130,12 @@ def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
     if cfg.get('load_from') and '://' not in cfg.load_from and not os.path.isfile(cfg.load_from):
         raise FileNotFoundError(f'checkpoint {cfg.load_from} does not exist; check the path')
     if preflight:
-        raise_on_errors(check_config(cfg, splits))
+        findings = check_config(cfg, splits)
+        raise_on_errors(findings)
+        if is_main_process():
+            for finding in findings:
+                if finding.severity == 'warning':
+                    print(f'warning [{finding.split}]: {finding.message}', file=sys.stderr)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -177,6 +184,9 @@ def record_error(error: Exception) -> None:
 def _describe(error: Exception) -> str:
     """One sentence about an error; unknown config keys get the known ones beside them."""
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if ' in DataLoader worker process ' in message:
+        # torch puts the traceback of the worker into the message; its last part says what it is.
+        message = message.rpartition(f'{type(error).__name__}: ')[2].strip()
     match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     if match is None:
         return message or type(error).__name__

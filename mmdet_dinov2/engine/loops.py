@@ -15,7 +15,10 @@ from torch.utils.data import DataLoader
 
 from ..data.seeded import SeededDataset, StepBatchSampler, derive_seed, seed_everything
 from ..errors import InputError
-from ..sample_meta import announce_step
+from ..sample_meta import announce_step, bad_images
+from .bad_images import BadImages
+
+MAX_BAD_SHARE = 0.001
 
 
 class _OptimizerSteps:
@@ -39,8 +42,11 @@ class _OptimizerSteps:
             runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             for batch in micro_batches
         ]
-        log_vars, stops = _reduce_log_vars(outputs, runner.stop_requested)
+        bad = bad_images(data_batch['data_samples']) if 'data_samples' in data_batch else []
+        log_vars, stops, any_bad = _reduce_log_vars(outputs, runner.stop_requested, bool(bad))
         runner.stop_agreed = stops
+        if any_bad:
+            self.bad_images.add(runner, bad, len(self.dataloader.dataset))
         return log_vars
 
 
@@ -51,9 +57,24 @@ class EpochTrainLoop(_OptimizerSteps, EpochBasedTrainLoop):
     With ``optim_wrapper.accumulative_counts=k`` an iteration takes k micro-batches of
     ``train_dataloader.batch_size`` images. A run resumed within an epoch goes on with the next step
     of this epoch.
+
+    Args:
+        runner: The runner.
+        dataloader: As for mmengine's loop.
+        *args: As for mmengine's loop.
+        max_bad_share: Share of the images that may be unreadable before the run stops.
+        **kwargs: As for mmengine's loop.
     """
 
-    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        *args,
+        max_bad_share: float = MAX_BAD_SHARE,
+        **kwargs,
+    ) -> None:
+        self.bad_images = BadImages(max_bad_share)
         super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
 
     def run_epoch(self) -> None:
@@ -87,7 +108,15 @@ class IterTrainLoop(_OptimizerSteps, IterBasedTrainLoop):
     A sampler that ends, such as ``DefaultSampler``, is shuffled anew for each pass over the data.
     """
 
-    def __init__(self, runner, dataloader: DataLoader | dict, *args, **kwargs) -> None:
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        *args,
+        max_bad_share: float = MAX_BAD_SHARE,
+        **kwargs,
+    ) -> None:
+        self.bad_images = BadImages(max_bad_share)
         super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
 
     def run(self) -> nn.Module:
@@ -201,22 +230,24 @@ def _start(dataloader: DataLoader, seed: int, first_step: int, skip: int) -> Non
 
 
 def _reduce_log_vars(
-    outputs: list[dict[str, Tensor]], stop_requested: bool
-) -> tuple[dict[str, float], bool]:
+    outputs: list[dict[str, Tensor]], stop_requested: bool, bad_images_met: bool
+) -> tuple[dict[str, float], bool, bool]:
     """Means over micro-batches and processes, in one transfer to the host.
 
     Args:
         outputs: Losses of each micro-batch.
         stop_requested: Whether this process was asked to stop.
+        bad_images_met: Whether this process met images that cannot be read.
 
     Returns:
-        The means, and whether any process was asked to stop.
+        The means, whether any process was asked to stop, and whether any met such images.
     """
     names = list(outputs[0])
     means = torch.stack(
         [torch.stack([output[name].detach() for name in names]).float() for output in outputs]
     ).mean(0)
-    means = torch.cat((means, means.new_tensor([float(stop_requested)])))
+    flags = means.new_tensor([float(stop_requested), float(bad_images_met)])
+    means = torch.cat((means, flags))
     all_reduce(means, 'mean')
-    *values, stops = means.tolist()
-    return dict(zip(names, values, strict=True)), stops > 0
+    *values, stops, any_bad = means.tolist()
+    return dict(zip(names, values, strict=True)), stops > 0, any_bad > 0

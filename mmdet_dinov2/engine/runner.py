@@ -10,6 +10,7 @@ import subprocess
 import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import join_path
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -26,6 +27,7 @@ from ..checkpoint import (
     state_dict_of,
 )
 from ..checkpoint.sharded import divide_optimizer_state, is_sharded
+from ..data.class_names import fill_classes
 from ..data.evaluators import fill_evaluator_ann_file
 from ..errors import InputError
 from .batch import (
@@ -35,7 +37,9 @@ from .batch import (
     describe_training_batch,
 )
 from .checkpoints import build_checkpoint
+from .coco_metric import DetectionCocoMetric
 from .config_format import load_yapf
+from .evaluation import DetectionEvaluator
 from .files import write_checkpoint
 from .fsdp import FullyShardedModel, clip_grad_norm
 from .loops import STEP_LOOPS
@@ -51,6 +55,7 @@ class DetectionRunner(Runner):
     - A checkpoint whose parameters do not fit the model stops the run (mmengine goes on with the
       parameters that happen to match).
     - An evaluator without ``ann_file`` reads that of its data set.
+    - In an evaluation images that cannot be read count as images without detections.
     - With gradient accumulation an iteration is an optimizer step, not a micro-batch.
     - The effective batch and the learning rate of each parameter group are logged at the start.
     - ``reproducible=True`` makes every operation add in a fixed order.
@@ -63,6 +68,7 @@ class DetectionRunner(Runner):
     def from_cfg(cls, cfg: Config) -> DetectionRunner:
         """Builds the runner from a config; see mmengine's ``Runner.from_cfg``."""
         cfg = copy.deepcopy(cfg)
+        fill_classes(cfg)
         fill_evaluator_ann_file(cfg)
         _drop_missing_tensorboard(cfg)
         sharded = (cfg.get('model_wrapper_cfg') or {}).get('type') == 'FullyShardedModel'
@@ -103,6 +109,16 @@ class DetectionRunner(Runner):
                 loop['type'] = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
             loop['type'] = STEP_LOOPS.get(loop['type'], loop['type'])
         return super().build_train_loop(loop)
+
+    def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
+        """Builds an evaluator; metrics without a folder for their report get one."""
+        built = super().build_evaluator(evaluator)
+        if type(built) is Evaluator:
+            built = DetectionEvaluator(built.metrics)
+        for metric in built.metrics:
+            if isinstance(metric, DetectionCocoMetric) and metric.report_dir is None:
+                metric.report_dir = os.path.join(self.log_dir, 'evaluation')
+        return built
 
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scales the learning rates; see mmengine's ``Runner.scale_lr``.

@@ -54,7 +54,8 @@ def test_no_usable_box(data):
         f"'{data.path('train')}' has no usable box",
         "'cat', 'dog', 'red fox'",
         '9 annotations',
-        '2 with a side below 1 pixel',
+        '1 with a side below 1 pixel',
+        '1 of zero or negative size',
         '2 outside the image',
         "1 with an 'area' of 0 or less",
         "1 marked 'ignore'",
@@ -62,8 +63,14 @@ def test_no_usable_box(data):
         '1 of other categories',
         '1 of crowds',
     )
-    assert_has(only([other], 'warning'), 'ignores 1 of 9', 'id 1000, not listed')
-    assert_has(only([dropped], 'warning'), 'leaves out 7 of 9 boxes', '2 outside the image')
+    assert_has(only([other], 'warning'), '1 of 9 boxes', 'ignored', 'id 1000, not listed')
+    assert_has(
+        only([dropped], 'warning'),
+        '7 of 9 boxes',
+        'left out',
+        '2 outside the image (id 3 on',
+        "id 2 on '0.jpg'",
+    )
 
 
 def test_images_below_the_minimum_size_are_not_trained_on(data):
@@ -81,17 +88,19 @@ def test_all_images_are_tested(data):
     assert len(DATASETS.build(data.cfg.val_dataloader.dataset)) == 3
 
 
-def test_validation_without_boxes_is_a_warning(data):
+def test_scored_splits_need_boxes(data):
     content = coco_content()
     content['annotations'] = []
     data.write('val', content)
-    assert_has(only(data.check('val'), 'warning', 'val'), 'no usable box', 'its 0 annotations')
+    assert_has(only(data.check('val'), split='val'), 'no usable box', 'its 0 annotations')
+    assert_has(only(data.check('test'), split='test'), 'no usable box', 'its 0 annotations')
+    data.cfg.test_evaluator.format_only = True
+    assert_has(only(data.check('test'), 'warning', 'test'), 'no usable box')
 
 
 def test_missing_iscrowd_matters_for_evaluation(data):
     content = coco_content()
     del content['annotations'][3]['iscrowd']
-    data.write('train', content)
     data.write('val', content)
     assert_has(
         only(data.check('train', 'val'), split='val'),

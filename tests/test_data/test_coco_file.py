@@ -5,7 +5,8 @@ import random
 import pytest
 from mmdet.datasets import CocoDataset
 
-from mmdet_dinov2.data.coco_file import CocoFile, count_boxes
+from mmdet_dinov2.data.box_counts import count_boxes
+from mmdet_dinov2.data.coco_file import CocoFile
 
 from .helpers import assert_has, coco_content, only
 
@@ -40,7 +41,7 @@ def delete(*keys):
         (delete('annotations'), ["no 'annotations'"]),
         (delete('images', 1, 'width'), ["lacks 'width' in images[1]"]),
         (delete('categories', 0, 'name'), ["lacks 'name' in categories[0]"]),
-        (delete('annotations', 2, 'area'), ["lacks 'area' in annotations[2]"]),
+        (delete('annotations', 2, 'area'), ["lacks 'area' in 1 annotations (first id 3)"]),
         (lambda content: content.update(images={}), ["a dict as 'images'"]),
         (
             lambda content: content['annotations'][1].update(bbox=[1, 2, 3]),
@@ -50,7 +51,23 @@ def delete(*keys):
             lambda content: content['annotations'][1].update(bbox=[1, 2, 3, float('nan')]),
             ['id 2', '[1, 2, 3, nan]'],
         ),
+        (
+            lambda content: content['annotations'][1].update(bbox=[1, 2, 3, 10**400]),
+            ['id 2', 'four finite numbers'],
+        ),
         (lambda content: content['annotations'][1].update(area=None), ['id 2', 'area None']),
+        (lambda content: content['annotations'][1].update(iscrowd='0'), ["iscrowd '0'", '0 or 1']),
+        (lambda content: content['annotations'][1].update(id=[1]), ['id [1]', 'annotations[1]']),
+        (
+            lambda content: content['annotations'][1].update(id=1),
+            ["more than once in 'annotations'"],
+        ),
+        (lambda content: content['images'][1].update(id=10), ["more than once in 'images'", '10']),
+        (lambda content: content['categories'][1].update(id=7), ["more than once in 'categories'"]),
+        (lambda content: content['images'][1].update(width=0), ['width 0', 'a positive number']),
+        (lambda content: content['images'][1].update(file_name=3), ['file_name 3', 'images[1]']),
+        (lambda content: content['images'].append('x.jpg'), ['images[3]']),
+        (lambda content: content['categories'][0].update(name=None), ['name None', 'a name']),
     ],
 )
 def test_not_of_coco_form(data, change, facts):
@@ -63,6 +80,10 @@ def test_not_of_coco_form(data, change, facts):
 def test_not_json(data):
     data.path('train').write_text('{"images": [')
     assert_has(only(data.check('train')), f"'{data.path('train')}' is not valid JSON (", 'line 1')
+    data.path('train').write_text('[' * 100_000)
+    assert_has(only(data.check('train')), f"'{data.path('train')}' is not valid JSON (")
+    data.path('train').write_bytes(b'\xff\xfe{}')
+    assert_has(only(data.check('train')), f"'{data.path('train')}' is not valid JSON (")
     data.path('train').write_text('[]')
     assert_has(only(data.check('train')), 'holds a list')
 

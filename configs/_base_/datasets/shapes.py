@@ -58,5 +58,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='CocoMetric', metric='bbox', classwise=True)
+val_evaluator = dict(type='DetectionCocoMetric')
 test_evaluator = val_evaluator

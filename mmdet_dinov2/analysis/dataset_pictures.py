@@ -1,0 +1,159 @@
+"""A picture of sampled images with their boxes, to see with the eyes whether they fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from ..data.box_counts import is_trained_on
+from ..data.coco_file import CocoFile, complete_annotation
+from ..data.dataset_source import DatasetSource
+from ..data.image_checks import image_paths
+from ..data.image_file import MAX_PIXELS, check_size, decode, read_header
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Long side of an image in the picture.
+_SIDE = 480
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image with what its annotations say.
+
+    Attributes:
+        title: Heading.
+        image: (H, W, 3) uint8 RGB; ``None`` if it cannot be read.
+        boxes: (N, 4) as ``x, y, width, height`` in pixels of the image.
+        labels: Index of the class of every box; -1 for other categories.
+        names: Name of the category of every box.
+        used: Whether each box is trained on.
+    """
+
+    title: str
+    image: np.ndarray | None
+    boxes: np.ndarray
+    labels: Sequence[int]
+    names: Sequence[str]
+    used: Sequence[bool]
+
+
+def sample_images(source: DatasetSource, coco: CocoFile, count: int) -> list[AnnotatedImage]:
+    """Loads images of a dataset, as training does: those with dropped boxes, then evenly spread.
+
+    Args:
+        source: The dataset.
+        coco: Its annotation file.
+        count: Number of images at most.
+    """
+    entries = list(image_paths(source, coco).items())
+    by_image: dict[Any, list[dict]] = {image['id']: [] for _, image in entries}
+    for annotation in coco.annotations or ():
+        if annotation['image_id'] in by_image:
+            by_image[annotation['image_id']].append(annotation)
+    suspect = [
+        entry
+        for entry in entries
+        if any(
+            not is_trained_on(annotation, entry[1]) and not annotation.get('iscrowd')
+            for annotation in by_image[entry[1]['id']]
+        )
+    ][: count // 2]
+    others = [entry for entry in entries if entry not in suspect] if suspect else entries
+    wanted = min(count - len(suspect), len(others))
+    positions = np.linspace(0, len(others) - 1, wanted).round().astype(int) if wanted else ()
+    chosen = suspect + [others[position] for position in positions]
+    names = {category['id']: category['name'] for category in coco.categories}
+    return [_annotated(source, path, image, by_image[image['id']], names) for path, image in chosen]
+
+
+def _annotated(
+    source: DatasetSource,
+    path: str,
+    image: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    names: Mapping[Any, str],
+) -> AnnotatedImage:
+    title = f'{source.split}: {image["file_name"]}'
+    scale, pixels = 1.0, None
+    try:
+        content = Path(path).read_bytes()
+        header = read_header(content)
+        check_size(header, MAX_PIXELS)
+        annotated = (image['width'], image['height']) if source.by_name else None
+        pixels = decode(content, header, annotated)
+        scale = min(_SIDE / max(pixels.shape[:2]), 1.0)
+        size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[:, :, ::-1]
+    except (InputError, OSError) as error:
+        title = f'{title}\n{str(error)[:60]}'
+    categories = [names.get(annotation['category_id'], '?') for annotation in annotations]
+    classes = list(source.classes)
+    return AnnotatedImage(
+        title=title,
+        image=pixels,
+        boxes=np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4) * scale,
+        labels=[classes.index(name) if name in classes else -1 for name in categories],
+        names=categories,
+        used=[
+            label >= 0 and is_trained_on(complete_annotation(dict(a)), image)
+            for label, a in zip(
+                [classes.index(n) if n in classes else -1 for n in categories],
+                annotations,
+                strict=True,
+            )
+        ],
+    )
+
+
+def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
+    """Draws images with their boxes into a picture file; dashed boxes are not trained on.
+
+    Args:
+        images: The images.
+        path: Picture file; its folder is made.
+    """
+    figure = images_figure(images)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def images_figure(images: Sequence[AnnotatedImage]) -> Figure:
+    """A grid of images with their boxes."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    columns = max(min(4, math.ceil(math.sqrt(len(images)))), 1)
+    rows = max(math.ceil(len(images) / columns), 1)
+    figure = Figure(figsize=(4 * columns, 3.4 * rows), layout='constrained')
+    grid = figure.subplots(rows, columns, squeeze=False)
+    colors = colormaps['tab10']
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, entry in zip(grid.flat, images, strict=False):
+        axes.set_title(entry.title.replace('$', r'\$'), fontsize=8)
+        if entry.image is None:
+            continue
+        axes.imshow(entry.image)
+        for box, label, name, used in zip(
+            entry.boxes, entry.labels, entry.names, entry.used, strict=True
+        ):
+            color = colors(label % 10) if label >= 0 else 'white'
+            style = '-' if used else ':'
+            axes.add_patch(
+                Rectangle(box[:2], *box[2:], fill=False, edgecolor=color, linestyle=style, lw=1.2)
+            )
+            axes.text(
+                box[0], box[1], name.replace('$', r'\$'), color='white', fontsize=5, va='bottom',
+                bbox=dict(facecolor=color if label >= 0 else 'grey', pad=0.5, lw=0), clip_on=True,
+            )  # fmt: skip
+    return figure

@@ -1,0 +1,60 @@
+"""Classes, and their number, that a config leaves to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine import Config
+
+from ..errors import InputError
+from .coco_file import read_coco_file
+from .dataset_source import annotation_path, iter_dataset_configs, read_source
+
+# As `metainfo.classes` and as `num_classes`.
+AUTO = 'auto'
+_SPLITS = ('train', 'val', 'test')
+
+
+def fill_classes(cfg: Config) -> tuple[str, ...] | None:
+    """Replaces ``'auto'`` in a config by what the data say, in place.
+
+    ``metainfo=dict(classes='auto')`` of a dataset becomes the categories of the training files, in
+    their order; without a training split, those of the others. ``model.bbox_head.num_classes``
+    becomes the number of classes of the first dataset.
+
+    Returns:
+        The classes that were found for ``'auto'``; ``None`` if no dataset asks for them.
+
+    Raises:
+        FileNotFoundError: If an annotation file that has to be read does not exist.
+        InputError: If it cannot be used.
+    """
+    datasets = [item for split in _SPLITS for item in iter_dataset_configs(cfg, split)]
+    asking = [config for _, config in datasets if _classes(config) == AUTO]
+    classes = None
+    if asking:
+        split = next(split for split in _SPLITS if list(iter_dataset_configs(cfg, split)))
+        # Dicts keep the order in which names come first.
+        names: dict[str, None] = {}
+        for key, config in iter_dataset_configs(cfg, split):
+            path = annotation_path(config)
+            if not path:
+                raise InputError(f"`{key}.ann_file` is not set, but its classes are '{AUTO}'")
+            names.update(dict.fromkeys(read_coco_file(path).category_names))
+        if not names:
+            raise InputError(f'the {split} annotations list no category')
+        classes = tuple(names)
+        for config in asking:
+            config['metainfo']['classes'] = classes
+    head = (cfg.get('model') or {}).get('bbox_head')
+    if isinstance(head, dict) and head.get('num_classes') == AUTO:
+        if not datasets:
+            raise InputError(f"`model.bbox_head.num_classes` is '{AUTO}', but there is no dataset")
+        head['num_classes'] = len(read_source(_SPLITS[0], *datasets[0]).classes)
+    return classes
+
+
+def _classes(config: Mapping[str, Any]) -> Any:
+    metainfo = config.get('metainfo')
+    return metainfo.get('classes') if isinstance(metainfo, Mapping) else None

@@ -1,0 +1,187 @@
+"""The full check of a data set: what `preflight` checks, all images, and numbers to look at."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine import Config
+
+from .box_counts import BoxCounts, count_boxes, is_trained_on
+from .coco_file import CocoFile
+from .dataset_source import DatasetSource
+from .findings import Finding
+from .image_checks import check_inspected, check_shared_images, image_paths, inspect_images
+from .preflight import SPLITS, check_files
+
+# Smallest size of a bin in units of the finest stride; below the first is a bin too.
+_BINS = (0.5, 1, 2, 4, 8, 16)
+# Share of boxes below the finest stride from which it is said.
+_MANY_SMALL = 0.1
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """Result of the full check.
+
+    Attributes:
+        findings: Problems, information, and facts about every dataset.
+        files: The annotation files that could be read.
+    """
+
+    findings: list[Finding]
+    files: dict[DatasetSource, CocoFile]
+
+    @property
+    def failed(self) -> bool:
+        """Whether there are errors."""
+        return any(finding.severity == 'error' for finding in self.findings)
+
+
+def check_dataset(
+    cfg: Config,
+    splits: Sequence[str] = SPLITS,
+    workers: int = 4,
+    start: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
+) -> DatasetReport:
+    """Checks annotation files and every image of a config.
+
+    Args:
+        cfg: The config of a run.
+        splits: Which of ``'train'``, ``'val'`` and ``'test'`` to check.
+        workers: Number of images that are opened at the same time.
+        start: Called with the number of images; returns what is called after each of them.
+    """
+    findings, files = check_files(cfg, splits)
+    entries = {source: image_paths(source, coco) for source, coco in files.items()}
+    paths = {path for images in entries.values() for path in images}
+    inspected = inspect_images(sorted(paths), workers, start(len(paths)))
+    for source, coco in files.items():
+        findings += check_inspected(source, entries[source], inspected)
+        counts = count_boxes(coco, source.classes, source.min_size)
+        findings += _count_facts(source, coco, counts)
+        findings += _size_facts(cfg, source, coco)
+    findings += check_shared_images(entries, inspected)
+    return DatasetReport(findings, files)
+
+
+def _count_facts(source: DatasetSource, coco: CocoFile, counts: BoxCounts) -> list[Finding]:
+    """Numbers of images and boxes."""
+    names = {category['id']: category['name'] for category in coco.categories}
+    images = {image['id']: image for image in coco.images}
+    per_class = Counter(
+        names[annotation['category_id']]
+        for annotation in coco.annotations or ()
+        if names.get(annotation['category_id']) in source.classes
+        and is_trained_on(annotation, images.get(annotation['image_id']))
+    )
+    listed = ', '.join(f'{name} {per_class[name]}' for name in source.classes[:20])
+    more = ', ...' if len(source.classes) > 20 else ''
+    with_boxes = len(counts.per_image)
+    largest = max(counts.per_image.values(), default=0)
+    facts = [
+        Finding(
+            'fact',
+            source.split,
+            f"'{coco.path}': {len(coco.images)} images, {len(coco.images) - with_boxes} of them "
+            f'without boxes; {counts.usable} usable boxes, {counts.crowd} crowds, at most '
+            f'{largest} boxes in an image. Boxes: {listed}{more}.',
+        )
+    ]
+    empty = [name for name in source.classes if not per_class[name]]
+    if empty and source.split == 'train' and counts.usable:
+        facts.append(
+            Finding(
+                'warning',
+                source.split,
+                f"{len(empty)} classes have no box in '{coco.path}' "
+                f'({", ".join(empty[:10])}), so they cannot be learned.',
+            )
+        )
+    return facts
+
+
+def _size_facts(cfg: Config, source: DatasetSource, coco: CocoFile) -> list[Finding]:
+    """Sizes of the boxes as the model sees them, in units of its finest stride."""
+    stride = finest_stride(cfg)
+    if stride is None or not coco.annotations:
+        return []
+    scale = _resize_scale(source.config.get('pipeline') or ())
+    images = {image['id']: image for image in coco.images}
+    sizes = []
+    for annotation in coco.annotations:
+        image = images.get(annotation['image_id'])
+        if not is_trained_on(annotation, image):
+            continue
+        factor = 1.0
+        if scale is not None:
+            long, short = max(scale), min(scale)
+            sides = image['width'], image['height']
+            factor = min(long / max(sides), short / min(sides))
+        width, height = annotation['bbox'][2:]
+        sizes.append(math.sqrt(width * height) * factor / stride)
+    if not sizes:
+        return []
+    bins = Counter(sum(size >= edge for edge in _BINS) for size in sizes)
+    labels = [f'below {_BINS[0]}', *(f'{a}-{b}' for a, b in zip(_BINS, _BINS[1:], strict=False))]
+    labels.append(f'from {_BINS[-1]}')
+    shares = ', '.join(
+        f'{label}: {bins[i] / len(sizes):.0%}' for i, label in enumerate(labels) if bins[i]
+    )
+    at = 'their own size' if scale is None else f'a scale of {max(scale)} x {min(scale)}'
+    findings = [
+        Finding(
+            'fact',
+            source.split,
+            f'Sizes of the boxes (root of the area) at {at}, in units of the finest stride of '
+            f'{stride:g} pixels: {shares}.',
+        )
+    ]
+    small = sum(size < 1 for size in sizes) / len(sizes)
+    if small > _MANY_SMALL:
+        findings.append(
+            Finding(
+                'warning',
+                source.split,
+                f'{small:.0%} of the boxes are smaller than the finest stride of the model '
+                f'({stride:g} pixels) at {at}; enlarge the images, or add a finer level '
+                '(`model.neck.scale_factors`).',
+            )
+        )
+    return findings
+
+
+def finest_stride(cfg: Mapping[str, Any]) -> float | None:
+    """Finest stride of a simple feature pyramid in pixels; ``None`` for other models."""
+    model = cfg.get('model') or {}
+    patch = (model.get('backbone') or {}).get('patch_size')
+    scales = (model.get('neck') or {}).get('scale_factors')
+    if not isinstance(patch, int) or not scales:
+        return None
+    return patch / max(scales)
+
+
+def _resize_scale(pipeline: Sequence[Any]) -> tuple[float, float] | None:
+    """The scale that images are resized to, the middle one of several; ``None`` if none is."""
+    for transform in _transforms(pipeline):
+        scales = transform.get('scales')
+        if transform.get('type') == 'RandomChoiceResize' and scales:
+            return tuple(scales[len(scales) // 2])
+        scale = transform.get('scale')
+        if transform.get('type') in ('Resize', 'RandomResize') and isinstance(scale, (tuple, list)):
+            first = scale[0] if isinstance(scale[0], (tuple, list)) else scale
+            return tuple(first)
+    return None
+
+
+def _transforms(pipeline: Any) -> Iterator[Mapping[str, Any]]:
+    """All transforms of a pipeline, those inside of others too."""
+    for part in pipeline if isinstance(pipeline, (list, tuple)) else ():
+        if isinstance(part, Mapping):
+            yield part
+            yield from _transforms(part.get('transforms'))
+        else:
+            yield from _transforms(part)

@@ -1,0 +1,197 @@
+"""Checks that open the image files of a dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+from .coco_file import CocoFile, leaves_folder
+from .dataset_source import DatasetSource, is_remote
+from .findings import Finding, name_some
+from .image_file import (
+    MAX_PIXELS,
+    ImageHeader,
+    check_size,
+    decode,
+    ignores_orientation,
+    read_header,
+)
+
+
+@dataclass(frozen=True)
+class InspectedImage:
+    """What an image file turned out to be.
+
+    Attributes:
+        header: What it declares; ``None`` if that cannot be read.
+        digest: Hash of its bytes; empty if they cannot be read.
+        problem: Why it cannot be read; empty if it can.
+    """
+
+    header: ImageHeader | None
+    digest: bytes
+    problem: str
+
+
+def inspect_image(path: str) -> InspectedImage:
+    """Reads, hashes and decodes an image file."""
+    header, digest = None, b''
+    try:
+        with open(path, 'rb') as file:
+            content = file.read()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        header = read_header(content)
+        check_size(header, MAX_PIXELS)
+        decode(content, header)
+    except (InputError, OSError) as error:
+        return InspectedImage(header, digest, str(error))
+    return InspectedImage(header, digest, '')
+
+
+def image_paths(source: DatasetSource, coco: CocoFile) -> dict[str, Mapping[str, Any]]:
+    """The entries of the images that are there, by the path of their file."""
+    root = source.image_folder
+    if root is None or is_remote(root, source.config):
+        return {}
+    entries = {
+        os.path.join(root, image['file_name']): image
+        for image in coco.images
+        if not leaves_folder(root, image['file_name'])
+    }
+    return {path: image for path, image in entries.items() if os.path.lexists(path)}
+
+
+def inspect_images(
+    paths: Iterable[str], workers: int, progress: Callable[[], None] = lambda: None
+) -> dict[str, InspectedImage]:
+    """Inspects image files, several at a time.
+
+    Args:
+        paths: The files.
+        workers: Number of threads; decoding and hashing do not hold Python's lock.
+        progress: Called after each file.
+    """
+    inspected = {}
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for path, result in zip(paths, pool.map(inspect_image, paths), strict=True):
+            inspected[path] = result
+            progress()
+    return inspected
+
+
+def check_inspected(
+    source: DatasetSource,
+    entries: Mapping[str, Mapping[str, Any]],
+    inspected: Mapping[str, InspectedImage],
+) -> list[Finding]:
+    """Check the images of a dataset against their entries in the annotation file.
+
+    Args:
+        source: The dataset.
+        entries: Its images by path; see :func:`image_paths`.
+        inspected: What the files turned out to be, by path.
+    """
+    broken, wrong_size, unturned, ambiguous = [], [], [], []
+    for path, image in entries.items():
+        result = inspected[path]
+        if result.problem:
+            broken.append(f'{path}: {result.problem}')
+            continue
+        header, annotated = result.header, (image['width'], image['height'])
+        name = f'{image["file_name"]} ({header.orientation})'
+        if ignores_orientation(header, annotated):
+            unturned.append(name)
+        elif annotated != header.shown_size:
+            width, height = header.shown_size
+            wrong_size.append(
+                f'{image["file_name"]}: {annotated[0]} x {annotated[1]}, is {width} x {height}'
+            )
+        elif header.orientation != 1 and header.stored_size == header.shown_size:
+            ambiguous.append(name)
+    count = len(entries)
+    findings = []
+
+    def add(severity: str, found: list[str], text: str) -> None:
+        if found:
+            message = text.format(name_some(found, limit=5))
+            findings.append(Finding(severity, source.split, f'{len(found)} of {count} {message}'))
+
+    add('error', broken, 'images cannot be read ({}); repair or remove them.')
+    add(
+        'error',
+        wrong_size,
+        'images have another size than the annotation file says ({}), so the boxes may belong '
+        'to other pictures; correct the sizes, or export the images again.',
+    )
+    if source.by_name:
+        add(
+            'info',
+            unturned,
+            'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
+            '{}); they are loaded without it.',
+        )
+    else:
+        add(
+            'error',
+            unturned,
+            'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
+            f'{{}}) and that loading applies; set `{source.key}.type` to '
+            "'DetectionCocoDataset', which does not, or rotate the files.",
+        )
+    add(
+        'warning',
+        ambiguous,
+        'images have an EXIF orientation that their size does not show (in brackets: {}) and '
+        'that is applied; look at their boxes in the picture of this check.',
+    )
+    return findings
+
+
+def check_shared_images(
+    entries: Mapping[DatasetSource, Mapping[str, Mapping[str, Any]]],
+    inspected: Mapping[str, InspectedImage],
+) -> list[Finding]:
+    """Check that no image is in the training data and in data that are scored, or twice in one.
+
+    Args:
+        entries: Images of every dataset by path.
+        inspected: What the files turned out to be, by path.
+    """
+    paths: dict[str, dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for source, images in entries.items():
+        for path in images:
+            if inspected[path].digest and path not in paths[source.split][inspected[path].digest]:
+                paths[source.split][inspected[path].digest].append(path)
+    findings = []
+    for split, by_digest in paths.items():
+        twice = [same for same in by_digest.values() if len(same) > 1]
+        if twice:
+            examples = [' = '.join(map(os.path.basename, same[:3])) for same in twice]
+            findings.append(
+                Finding(
+                    'warning',
+                    split,
+                    f'{len(twice)} images are there more than once under different names '
+                    f'({name_some(examples, limit=3)}); keep one of each.',
+                )
+            )
+        shared = [digest for digest in by_digest if digest in paths.get('train', {})]
+        if split != 'train' and shared:
+            examples = [f'{by_digest[d][0]} = {paths["train"][d][0]}' for d in shared]
+            findings.append(
+                Finding(
+                    'warning',
+                    split,
+                    f'{len(shared)} of {len(by_digest)} images are also in the training data '
+                    f'({name_some(examples, limit=3)}), so the scores flatter; remove them from '
+                    'one of the two.',
+                )
+            )
+    return findings

@@ -1,0 +1,62 @@
+"""Images of a training that cannot be read: counted, named, and too many of them stop the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mmengine.dist import all_gather_object
+from mmengine.runner import Runner
+
+from ..errors import InputError
+
+
+class BadImages:
+    """The images that could not be read so far, the same in all processes.
+
+    Args:
+        max_share: Share of the images of the training data that may be unreadable, 0..1. One image
+            may always be: the smallest share of a small data set.
+
+    Raises:
+        InputError: If the share is out of range.
+    """
+
+    def __init__(self, max_share: float) -> None:
+        if not 0 <= max_share <= 1:
+            raise InputError(f'max_bad_share={max_share} must be between 0 and 1')
+        self.max_share = max_share
+        self._known: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, runner: Runner, found: Sequence[tuple[str, str]], num_images: int) -> None:
+        """Counts and logs images that were not known yet. All processes have to call it.
+
+        Args:
+            runner: The runner.
+            found: Path and reason of those that this process has met in a step.
+            num_images: Images of the training data.
+
+        Raises:
+            InputError: If there are too many; in all processes.
+        """
+        for part in all_gather_object(list(found)):
+            for path, reason in part:
+                if path in self._known:
+                    continue
+                self._known[path] = reason
+                runner.logger.warning(
+                    f'Step {runner.iter + 1}: image {path} cannot be read ({reason}) and is '
+                    f'replaced by another one; {len(self)} of {num_images} so far'
+                )
+        allowed = max(1, math.floor(self.max_share * num_images))
+        if len(self) > allowed:
+            names = '\n'.join(f'  {path}: {reason}' for path, reason in self._known.items())
+            raise InputError(
+                f'{len(self)} of {num_images} training images cannot be read, more than the '
+                f'{allowed} that train_cfg.max_bad_share={self.max_share:g} allows:\n{names}\n'
+                'Repair or remove them (`python tools/check_dataset.py CONFIG` finds all), or '
+                'allow more, and go on from the last checkpoint with --resume.'
+            )

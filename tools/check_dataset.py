@@ -1,0 +1,64 @@
+"""Checks the data of a config. Usage: python tools/check_dataset.py CONFIG [--picture FILE]"""
+
+import argparse
+import os
+import sys
+
+from rich.console import Console
+from rich.progress import Progress
+
+from mmdet_dinov2.analysis.dataset_pictures import draw_images, sample_images
+from mmdet_dinov2.data.findings import findings_table
+from mmdet_dinov2.data.full_check import check_dataset
+from mmdet_dinov2.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Check annotation files and all images of a config; exit code 1 on errors'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--splits', nargs='+', choices=['train', 'val', 'test'], default=['train', 'val', 'test']
+    )
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count() or 1, help='images opened at the same time'
+    )
+    parser.add_argument(
+        '--picture', help='picture file of sampled images; data_CONFIG.png in the work folder'
+    )
+    parser.add_argument('--samples', type=int, default=8, help='images of each data set in it')
+    cli.add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        if args.workers < 1 or args.samples < 0:
+            raise ValueError('--workers must be at least 1 and --samples at least 0')
+        cfg = cli.read_config(args)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+
+            def start(total: int):
+                task = progress.add_task('images', total=total)
+                return lambda: progress.advance(task)
+
+            report = check_dataset(cfg, args.splits, args.workers, start)
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(findings_table(report.findings))
+        images = [
+            image
+            for source, coco in report.files.items()
+            for image in sample_images(source, coco, args.samples)
+        ]
+        if images:
+            path = args.picture or f'{cfg.work_dir}/data_{cli.config_name(args)}.png'
+            draw_images(images, path)
+            print(f'sampled images with their boxes: {path}')
+    if report.failed:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
