@@ -152,8 +152,9 @@ class SimpleFeaturePyramid(BaseModule):
             projected = self.projections[i](zero_padding(resampled, mask))
             outs.append(zero_padding(self.smoothers[i](zero_padding(projected, mask)), mask))
         for _ in range(self.num_outs - len(outs)):
-            # Every second cell, which is what a max-pooling kernel of 1 and stride 2 keeps.
-            outs.append(outs[-1][:, :, ::2, ::2])
+            # Every second cell. A slice would keep them apart in memory, where mmdet's detectors
+            # cannot flatten them with ``view``.
+            outs.append(F.max_pool2d(outs[-1], 1, 2))
         return tuple(outs)
 
 

@@ -7,7 +7,7 @@ import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers.transformer import CdnQueryGenerator
-from mmdet.models.task_modules.assigners import HungarianAssigner
+from mmdet.models.task_modules.assigners import HungarianAssigner, IoUCost
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 
@@ -111,12 +111,32 @@ def test_extreme_scores_have_finite_costs():
     assert assigner.num_nonfinite == 0
 
 
+@pytest.mark.parametrize('mode', ['iou', 'giou'])
+def test_overlaps_are_those_of_mmdet(mode):
+    targets = collate(ground_truth((4, 1, 7)))
+    _, boxes = predictions(2, 3, 6)
+    boxes[0, 0, 0] = torch.nan
+    boxes[0, 1, 2, 2:] = 0.0  # no area
+    cost = IoUCost(iou_mode=mode, weight=2.0)
+    expected = [
+        cost(
+            InstanceData(bboxes=bbox_cxcywh_to_xyxy(queries) * size),
+            InstanceData(bboxes=bbox_cxcywh_to_xyxy(wanted) * size),
+        )
+        for layer in boxes
+        for queries, wanted, size in zip(layer, targets.boxes, targets.sizes, strict=True)
+    ]
+    got = matching._iou_cost(cost, None, boxes, targets).flatten(0, 1)
+    torch.testing.assert_close(got, torch.stack(expected), equal_nan=True)
+
+
 @pytest.mark.parametrize(
     'cost',
     [
         dict(type='ClassificationCost', weight=1.0),
         dict(type='BBoxL1Cost', weight=1.0, box_format='xyxy'),
         dict(type='FocalLossCost', binary_input=True),
+        dict(type='IoUCost', iou_mode='iof'),
     ],
 )
 def test_unknown_costs_are_refused(cost):

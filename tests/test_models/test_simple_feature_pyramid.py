@@ -29,6 +29,12 @@ def test_level_sizes_round_up(size):
     assert [tuple(o.shape[-2:]) for o in outs] == expected
 
 
+def test_levels_can_be_flattened_as_mmdet_does():
+    """mmdet's detectors call ``view`` on every level."""
+    for level in make_neck()(torch.randn(2, 16, 5, 7)):
+        assert level.view(2, 8, -1).shape[-1] == level.shape[-2] * level.shape[-1]
+
+
 def test_strides():
     assert make_neck().strides(16) == (8, 16, 32, 64)
     assert SimpleFeaturePyramid().strides(14) == (3.5, 7, 14, 28)

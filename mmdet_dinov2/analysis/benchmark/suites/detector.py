@@ -1,0 +1,91 @@
+"""Whole training steps against mmdet's stock DINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import cases
+from ..cost import TRAINING, add_training_row, describe_batches
+from ..detectors import DetectorSpec, read_detector_config
+from ..isolated import CaseError
+from ..report import NOT_MEASURED, Report, Table
+from ..settings import Settings
+from ..timing import Spread, ratio
+from ..workloads import sizes_within
+from .configs import QUICKSTART, TINY_OPTIONS, config_path
+
+COMPARISON = (
+    'model', 'ours s', 'mmdet s', 'time ratio', 'limit', 'ours MiB', 'mmdet MiB', 'memory ratio',
+    'memory limit',
+)  # fmt: skip
+
+
+def training_step(report: Report, settings: Settings) -> None:
+    """Time and memory of training steps on mixed sizes, relative to mmdet's detector."""
+    # config, settings, long side, images of a batch, batches, rounds
+    models = [
+        (QUICKSTART, {}, 168, 8, 2, 7),
+        ('dino_dinov2_s_12ep', {}, 518, 2, 1, 3),
+    ]
+    if settings.dry_run:
+        models = [(QUICKSTART, TINY_OPTIONS, 84, 2, 1, 1)]
+    for name, options, side, batch_size, num_batches, repeats in models:
+        ours = DetectorSpec(config_path(name), options, seed=settings.seed)
+        sizes = sizes_within(side, batch_size * num_batches, settings.seed)
+        batches = [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
+        patch_size = read_detector_config(ours).model.backbone.patch_size
+        notes = [
+            *describe_batches(batches, patch_size, settings.seed),
+            f'times in turns in one process, {settings.repeats or repeats} rounds; memory: growth '
+            'of the resident memory of a process of its own',
+        ]
+        table = report.table(f'{name}, long side {side}: training step, fp32', COMPARISON, notes)
+        add_comparison_row(report, table, settings, ours, batches, repeats, '<= 0.75', '<= 0.75')
+        parts = report.table(f'{name}, long side {side}: parts of a training step', TRAINING, notes)
+        for spec in (ours, stock_of(ours)):
+            add_training_row(report, parts, settings, spec, batches)
+
+
+def stock_of(ours: DetectorSpec) -> DetectorSpec:
+    """mmdet's detector of the size of one of ours."""
+    return DetectorSpec(**{**ours.as_dict(), 'stock': True})
+
+
+def add_comparison_row(
+    report: Report,
+    table: Table,
+    settings: Settings,
+    ours: DetectorSpec,
+    batches: list,
+    repeats: int,
+    time_limit: str,
+    memory_limit: str,
+) -> None:
+    """Adds a row of ``COMPARISON``; cells whose process failed say why."""
+    row: dict = {'model': Path(ours.config).stem, 'limit': time_limit, 'memory limit': memory_limit}
+    specs = (ours, stock_of(ours))
+    work = dict(batches=batches, seed=settings.seed)
+    try:
+        times = settings.run_case(
+            cases.training_times,
+            settings.time_limit,
+            specs=[spec.as_dict() for spec in specs],
+            repeats=settings.repeats or repeats,
+            **work,
+        )['seconds']
+        row |= {f'{spec.name} s': Spread.of(t) for spec, t in zip(specs, times, strict=True)}
+        row['time ratio'] = ratio(*times)
+    except CaseError as error:
+        row['ours s'] = f'{NOT_MEASURED}: {error}'
+    memory = {}
+    for spec in specs:
+        try:
+            result = settings.run_case(
+                cases.training_memory, settings.time_limit, spec=spec.as_dict(), **work
+            )
+            memory[spec.name] = row[f'{spec.name} MiB'] = result['mib']
+        except CaseError as error:
+            row[f'{spec.name} MiB'] = f'{NOT_MEASURED}: {error}'
+    if memory.get('ours') and memory.get('mmdet'):
+        row['memory ratio'] = memory['ours'] / memory['mmdet']
+    report.add(table, row)

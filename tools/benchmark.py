@@ -1,0 +1,122 @@
+"""Measures what detectors cost, and how they compare with their peers.
+
+Usage: python tools/benchmark.py CONFIG...
+       python tools/benchmark.py --suite NAME
+"""
+
+import argparse
+import logging
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from mmdet_dinov2.analysis.benchmark.cost import Workload, measure_costs
+from mmdet_dinov2.analysis.benchmark.detectors import PRECISIONS
+from mmdet_dinov2.analysis.benchmark.machine import describe_machine
+from mmdet_dinov2.analysis.benchmark.picture import draw_report
+from mmdet_dinov2.analysis.benchmark.report import Report
+from mmdet_dinov2.analysis.benchmark.settings import Settings
+from mmdet_dinov2.analysis.benchmark.suites import SUITES
+from mmdet_dinov2.analysis.benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
+from mmdet_dinov2.engine import cli
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.models.dinov2_archs import ARCHS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Measure what detectors cost',
+        epilog='suites: ' + '; '.join(f'{name}: {run.__doc__}' for name, run in SUITES.items()),
+    )
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files')
+    parser.add_argument('--suite', choices=SUITES, help='run a named comparison instead')
+    parser.add_argument(
+        '--dry-run', action='store_true', help='(suites) tiny sizes, to see that everything runs'
+    )
+    parser.add_argument(
+        '--arch', nargs='+', choices=ARCHS, help='backbones in place of that of the config'
+    )
+    parser.add_argument('--precision', nargs='+', choices=PRECISIONS, default=['fp32'])
+    parser.add_argument('--batch-size', nargs='+', type=int, default=[2], help='images of a batch')
+    parser.add_argument('--batches', type=int, default=1, help='batches of different sizes')
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
+        '--long-side', type=int, help='photos with this long side; else those of DETR (480..1333)'
+    )
+    sizes.add_argument('--sizes', nargs='+', help='image sizes as HEIGHTxWIDTH, taken in turns')
+    parser.add_argument(
+        '--load-data', action='store_true', help='load training batches from the data of the config'
+    )
+    parser.add_argument(
+        '--compare', action='store_true', help='measure the peers that are installed too'
+    )
+    parser.add_argument('--repeats', type=int, help='rounds of each measurement')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--threads', type=int, help='threads of PyTorch on the CPU')
+    parser.add_argument('--device', help='cpu or cuda; what is there if not given')
+    parser.add_argument('--time-limit', type=float, default=600, help='seconds of a single case')
+    parser.add_argument(
+        '--work-dir', default='work_dirs/benchmark', help='folder for tables and pictures'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={},
+        help='settings that replace those of the configs, as key=value',
+    )  # fmt: skip
+    args = parser.parse_args()
+    if bool(args.configs) == bool(args.suite):
+        parser.error('give one or more CONFIG, or --suite')
+    return args
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition('x')
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise InputError(f'--sizes takes sizes such as 480x640 (height x width), got {text!r}')
+    return int(height), int(width)
+
+
+def workload_of(args: argparse.Namespace) -> Workload:
+    draw = detr_sizes
+    if args.long_side:
+        draw = partial(sizes_within, args.long_side)
+    elif args.sizes:
+        draw = partial(fixed_sizes, [parse_size(size) for size in args.sizes])
+    return Workload(
+        draw,
+        archs=args.arch or [None],
+        precisions=args.precision,
+        batch_sizes=args.batch_size,
+        num_batches=args.batches,
+        options=args.cfg_options,
+        from_config=args.load_data,
+        compare=args.compare,
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    logging.disable(logging.INFO)  # what models say while they are built
+    with cli.one_sentence_errors():
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        available = 'cuda' if torch.cuda.is_available() else 'cpu'
+        device = args.device or ('cpu' if args.dry_run else available)
+        settings = Settings(device, args.seed, args.repeats, args.dry_run, args.time_limit)
+        name = args.suite or '_'.join(Path(config).stem for config in args.configs)
+        command = shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
+        report = Report(args.work_dir, name, command, describe_machine(device))
+        if args.suite:
+            SUITES[args.suite](report, settings)
+        else:
+            measure_costs(report, settings, args.configs, workload_of(args))
+        report.save()
+        drawn = draw_report(report, f'{report.path}.png')
+    print(f'\nwritten: {report.path}.md, .json' + ' and .png' * drawn)
+
+
+if __name__ == '__main__':
+    main()
