@@ -4,8 +4,9 @@ from .checkpoint_hook import DetectionCheckpointHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
+from .nonfinite import NonFiniteHook
 from .optim_constructor import DetectionOptimWrapperConstructor
-from .optim_wrapper import Bf16OptimWrapper
+from .optim_wrapper import Bf16OptimWrapper, GuardedOptimWrapper
 from .preemption import PreemptionHook
 from .runner import DetectionRunner
 
@@ -17,6 +18,8 @@ __all__ = [
     'DetectionRunner',
     'EpochTrainLoop',
     'FullyShardedModel',
+    'GuardedOptimWrapper',
     'IterTrainLoop',
+    'NonFiniteHook',
     'PreemptionHook',
 ]

@@ -39,8 +39,12 @@ class _OptimizerSteps:
             runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             for batch in micro_batches
         ]
-        log_vars, stops = _reduce_log_vars(outputs, runner.stop_requested)
-        runner.stop_agreed = stops
+        counters = runner.step_counters
+        counts = [runner.stop_requested, *(count() for count in counters.values())]
+        log_vars, (stops, *sums) = _reduce_log_vars(outputs, counts)
+        runner.stop_agreed = stops > 0
+        runner.step_sums = dict(zip(counters, sums, strict=True))
+        runner.losses_here = outputs
         return log_vars
 
 
@@ -201,22 +205,23 @@ def _start(dataloader: DataLoader, seed: int, first_step: int, skip: int) -> Non
 
 
 def _reduce_log_vars(
-    outputs: list[dict[str, Tensor]], stop_requested: bool
-) -> tuple[dict[str, float], bool]:
+    outputs: list[dict[str, Tensor]], counts: Sequence[int]
+) -> tuple[dict[str, float], list[int]]:
     """Means over micro-batches and processes, in one transfer to the host.
 
     Args:
         outputs: Losses of each micro-batch.
-        stop_requested: Whether this process was asked to stop.
+        counts: What this process counted in the step.
 
     Returns:
-        The means, and whether any process was asked to stop.
+        The means, and the sums of the counts over the processes.
     """
     names = list(outputs[0])
     means = torch.stack(
         [torch.stack([output[name].detach() for name in names]).float() for output in outputs]
     ).mean(0)
-    means = torch.cat((means, means.new_tensor([float(stop_requested)])))
+    means = torch.cat((means, means.new_tensor([float(count) for count in counts])))
     all_reduce(means, 'mean')
-    *values, stops = means.tolist()
-    return dict(zip(names, values, strict=True)), stops > 0
+    values = means.tolist()
+    sums = [round(value * get_world_size()) for value in values[len(names) :]]
+    return dict(zip(names, values[: len(names)], strict=True)), sums
