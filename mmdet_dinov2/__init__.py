@@ -4,17 +4,16 @@ Importing the package registers its modules, so a config needs only
 ``custom_imports = dict(imports=['mmdet_dinov2'])``.
 """
 
+from .environment import explain_import_error
 from .version import __version__
 
 try:
     from . import data, engine, models
-except (ImportError, TypeError) as error:
-    # transformers 5 makes `import mmdet.models` fail with a TypeError about NoneType.
+except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
+    # Packages that do not fit together fail in any of these ways.
     raise ImportError(
-        f'mmdet_dinov2 cannot be imported ({error}): the installed packages do not fit together; '
-        'install the tested set with `pip install -r requirements/lock.txt` and '
-        '`pip install --no-build-isolation -r requirements/mminstall.txt` '
-        '(transformers must be below 5)'
+        f'mmdet_dinov2 cannot be imported: {explain_import_error(error)}; '
+        'tools/check_env.py looks at the whole environment'
     ) from error
 
 __all__ = ['__version__', 'data', 'engine', 'models']

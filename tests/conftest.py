@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+
+try:
+    import mmdet_dinov2  # noqa: F401  registers the modules
+except ImportError as error:
+    pytest.exit(str(error), returncode=1)
+
 import torch
 
 if not torch.cuda.is_available():
@@ -13,8 +19,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 from mmengine.registry import init_default_scope
-
-import mmdet_dinov2  # noqa: F401  registers the modules
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,7 +2,13 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 import torch
 from safetensors.torch import save_file

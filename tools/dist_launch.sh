@@ -21,7 +21,7 @@ launch() {
 
   python=$(find_python)
   # On one machine the port is taken here to see whether it is free; 0 asks for any.
-  read -r visible free_port cores <<<"$("$python" - "$((nodes == 1 ? ${PORT:-0} : 0))" <<'EOF'
+  read -r visible free_port cores <<<"$("$python" - "$((nodes == 1 ? ${PORT:-0} : 0))" 2>/dev/null <<'EOF'
 import os
 import socket
 import sys
@@ -39,7 +39,11 @@ with socket.socket() as s:
 print(torch.cuda.device_count(), port, len(os.sched_getaffinity(0)))
 EOF
   )" || true
-  [[ -n $cores ]] || die 1 "'$python' cannot import torch: run \"make env\", or set PYTHON to an interpreter that can."
+  if [[ -z $cores ]]; then
+    echo "${0##*/}: '$python' cannot import torch. Set PYTHON to an interpreter that can, or mend this one:" >&2
+    "$python" "$root/tools/check_env.py" >&2 || true
+    exit 1
+  fi
   [[ $free_port != taken ]] || die 2 "port ${PORT:-} is in use; set PORT to another one, or leave it unset to get a free one."
   if ((visible == 0)); then
     # torchrun would give each process a single thread, and PyTorch alone all cores to each.

@@ -1,6 +1,12 @@
 """Draws the learning rate of every parameter group. Usage: python tools/print_lr.py CONFIG"""
 
 import argparse
+import sys
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config

@@ -1,6 +1,12 @@
 """Evaluates a checkpoint. Usage: python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] ..."""
 
 import argparse
+import sys
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults

@@ -1,11 +1,17 @@
 """Trains a detector. Usage: python tools/train.py CONFIG [--amp] [--resume] ..."""
 
 import argparse
+import sys
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmengine.config import Config
 
 from mmdet_dinov2.engine import batch, cli, scaling
-from mmdet_dinov2.engine.checkpoint_hook import find_last_checkpoint
+from mmdet_dinov2.engine.resume import has_checkpoints
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,10 +71,10 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume == 'auto':
-        last = find_last_checkpoint(cfg.work_dir)
-        cfg.resume = last is not None
-        cfg.load_from = last or cfg.get('load_from')
-        if last is None and cli.is_main_process():
+        cfg.resume = has_checkpoints(cfg.work_dir)
+        if cfg.resume:
+            cfg.load_from = None  # the runner chooses
+        elif cli.is_main_process():
             print(f'nothing to go on from in {cfg.work_dir}: the training starts anew')
     elif args.resume:
         cfg.resume = True

@@ -14,6 +14,8 @@ default_hooks = dict(
         rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # This many losses in a row that are infinite or NaN: stop, name the images, keep the batch.
+    nonfinite=dict(type='NonFiniteHook', max_steps=5),
     preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1: save, requeue, end
     visualization=dict(type='ReadableVisualizationHook'),
     loader_memory=dict(type='LoaderMemoryHook'),

@@ -29,7 +29,9 @@ def trust_checkpoints() -> None:
     os.environ[_TRUST_VARIABLE] = '1'
 
 
-def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, Any]:
+def read_checkpoint(
+    source: str | os.PathLike, map_location: Any = 'cpu', mmap: bool = False
+) -> dict[str, Any]:
     """Reads a checkpoint file.
 
     Files are loaded with ``weights_only=True`` or as safetensors. Besides tensors, what mmengine
@@ -40,6 +42,7 @@ def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu') -> dic
     Args:
         source: Path or URL. What comes from a URL is kept in the cache folder of ``torch.hub``.
         map_location: Where tensors are put, as in ``torch.load``.
+        mmap: Whether tensors stay in the file until they are used.
 
     Returns:
         The content; a file of tensors alone is a dict of tensors.
@@ -55,10 +58,10 @@ def read_checkpoint(source: str | os.PathLike, map_location: Any = 'cpu') -> dic
         return _read_safetensors(path, map_location)
     try:
         if os.environ.get(_TRUST_VARIABLE):
-            content = torch.load(path, map_location=map_location, weights_only=False)
+            content = torch.load(path, map_location=map_location, weights_only=False, mmap=mmap)
         else:
             with torch.serialization.safe_globals(_admitted()):
-                content = torch.load(path, map_location=map_location, weights_only=True)
+                content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way

@@ -8,8 +8,9 @@ from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
 from .memory_hook import LoaderMemoryHook
+from .nonfinite import NonFiniteHook
 from .optim_constructor import DetectionOptimWrapperConstructor
-from .optim_wrapper import Bf16OptimWrapper
+from .optim_wrapper import Bf16OptimWrapper, GuardedOptimWrapper
 from .preemption import PreemptionHook
 from .runner import DetectionRunner
 
@@ -24,8 +25,10 @@ __all__ = [
     'DetectionRunner',
     'EpochTrainLoop',
     'FullyShardedModel',
+    'GuardedOptimWrapper',
     'IterTrainLoop',
     'LoaderMemoryHook',
+    'NonFiniteHook',
     'PreemptionHook',
     'ReadableVisualizationHook',
 ]

@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ..checkpoint.sharded import gather
+from .changes import training_settings
 
 
 def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
@@ -24,7 +25,8 @@ def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler:
 
     Returns:
         Whole tensors on the CPU. ``meta`` holds the class names (``dataset_meta``), the seed, the
-        config and, as ``batch``, how the images of a step are divided.
+        config, as ``settings`` what decides the training, and as ``batch`` how the images of a step
+        are divided.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     meta = dict(
@@ -34,6 +36,7 @@ def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler:
         time=time.strftime('%Y%m%d_%H%M%S'),
         mmengine_version=mmengine.__version__,
         batch=asdict(runner.effective_batch),
+        settings=training_settings(runner.cfg),
     )
     dataset = runner.train_dataloader.dataset
     if hasattr(dataset, 'metainfo'):

@@ -43,8 +43,12 @@ class _OptimizerSteps:
             for batch in micro_batches
         ]
         bad = bad_images(data_batch['data_samples']) if 'data_samples' in data_batch else []
-        log_vars, stops, any_bad = _reduce_log_vars(outputs, runner.stop_requested, bool(bad))
-        runner.stop_agreed = stops
+        counters = runner.step_counters
+        counts = [runner.stop_requested, bool(bad), *(count() for count in counters.values())]
+        log_vars, (stops, any_bad, *sums) = _reduce_log_vars(outputs, counts)
+        runner.stop_agreed = stops > 0
+        runner.step_sums = dict(zip(counters, sums, strict=True))
+        runner.losses_here = outputs
         if any_bad:
             self.bad_images.add(runner, bad, len(self.dataloader.dataset))
         return log_vars
@@ -230,24 +234,23 @@ def _start(dataloader: DataLoader, seed: int, first_step: int, skip: int) -> Non
 
 
 def _reduce_log_vars(
-    outputs: list[dict[str, Tensor]], stop_requested: bool, bad_images_met: bool
-) -> tuple[dict[str, float], bool, bool]:
+    outputs: list[dict[str, Tensor]], counts: Sequence[int]
+) -> tuple[dict[str, float], list[int]]:
     """Means over micro-batches and processes, in one transfer to the host.
 
     Args:
         outputs: Losses of each micro-batch.
-        stop_requested: Whether this process was asked to stop.
-        bad_images_met: Whether this process met images that cannot be read.
+        counts: What this process counted in the step.
 
     Returns:
-        The means, whether any process was asked to stop, and whether any met such images.
+        The means, and the sums of the counts over the processes.
     """
     names = list(outputs[0])
     means = torch.stack(
         [torch.stack([output[name].detach() for name in names]).float() for output in outputs]
     ).mean(0)
-    flags = means.new_tensor([float(stop_requested), float(bad_images_met)])
-    means = torch.cat((means, flags))
+    means = torch.cat((means, means.new_tensor([float(count) for count in counts])))
     all_reduce(means, 'mean')
-    *values, stops, any_bad = means.tolist()
-    return dict(zip(names, values, strict=True)), stops > 0, any_bad > 0
+    values = means.tolist()
+    sums = [round(value * get_world_size()) for value in values[len(names) :]]
+    return dict(zip(names, values[: len(names)], strict=True)), sums

@@ -1,7 +1,8 @@
-"""Mixed precision without loss scaling."""
+"""Optimizer steps that never take in what is not a number, and mixed precision without scaling."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,14 +10,64 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 
 @OPTIM_WRAPPERS.register_module()
-class Bf16OptimWrapper(OptimWrapper):
+class GuardedOptimWrapper(OptimWrapper):
+    """mmengine's ``OptimWrapper`` that leaves a step out whose gradient is not finite.
+
+    A single such step would turn all weights and optimizer states into NaN. The norm of the
+    gradient tells; clipping computes it anyway. Gradients are the same in all processes after the
+    backward pass, so that all of them leave the step out without asking each other.
+
+    Args:
+        *args: As for mmengine's ``OptimWrapper``.
+        **kwargs: As for mmengine's ``OptimWrapper``.
+
+    Attributes:
+        step_left_out: Whether the last step was left out.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.step_left_out = False
+
+    def step(self, **kwargs) -> None:
+        """Clips the gradient and updates the parameters, unless the gradient is not finite."""
+        parameters = [
+            p
+            for group in self.optimizer.param_groups
+            for p in group['params']
+            if p.grad is not None
+        ]
+        self.step_left_out = False
+        if not parameters:
+            return
+        # Clipping by value returns nothing, and hides what is infinite.
+        by_norm = bool(self.clip_grad_kwargs) and self.clip_func is not nn.utils.clip_grad_value_
+        norm = (
+            self.clip_func(parameters, **self.clip_grad_kwargs)
+            if by_norm
+            else nn.utils.get_total_norm([p.grad for p in parameters])
+        )
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self.step_left_out = not math.isfinite(norm)
+        if self.step_left_out:
+            return
+        if by_norm:
+            self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
+        elif self.clip_grad_kwargs:
+            self.clip_func(parameters, **self.clip_grad_kwargs)
+        self.optimizer.step(**kwargs)
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bf16OptimWrapper(GuardedOptimWrapper):
     """Runs the forward pass under bf16 autocast, on GPUs and on CPUs.
 
-    bf16 has the range of fp32, so nothing is scaled and no step is skipped. mmengine's
-    ``AmpOptimWrapper`` refuses to run without an accelerator.
+    bf16 has the range of fp32, so nothing is scaled. mmengine's ``AmpOptimWrapper`` refuses to run
+    without an accelerator.
 
     Args:
         **kwargs: As for mmengine's ``OptimWrapper``.

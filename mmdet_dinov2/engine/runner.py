@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import subprocess
+from collections.abc import Callable
 
 import torch
 from mmengine.config import Config
@@ -16,7 +17,7 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner, save_checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint import (
     check_classes,
@@ -33,9 +34,9 @@ from ..errors import InputError
 from .batch import (
     EffectiveBatch,
     check_accumulation,
-    check_resumed_batch,
     describe_training_batch,
 )
+from .changes import check_changes, training_settings
 from .checkpoints import build_checkpoint
 from .coco_metric import DetectionCocoMetric
 from .config_format import load_yapf
@@ -44,6 +45,7 @@ from .files import write_checkpoint
 from .fsdp import FullyShardedModel, clip_grad_norm
 from .loops import STEP_LOOPS
 from .reproducible import check_reproducible, use_reproducible_algorithms
+from .resume import agree_on_checkpoint, check_training_state
 
 
 @RUNNERS.register_module()
@@ -56,6 +58,7 @@ class DetectionRunner(Runner):
       parameters that happen to match).
     - An evaluator without ``ann_file`` reads that of its data set.
     - In an evaluation images that cannot be read count as images without detections.
+    - A step whose gradient is not finite is left out (``GuardedOptimWrapper``).
     - With gradient accumulation an iteration is an optimizer step, not a micro-batch.
     - The effective batch and the learning rate of each parameter group are logged at the start.
     - ``reproducible=True`` makes every operation add in a fixed order.
@@ -91,6 +94,11 @@ class DetectionRunner(Runner):
         # Set by signal handlers; agreed on by all processes at the end of a step.
         self.stop_requested = False
         self.stop_agreed = False
+        # What hooks count in a step of this process, by name; the same names in all processes.
+        self.step_counters: dict[str, Callable[[], int]] = {}
+        # Their sums over the processes, and the losses of this one, after a step.
+        self.step_sums: dict[str, int] = {}
+        self.losses_here: list[dict[str, Tensor]] = []
         if isinstance(optim_wrapper, dict) and isinstance(train_dataloader, dict):
             self.accumulative_counts = check_accumulation(optim_wrapper)
             # One batch of the dataloader is one optimizer step; the loop divides it.
@@ -200,6 +208,10 @@ class DetectionRunner(Runner):
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
         """Builds the optimizer wrapper; see mmengine's ``Runner.build_optim_wrapper``."""
+        # Several optimizers come without 'optimizer', from a constructor of their own.
+        if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
+            if optim_wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', OptimWrapper):
+                optim_wrapper = dict(optim_wrapper, type='GuardedOptimWrapper')
         wrapper = super().build_optim_wrapper(optim_wrapper)
         if isinstance(self.model, FullyShardedModel) and wrapper.clip_grad_kwargs:
             if wrapper.clip_func is nn.utils.clip_grad_norm_:
@@ -241,7 +253,16 @@ class DetectionRunner(Runner):
             self.logger.info(f'Started from {report}')
         else:
             if training:
-                check_resumed_batch(checkpoint['meta'], self.effective_batch, filename)
+                check_training_state(checkpoint, filename)
+                check_changes(
+                    checkpoint,
+                    filename,
+                    training_settings(self.cfg),
+                    self.effective_batch,
+                    self._classes(),
+                    self.optim_wrapper.optimizer,
+                    self.logger,
+                )
             check_classes(checkpoint, self._classes(), filename)
             load_state_dict(model, state, source=filename)
             if training and is_sharded(model) and 'optimizer' in checkpoint:
@@ -251,6 +272,17 @@ class DetectionRunner(Runner):
             self.logger.info(f'Loaded checkpoint {filename}')
         self._has_loaded = True
         return checkpoint
+
+    def load_or_resume(self) -> None:
+        """Loads the checkpoint that the run starts from; see mmengine's ``Runner.load_or_resume``.
+
+        Without a named one, the main process chooses for all of them: the last checkpoint in the
+        work folder, or an intact one from before. In a folder without any the training starts anew.
+        """
+        if self._resume and self._load_from is None and not self._has_loaded:
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            self._load_from = agree_on_checkpoint(self.work_dir, model, self.logger)
+        super().load_or_resume()
 
     def _classes(self) -> tuple[str, ...] | None:
         """Class names of the data set of the loop that was built."""

@@ -15,6 +15,7 @@ from mmengine.logging import MessageHub
 from mmdet_dinov2.engine import files
 from mmdet_dinov2.engine.checkpoint_hook import DetectionCheckpointHook, find_last_checkpoint
 from mmdet_dinov2.engine.files import write_checkpoint
+from mmdet_dinov2.errors import InputError
 
 
 def stub_runner(work_dir):
@@ -104,10 +105,12 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     hook._save_best_checkpoint(runner, {'coco/bbox_mAP': 0.1})
     before = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.setattr(files, 'save_checkpoint', full_disk)
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(
+        InputError, match=r'epoch_2.pth could not be written \(No space left .* free'
+    ):
         hook._save_checkpoint_with_step(runner, 2, dict(epoch=2, iter=2))
     runner.epoch = 2
-    with pytest.raises(OSError, match='No space left'):
+    with pytest.raises(InputError, match='No space left'):
         hook._save_best_checkpoint(runner, {'coco/bbox_mAP': 0.2})
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert torch.load(find_last_checkpoint(tmp_path))['meta']['epoch'] == 1

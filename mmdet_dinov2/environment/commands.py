@@ -1,0 +1,42 @@
+"""Commands that mend an environment, and where the tested set of packages is written down."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# requirements/ belongs to a checkout; an installed package is without it.
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / 'requirements'
+PIP = f'{sys.executable} -m pip install'
+
+
+def install(*packages: str) -> str:
+    """Command that installs packages in their tested versions."""
+    lock = REQUIREMENTS / 'lock.txt'
+    constraint = f' -c {lock}' if lock.is_file() else ''
+    return f'{PIP}{constraint} ' + ' '.join(
+        f"'{p}'" if set(p) & set('<>=') else p for p in packages
+    )
+
+
+def install_all() -> str:
+    """Command that installs the whole tested set."""
+    if (ROOT / 'Makefile').is_file():
+        return f'make -C {ROOT} env'
+    return f'{PIP} mmdet_dinov2 && ' + build_mmcv().replace('--no-deps --force-reinstall ', '')
+
+
+def build_mmcv() -> str:
+    """Command that compiles mmcv's operators anew for the torch that is installed."""
+    return (
+        f'{PIP} --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv '
+        '(needs g++, ninja, psutil and setuptools below 81)'
+    )
+
+
+def apt_install(*packages: str) -> str:
+    """Command that installs packages of Debian and Ubuntu."""
+    sudo = '' if hasattr(os, 'geteuid') and os.geteuid() == 0 else 'sudo '
+    return f'{sudo}apt-get update && {sudo}apt-get install -y {" ".join(packages)}'

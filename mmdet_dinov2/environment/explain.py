@@ -1,0 +1,86 @@
+"""One sentence about an import that failed, with the command that mends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from .commands import apt_install, build_mmcv, install, install_all
+
+# Import names of distributions that are called otherwise.
+_DISTRIBUTIONS = dict(
+    cv2='opencv-python-headless', PIL='pillow', yaml='pyyaml', skimage='scikit-image'
+)
+_OPENMMLAB = dict(
+    mmengine='onedl-mmengine',
+    mmcv='onedl-mmcv',
+    mmdet='onedl-mmdetection',
+    mmpretrain='onedl-mmpretrain',
+)
+
+# What the text of an error says, and what to do; the first that fits.
+_CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
+    (
+        r"No module named 'mmcv\._ext'",
+        'mmcv is installed without its compiled operators',
+        build_mmcv,
+    ),
+    (
+        r'mmcv/_ext\S*: undefined symbol|_ext\S*\.so: undefined symbol',
+        "mmcv's operators were compiled for another version of torch",
+        build_mmcv,
+    ),
+    (
+        r"No module named 'pkg_resources'",
+        'setuptools is missing or too new (81 and later have no pkg_resources)',
+        lambda: install('setuptools>=80,<81'),
+    ),
+    (
+        r'libGL\.so|libgthread|libglib',
+        'OpenCV does not load, the machine lacks a graphics library that its desktop build needs',
+        lambda: (
+            f'{apt_install("libgl1", "libglib2.0-0")}, or without root: '
+            + install('--force-reinstall', '--no-deps', 'opencv-python-headless')
+        ),
+    ),
+    (
+        r'MMCV==\S+ is used but incompatible|MMEngine==\S+ is used but incompatible',
+        'the versions of the OpenMMLab libraries do not fit together',
+        install_all,
+    ),
+    (
+        r'numpy\.core\.multiarray failed to import|_ARRAY_API|numpy\.dtype size changed',
+        'a package was compiled for another version of NumPy',
+        install_all,
+    ),
+    (
+        r"NoneType' object is not (callable|subscriptable)|NoneType.* takes no arguments"
+        r'|transformers',
+        'transformers 5 and later break mmpretrain, and with it mmdet.models',
+        lambda: install('transformers<5'),
+    ),
+)
+
+
+def explain_import_error(error: BaseException) -> str:
+    """What is wrong, and the command that mends it.
+
+    Args:
+        error: What was raised while a package was being imported.
+    """
+    text = ' '.join(str(error).split()) or type(error).__name__
+    name = getattr(error, 'name', None)
+    missing = re.search(r"No module named '(\w+)'", text)
+    for pattern, cause, remedy in _CAUSES:
+        if re.search(pattern, text):
+            return f'{cause} ({text}); run: {remedy()}'
+    if isinstance(error, ModuleNotFoundError) and missing and missing[1] != 'mmdet_dinov2':
+        package = (name or missing[1]).split('.')[0]
+        if package in _OPENMMLAB or package in ('torch', 'torchvision'):
+            distribution = _OPENMMLAB.get(package, package)
+            return f'{distribution} (`import {package}`) is not installed; run: {install_all()}'
+        return (
+            f'`import {package}` fails, it is not installed; run: '
+            f'{install(_DISTRIBUTIONS.get(package, package))}'
+        )
+    return f'the installed packages do not fit together ({text}); run: {install_all()}'

@@ -1,0 +1,137 @@
+"""A long run that is killed, stopped and resumed ends where the undisturbed one does.
+
+SOAK_STEPS       steps of a run (1000)
+SOAK_MODEL       'tiny', or 'quickstart' for the model and the pictures of the quick start
+SOAK_BAD_IMAGES  training images that are cut off, in both runs (0)
+
+For example ``SOAK_MODEL=quickstart pytest -m slow -s tests/test_engine/test_soak.py``.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mmdet_dinov2.engine.preemption import STOPPED_EXIT_CODE
+
+from .test_resume import assert_same, losses_of, states_of
+from .tools import ROOT, write_config
+
+STEPS = int(os.environ.get('SOAK_STEPS', 1000))
+MODEL = os.environ.get('SOAK_MODEL', 'tiny')
+BAD_IMAGES = int(os.environ.get('SOAK_BAD_IMAGES', 0))
+INTERVAL = max(1, STEPS // 10)
+# MiB that a process may grow after its first fifth.
+MOST_GROWTH = 50
+
+SOAK = f"""
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+train_cfg = dict(_delete_=True, type='IterTrainLoop', max_iters={STEPS}, val_interval={STEPS})
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
+                   dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end={STEPS},
+                        T_max={STEPS - 50}, eta_min_ratio=0.01)]
+default_hooks = dict(
+    logger=dict(interval=1),
+    checkpoint=dict(by_epoch=False, interval={INTERVAL}, max_keep_ckpts=2))
+log_processor = dict(window_size=1, by_epoch=False)
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(vis_backends=vis_backends)
+"""
+# Batches of one small image, with all that is random.
+TINY = """
+train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(
+    dataset, generate=dict(num_train=20, num_val=4, seed=0), pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='RandomChoiceResize', scales=[(42, 42), (56, 56)], keep_ratio=True),
+        dict(type='PackDetInputs')]))
+val_dataloader['dataset'] = dict(dataset, generate=dict(num_train=20, num_val=4, seed=0))
+test_dataloader = val_dataloader
+"""
+QUICKSTART = f"_base_ = '{ROOT}/configs/dino_dinov2_quickstart.py'\n"
+
+
+def config_of(folder, data, name, hook=''):
+    extra = SOAK + (f'custom_hooks = [{hook}]\n' if hook else '')
+    if MODEL == 'tiny':
+        return write_config(folder, TINY + extra, name=name, data=data)
+    path = folder / name
+    path.write_text(QUICKSTART + extra)
+    return path
+
+
+def start(config, work, *options):
+    environment = dict(
+        os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT)
+    )
+    command = [sys.executable, ROOT / 'tools/train.py', config, '--work-dir', work, *options]
+    work.mkdir(exist_ok=True)
+    with open(work / 'output.txt', 'a') as output:
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=config.parent,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def finish(process, work, code=0):
+    assert process.wait() == code, (work / 'output.txt').read_text()[-3000:]
+
+
+def spoil(data):
+    """Cuts the first images off."""
+    for path in sorted((data / 'train').iterdir())[:BAD_IMAGES]:
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def growth_of(work):
+    """MiB of memory that each process of a run gained after its first fifth."""
+    growths = []
+    for log in sorted(work.glob('*/vis_data/scalars.json')):
+        memory = [row['memory'] for row in map(json.loads, log.open()) if 'loss' in row]
+        if len(memory) >= 50:
+            growths.append(max(memory) - max(memory[: len(memory) // 5]))
+    return growths
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_runs_end_where_the_undisturbed_one_does(tmp_path):
+    data = tmp_path / 'shapes' if MODEL == 'tiny' else tmp_path / 'data/shapes'
+    plain = config_of(tmp_path, data, 'plain.py')
+    if BAD_IMAGES:
+        made = start(plain, tmp_path / 'made', '--cfg-options', 'train_cfg.max_iters=0')
+        finish(made, tmp_path / 'made')
+        spoil(data)
+    options = ['--no-preflight'] if BAD_IMAGES else []
+    undisturbed = start(plain, tmp_path / 'undisturbed', *options)  # side by side
+
+    work = tmp_path / 'disturbed'
+    # Killed in the middle of an interval, and asked to stop in a later one.
+    for name, step, code in (
+        ('SIGKILL', INTERVAL * 3 + INTERVAL // 2, -signal.SIGKILL),
+        ('SIGTERM', INTERVAL * 7 + INTERVAL // 3, STOPPED_EXIT_CODE),
+    ):
+        hook = f"dict(type='SignalAtStep', step={step}, name='{name}')"
+        stopped = config_of(tmp_path, data, f'{name}.py', hook)
+        finish(start(stopped, work, '--resume', *options), work, code)
+    finish(start(plain, work, '--resume', *options), work)
+    finish(undisturbed, tmp_path / 'undisturbed')
+
+    expected, losses = losses_of(tmp_path / 'undisturbed'), losses_of(work)
+    assert len(expected) == STEPS
+    assert losses == expected
+    assert_same(states_of(work), states_of(tmp_path / 'undisturbed'))
+    growths = growth_of(tmp_path / 'undisturbed') + growth_of(work)
+    print(f'last loss {losses[STEPS]:.4f}; memory of each process grew by {growths} MiB')
+    assert max(growths) <= MOST_GROWTH
+    # It has learnt something on the way.
+    tenth = STEPS // 10
+    mean = [sum(losses[s] for s in part) / tenth for part in (range(1, tenth + 1),
+            range(STEPS - tenth + 1, STEPS + 1))]  # fmt: skip
+    assert mean[1] < mean[0]

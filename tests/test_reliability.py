@@ -1,0 +1,33 @@
+"""The table of faults names tests that exist."""
+
+import re
+
+import pytest
+
+ID = re.compile(r'`((?:\w+/)*test_\w+\.py)::(test_\w+)(?:\[([^\]`]+)\])?`')
+
+
+@pytest.fixture(scope='module')
+def rows(root):
+    """Rows of the tables of docs/reliability.md that name tests."""
+    lines = (root / 'docs/reliability.md').read_text().splitlines()
+    tables = [line for line in lines if line.startswith('|')]
+    return [line for line in tables if not line.startswith(('|---', '| fault '))]
+
+
+def test_there_are_forty_faults(rows):
+    assert len(rows) >= 40
+    for row in rows:
+        assert row.count('|') == 4, row
+        assert 'the same test' in row or ID.search(row), f'no test is named: {row}'
+
+
+def test_every_test_of_the_table_exists(rows, root):
+    named = [found for row in rows for found in ID.findall(row)]
+    # Nothing that looks like a test is left out by the pattern.
+    assert sum(row.count('::') for row in rows) == len(named)
+    for file, function, case in named:
+        text = (root / 'tests' / file).read_text()
+        assert re.search(rf'^def {function}\(', text, re.MULTILINE), f'{file}::{function}'
+        names = {case, case.replace('_', ' ')}
+        assert not case or any(f"'{name}'" in text for name in names), f'{function}[{case}]'
