@@ -1,6 +1,7 @@
 """Training engine: runner, loops, optimizer wrappers, scaling, command line."""
 
 from .checkpoint_hook import DetectionCheckpointHook
+from .early_stopping import ResumableEarlyStoppingHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
@@ -19,4 +20,5 @@ __all__ = [
     'FullyShardedModel',
     'IterTrainLoop',
     'PreemptionHook',
+    'ResumableEarlyStoppingHook',
 ]

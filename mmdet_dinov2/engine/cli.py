@@ -21,6 +21,8 @@ from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
+from ..data.own_config import use_own_data
+from ..data.own_data import find_own_data
 from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
 from .runner import DetectionRunner
@@ -51,6 +53,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that change a config."""
+    parser.add_argument(
+        '--data',
+        metavar='PATH',
+        help='folder of a data set (COCO or YOLO format) to use instead of that of the config',
+    )
     parser.add_argument('--work-dir', help='folder for what the program writes')
     parser.add_argument(
         '--cfg-options',
@@ -69,9 +76,11 @@ def read_config(args: argparse.Namespace) -> Config:
     """Reads the config named by the arguments and applies the common ones.
 
     The work folder is that of the arguments, else of the config, else ``work_dirs/CONFIG_NAME``.
+    What has to be written for ``--data`` is written there. ``--cfg-options`` have the last word.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If there is no such config or data set.
+        InputError: If the data set cannot be used.
     """
     if not os.path.isfile(args.config):
         raise FileNotFoundError(f'config {args.config} does not exist; check the path')
@@ -81,12 +90,16 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     cfg.launcher = getattr(args, 'launcher', 'none')
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = os.path.join('work_dirs', config_name(args))
+    options = args.cfg_options or {}
+    work_dir = args.work_dir or options.get('work_dir') or cfg.get('work_dir')
+    work_dir = work_dir or os.path.join('work_dirs', config_name(args))
+    if getattr(args, 'data', None):
+        data = find_own_data(args.data, os.path.join(work_dir, 'data'))
+        use_own_data(cfg, data)
+        if is_main_process():
+            print('\n'.join(f'data: {note}' for note in data.notes))
+    cfg.merge_from_dict(options)
+    cfg.work_dir = work_dir
     return cfg
 
 
