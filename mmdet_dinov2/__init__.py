@@ -8,6 +8,7 @@ from .version import __version__
 
 try:
     from . import data, engine, models
+    from .engine import load
 except (ImportError, TypeError) as error:
     # transformers 5 makes `import mmdet.models` fail with a TypeError about NoneType.
     raise ImportError(
@@ -17,4 +18,4 @@ except (ImportError, TypeError) as error:
         '(transformers must be below 5)'
     ) from error
 
-__all__ = ['__version__', 'data', 'engine', 'models']
+__all__ = ['__version__', 'data', 'engine', 'load', 'models']

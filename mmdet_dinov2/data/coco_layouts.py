@@ -46,8 +46,8 @@ def find_annotation_files(root: Path) -> dict[str, Path]:
         if len(best) > 1:
             names = ', '.join(str(path.relative_to(root)) for path in best)
             raise InputError(
-                f'{root} has several annotation files for the {split} split ({names}); leave one of '
-                'them there, or write a config that names it'
+                f'{root} has several annotation files for the {split} split ({names}); leave one '
+                'of them there, or write a config that names it'
             )
         if best:
             found[split] = best[0]

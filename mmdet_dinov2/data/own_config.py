@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import copy
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from ..errors import InputError
 from .dataset_source import dataset_class, is_coco_format
 from .evaluators import iter_metrics
 from .own_data import OwnData, OwnSplit
+from .palette import class_colours
 from .shapes_dataset import ShapesDataset
 
 # Of a dataset config, what says how images are used and not which.
@@ -48,7 +48,7 @@ def use_own_data(cfg: Config, data: OwnData) -> None:
     if tested not in splits:
         raise InputError(f'{data.root} has no train, val or test split with annotations')
     splits['test'] = splits[tested]
-    metainfo = dict(classes=data.classes, palette=_palette(len(data.classes)))
+    metainfo = dict(classes=data.classes, palette=class_colours(len(data.classes)))
     for split, source in splits.items():
         loader = cfg.get(f'{split}_dataloader')
         if not isinstance(loader, Mapping):
@@ -138,10 +138,3 @@ def _let_evaluator_follow(cfg: Config, split: str) -> None:
         cfg[key] = dict(type='CocoMetric', metric='bbox')
     for metric in metrics:
         metric.pop('ann_file', None)
-
-
-def _palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """RGB colours that differ from their neighbours: hues by the golden ratio."""
-    hues = [index * 0.618034 % 1 for index in range(num_classes)]
-    colours = [colorsys.hsv_to_rgb(hue, 0.85, 0.95 - 0.25 * (i % 2)) for i, hue in enumerate(hues)]
-    return [tuple(round(255 * channel) for channel in colour) for colour in colours]

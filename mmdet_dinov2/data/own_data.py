@@ -104,6 +104,8 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
         cocos, folders = _read_coco(path, {'train': single}, notes)
     else:
         raise InputError(_nothing_found(path))
+    if not cocos:
+        raise InputError(f"{data_yaml} names no images; it needs 'train' and 'val'")
     if 'train' in cocos and 'val' not in cocos:
         cocos['train'], cocos['val'] = _split_train(cocos['train'], cache, notes)
         folders['val'] = folders['train']

@@ -105,8 +105,8 @@ def fingerprint(data: YoloData, split: str) -> str:
 def to_coco(data: YoloData, split: str) -> tuple[dict[str, Any], str, list[str]]:
     """Converts a split to the content of a COCO annotation file.
 
-    Boxes are cut at the border of the image. Polygons become the boxes around them. An image without
-    label file has no objects. Sizes are those of the upright image, as it is loaded.
+    Boxes are cut at the border of the image. Polygons become the boxes around them. An image
+    without label file has no objects. Sizes are those of the upright image, as it is loaded.
 
     Returns:
         The content, the folder that the file names are relative to, and what a person should know.
@@ -237,10 +237,8 @@ def _convert(image: Path, num_classes: int) -> _Converted:
     return _Converted((width, height), _read_boxes(label_file(image), num_classes))
 
 
-def _read_boxes(
-    path: Path, num_classes: int
-) -> list[tuple[int, float, float, float, float]]:
-    """Boxes of a label file as (class, x, y, w, h), x and y of the corner, in shares of the image."""
+def _read_boxes(path: Path, num_classes: int) -> list[tuple[int, float, float, float, float]]:
+    """Boxes of a label file: class, x and y of the corner, w, h in shares of the image."""
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except FileNotFoundError:

@@ -1,6 +1,7 @@
 """Training engine: runner, loops, optimizer wrappers, scaling, command line."""
 
 from .checkpoint_hook import DetectionCheckpointHook
+from .detector import Detector, load
 from .early_stopping import ResumableEarlyStoppingHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
@@ -16,9 +17,11 @@ __all__ = [
     'DetectionLogProcessor',
     'DetectionOptimWrapperConstructor',
     'DetectionRunner',
+    'Detector',
     'EpochTrainLoop',
     'FullyShardedModel',
     'IterTrainLoop',
     'PreemptionHook',
     'ResumableEarlyStoppingHook',
+    'load',
 ]

@@ -6,6 +6,7 @@ import argparse
 import copy
 import difflib
 import inspect
+import io
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
@@ -25,6 +27,7 @@ from ..data.own_config import use_own_data
 from ..data.own_data import find_own_data
 from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
+from .checkpoint_hook import find_last_checkpoint
 from .runner import DetectionRunner
 
 _TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
@@ -101,6 +104,50 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg.merge_from_dict(options)
     cfg.work_dir = work_dir
     return cfg
+
+
+def find_model(model: str, checkpoint: str | None = None) -> tuple[str | None, str]:
+    """Finds what to predict with.
+
+    Args:
+        model: A checkpoint, a work folder, or a config.
+        checkpoint: The checkpoint of a config; by default the best one, else the last, in the
+            folder of the config or in its work folder.
+
+    Returns:
+        The config, or None to take the one in the checkpoint, and the checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        InputError: If two checkpoints are named.
+    """
+    if not model.endswith('.py') and not os.path.isdir(model):
+        if checkpoint:
+            raise InputError(f'both {model} and --checkpoint {checkpoint} name a checkpoint')
+        return None, model
+    config, folders = None, [model]
+    if not os.path.isdir(model):
+        if not os.path.isfile(model):
+            raise FileNotFoundError(f'config {model} does not exist; check the path')
+        config = model
+        work_dir = Config.fromfile(model).get('work_dir')
+        folders = [os.path.dirname(model) or '.', work_dir or f'work_dirs/{Path(model).stem}']
+    if checkpoint:
+        return config, checkpoint
+    for folder in folders:
+        best = sorted(Path(folder).glob('best_*.pth'), key=os.path.getmtime)
+        found = str(best[-1]) if best else find_last_checkpoint(folder)
+        if found:
+            return config, found
+    raise FileNotFoundError(
+        f'there is no best_*.pth and no last_checkpoint in {" or ".join(folders)}; name the '
+        'checkpoint'
+    )
+
+
+def progress_bar(total: int) -> ProgressBar:
+    """A progress bar on the terminal; nothing where the output goes to a file."""
+    return ProgressBar(total, file=sys.stderr if sys.stderr.isatty() else io.StringIO())
 
 
 def launched_world_size(launcher: str) -> int:
