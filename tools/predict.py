@@ -97,7 +97,8 @@ class Run:
         bar = cli.progress_bar(len(video))
         out = None
         if self.pictures is not None:
-            out = VideoFile((self.pictures / file.name).with_suffix('.mp4'), video.fps)
+            name = file.name if file.name.endswith('.mp4') else f'{file.name}.mp4'
+            out = VideoFile(self.pictures / name, video.fps)
         for index, prediction in enumerate(self.detector.predict_each(video, **self.options)):
             picture = self.keep(f'{file.name}/{index:06d}', prediction)
             if out is not None:

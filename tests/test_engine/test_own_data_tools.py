@@ -63,7 +63,8 @@ def test_the_saved_config_trains_and_tests_without_the_folder(bccd, capfd):
     assert (work / 'epoch_2.pth').is_file()
     assert len(metrics(work)) == 2
     run_tool('test', saved, work / 'epoch_2.pth', '--work-dir', work / 'test')
-    assert '| WBC' in capfd.readouterr().out
+    printed = capfd.readouterr()
+    assert '| WBC' in printed.out + printed.err
 
 
 def test_a_checkpoint_is_tested_on_a_folder(bccd, tmp_path, capfd):

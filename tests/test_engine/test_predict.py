@@ -190,7 +190,7 @@ def test_a_video_is_predicted_frame_by_frame(trained, images, tmp_path, capfd):
         image['file_name'] for image in json.loads((out / 'images.json').read_text())['images']
     ]
     assert names == [f'clip.avi/{index:06d}' for index in range(5)]
-    drawn = cv2.VideoCapture(str(out / 'pictures/clip.mp4'))
+    drawn = cv2.VideoCapture(str(out / 'pictures/clip.avi.mp4'))
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and drawn.get(cv2.CAP_PROP_FPS) == 10
     assert drawn.read()[1].shape == (60, 90, 3)
 
