@@ -9,6 +9,7 @@ from .version import __version__
 
 try:
     from . import data, engine, models
+    from .engine import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
     # Packages that do not fit together fail in any of these ways.
     raise ImportError(
@@ -16,4 +17,4 @@ except (ImportError, TypeError, AttributeError, AssertionError, OSError) as erro
         'tools/check_env.py looks at the whole environment'
     ) from error
 
-__all__ = ['__version__', 'data', 'engine', 'models']
+__all__ = ['__version__', 'data', 'engine', 'load', 'models']

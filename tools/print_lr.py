@@ -12,6 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from mmdet_dinov2.analysis.lr_curves import describe_group, draw_lr_curves, lr_curves
+from mmdet_dinov2.data.own_config import repeat_small_training_set
 from mmdet_dinov2.engine import batch, cli
 
 
@@ -30,9 +31,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def epoch_length(cfg: Config, world_size: int) -> int:
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
     accumulation = batch.check_accumulation(cfg.optim_wrapper)
     images = batch.EffectiveBatch(world_size, cfg.train_dataloader.batch_size, accumulation).total
+    if 'own_data' in cfg and 'times' not in cfg.train_dataloader.dataset:
+        repeat_small_training_set(cfg, images)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
     return -(-len(dataset) // images)
 
 

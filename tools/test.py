@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint. Usage: python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] ..."""
+"""Evaluates a checkpoint. Usage: python tools/test.py CONFIG CHECKPOINT [--data PATH] ..."""
 
 import argparse
 import sys

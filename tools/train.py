@@ -1,4 +1,4 @@
-"""Trains a detector. Usage: python tools/train.py CONFIG [--amp] [--resume] ..."""
+"""Trains a detector. Usage: python tools/train.py CONFIG [--data PATH] [--amp] [--resume] ..."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ except ImportError as error:
 
 from mmengine.config import Config
 
+from mmdet_dinov2.data.own_config import repeat_small_training_set
 from mmdet_dinov2.engine import batch, cli, scaling
 from mmdet_dinov2.engine.resume import has_checkpoints
 
@@ -70,6 +71,13 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
                 'being the total batch size that its learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
+    if args.data:
+        step = batch.EffectiveBatch(
+            world_size, cfg.train_dataloader.batch_size, batch.check_accumulation(cfg.optim_wrapper)
+        )
+        note = repeat_small_training_set(cfg, step.total)
+        if note and cli.is_main_process():
+            print(f'data: {note}')
     if args.resume == 'auto':
         cfg.resume = has_checkpoints(cfg.work_dir)
         if cfg.resume:

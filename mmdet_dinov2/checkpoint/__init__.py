@@ -2,6 +2,7 @@
 
 from .backbone import LoadReport, load_backbone
 from .detector import check_classes, checkpoint_classes, load_for_fine_tuning, load_state_dict
+from .embedded_config import embedded_config, for_prediction
 from .layouts import LAYOUTS, convert_state_dict
 from .reading import read_checkpoint, state_dict_of, trust_checkpoints
 
@@ -11,6 +12,8 @@ __all__ = [
     'check_classes',
     'checkpoint_classes',
     'convert_state_dict',
+    'embedded_config',
+    'for_prediction',
     'load_backbone',
     'load_for_fine_tuning',
     'load_state_dict',

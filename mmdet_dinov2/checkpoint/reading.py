@@ -29,6 +29,11 @@ def trust_checkpoints() -> None:
     os.environ[_TRUST_VARIABLE] = '1'
 
 
+def trusts_checkpoints() -> bool:
+    """Whether :func:`trust_checkpoints` was called."""
+    return bool(os.environ.get(_TRUST_VARIABLE))
+
+
 def read_checkpoint(
     source: str | os.PathLike, map_location: Any = 'cpu', mmap: bool = False
 ) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def read_checkpoint(
     if path.suffix == '.safetensors':
         return _read_safetensors(path, map_location)
     try:
-        if os.environ.get(_TRUST_VARIABLE):
+        if trusts_checkpoints():
             content = torch.load(path, map_location=map_location, weights_only=False, mmap=mmap)
         else:
             with torch.serialization.safe_globals(_admitted()):

@@ -2,6 +2,8 @@
 
 from .checkpoint_hook import DetectionCheckpointHook
 from .coco_metric import DetectionCocoMetric
+from .detector import Detector, load
+from .early_stopping import ResumableEarlyStoppingHook
 from .ema_hook import DetectionEMAHook
 from .evaluation import DetectionEvaluator, ReadableVisualizationHook
 from .fsdp import FullyShardedModel
@@ -23,6 +25,7 @@ __all__ = [
     'DetectionLogProcessor',
     'DetectionOptimWrapperConstructor',
     'DetectionRunner',
+    'Detector',
     'EpochTrainLoop',
     'FullyShardedModel',
     'GuardedOptimWrapper',
@@ -31,4 +34,6 @@ __all__ = [
     'NonFiniteHook',
     'PreemptionHook',
     'ReadableVisualizationHook',
+    'ResumableEarlyStoppingHook',
+    'load',
 ]

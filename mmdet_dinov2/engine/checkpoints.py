@@ -9,6 +9,7 @@ import mmengine
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ..checkpoint.embedded_config import CONFIG_KEY, plain_config
 from ..checkpoint.sharded import gather
 from .changes import training_settings
 
@@ -25,12 +26,13 @@ def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler:
 
     Returns:
         Whole tensors on the CPU. ``meta`` holds the class names (``dataset_meta``), the seed, the
-        config, as ``settings`` what decides the training, and as ``batch`` how the images of a step
-        are divided.
+        config (as text and as plain values), as ``settings`` what decides the training, and as
+        ``batch`` how the images of a step are divided.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     meta = dict(
         cfg=runner.cfg.pretty_text,
+        **{CONFIG_KEY: plain_config(runner.cfg.to_dict())},
         seed=runner.seed,
         experiment_name=runner.experiment_name,
         time=time.strftime('%Y%m%d_%H%M%S'),

@@ -6,6 +6,7 @@ import argparse
 import copy
 import difflib
 import inspect
+import io
 import os
 import re
 import sys
@@ -18,12 +19,16 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from ..data.class_names import fill_classes
+from ..data.own_config import use_own_data
+from ..data.own_data import find_own_data
 from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
+from .checkpoint_hook import find_last_checkpoint
 from .runner import DetectionRunner
 
 _TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
@@ -52,6 +57,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that change a config."""
+    parser.add_argument(
+        '--data',
+        metavar='PATH',
+        help='folder of a data set (COCO or YOLO format) to use instead of that of the config',
+    )
     parser.add_argument('--work-dir', help='folder for what the program writes')
     parser.add_argument(
         '--cfg-options',
@@ -70,9 +80,11 @@ def read_config(args: argparse.Namespace) -> Config:
     """Reads the config named by the arguments, applies the common ones, fills in classes.
 
     The work folder is that of the arguments, else of the config, else ``work_dirs/CONFIG_NAME``.
+    What has to be written for ``--data`` is written there. ``--cfg-options`` have the last word.
 
     Raises:
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If there is no such config or data set.
+        InputError: If the data set cannot be used.
     """
     if not os.path.isfile(args.config):
         raise FileNotFoundError(f'config {args.config} does not exist; check the path')
@@ -82,14 +94,62 @@ def read_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     cfg.launcher = getattr(args, 'launcher', 'none')
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = os.path.join('work_dirs', config_name(args))
+    options = args.cfg_options or {}
+    work_dir = args.work_dir or options.get('work_dir') or cfg.get('work_dir')
+    work_dir = work_dir or os.path.join('work_dirs', config_name(args))
+    if getattr(args, 'data', None):
+        data = find_own_data(args.data, os.path.join(work_dir, 'data'))
+        use_own_data(cfg, data)
+        if is_main_process():
+            print('\n'.join(f'data: {note}' for note in data.notes))
+    cfg.merge_from_dict(options)
+    cfg.work_dir = work_dir
     fill_classes(cfg)
     return cfg
+
+
+def find_model(model: str, checkpoint: str | None = None) -> tuple[str | None, str]:
+    """Finds what to predict with.
+
+    Args:
+        model: A checkpoint, a work folder, or a config.
+        checkpoint: The checkpoint of a config; by default the best one, else the last, in the
+            folder of the config or in its work folder.
+
+    Returns:
+        The config, or None to take the one in the checkpoint, and the checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        InputError: If two checkpoints are named.
+    """
+    if not model.endswith('.py') and not os.path.isdir(model):
+        if checkpoint:
+            raise InputError(f'both {model} and --checkpoint {checkpoint} name a checkpoint')
+        return None, model
+    config, folders = None, [model]
+    if not os.path.isdir(model):
+        if not os.path.isfile(model):
+            raise FileNotFoundError(f'config {model} does not exist; check the path')
+        config = model
+        work_dir = Config.fromfile(model).get('work_dir')
+        folders = [os.path.dirname(model) or '.', work_dir or f'work_dirs/{Path(model).stem}']
+    if checkpoint:
+        return config, checkpoint
+    for folder in folders:
+        best = sorted(Path(folder).glob('best_*.pth'), key=os.path.getmtime)
+        found = str(best[-1]) if best else find_last_checkpoint(folder)
+        if found:
+            return config, found
+    raise FileNotFoundError(
+        f'there is no best_*.pth and no last_checkpoint in {" or ".join(folders)}; name the '
+        'checkpoint'
+    )
+
+
+def progress_bar(total: int) -> ProgressBar:
+    """A progress bar on the terminal; nothing where the output goes to a file."""
+    return ProgressBar(total, file=sys.stderr if sys.stderr.isatty() else io.StringIO())
 
 
 def launched_world_size(launcher: str) -> int:

@@ -242,6 +242,8 @@ class DetectionRunner(Runner):
         if revise_keys:
             raise ValueError(f'revise_keys={revise_keys} is not supported by {type(self).__name__}')
         checkpoint = read_checkpoint(filename, map_location)
+        # mmengine would run it as Python code to compare numbers of GPUs.
+        (checkpoint.get('meta') or {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         state = state_dict_of(checkpoint, filename)

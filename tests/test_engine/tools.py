@@ -47,6 +47,51 @@ param_scheduler = [dict(type='MultiStepLR', begin=0, end=2, by_epoch=True, miles
 default_hooks = dict(logger=dict(interval=1))
 """
 
+# The recipe for own data with a tiny model, small images and 2 epochs.
+TINY_OPTIONS = (
+    'model.num_queries=20',
+    'model.backbone.init_cfg=None',
+    'model.backbone.global_attn_indexes=[1]',
+    'model.backbone.arch._delete_=True',
+    'model.backbone.arch.embed_dims=32',
+    'model.backbone.arch.num_layers=2',
+    'model.backbone.arch.num_heads=2',
+    'model.backbone.arch.feedforward_channels=32',
+    'model.backbone.arch.ffn=mlp',
+    'model.backbone.arch.layer_scale=1.0',
+    'model.neck.in_channels=32',
+    'model.neck.out_channels=16',
+    'model.encoder.num_layers=1',
+    'model.encoder.layer_cfg.self_attn_cfg.embed_dims=16',
+    'model.encoder.layer_cfg.ffn_cfg.embed_dims=16',
+    'model.encoder.layer_cfg.ffn_cfg.feedforward_channels=32',
+    'model.decoder.num_layers=1',
+    'model.decoder.layer_cfg.self_attn_cfg.embed_dims=16',
+    'model.decoder.layer_cfg.cross_attn_cfg.embed_dims=16',
+    'model.decoder.layer_cfg.ffn_cfg.embed_dims=16',
+    'model.decoder.layer_cfg.ffn_cfg.feedforward_channels=32',
+    'model.positional_encoding.num_feats=8',
+    'model.bbox_head.embed_dims=16',
+    'model.dn_cfg.group_cfg.num_dn_queries=10',
+    'model.test_cfg.max_per_img=20',
+    'train_dataloader.batch_size=8',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.batch_size=8',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'val_dataloader.dataset.pipeline.1.scale=(112,112)',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'test_dataloader.dataset.pipeline.1.scale=(112,112)',
+    'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(112,112)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(112,112)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.1.crop_size=(60,90)',
+    'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(84,84),(112,112)]',
+    'train_cfg.max_epochs=1',
+    'default_hooks.logger.interval=1',
+)
+
 
 def write_config(folder: Path, extra: str = '', name: str = 'tiny.py', data: Path | None = None):
     """Writes a config whose data set and model are tiny; ``extra`` is appended to it."""

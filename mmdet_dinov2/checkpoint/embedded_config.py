@@ -1,0 +1,248 @@
+"""The config that a checkpoint carries, read without running anything of it.
+
+mmengine saves the config of a run as Python text and executes that text to read it. Here it is
+parsed, and only literals are accepted. A config of nothing but literals can still name what is to
+be built (``dict(type='subprocess.Popen', ...)``), so names are accepted only of the parts of a
+detector and of its transforms.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
+from mmengine.registry import Registry
+from mmengine.utils import import_modules_from_strings
+
+from ..errors import InputError
+from .reading import TRUST_FLAG, trusts_checkpoints
+
+# Beside the text of mmengine, so that other programs that read it do as before.
+CONFIG_KEY = 'config_data'
+
+# Left out, for they evaluate or load what a config names: language models, trackers.
+_MODULES = (
+    'mmcv.cnn',
+    'mmcv.ops',
+    'mmcv.transforms',
+    'mmdet.datasets.transforms',
+    'mmdet.models.backbones',
+    'mmdet.models.data_preprocessors',
+    'mmdet.models.dense_heads',
+    'mmdet.models.detectors',
+    'mmdet.models.layers',
+    'mmdet.models.losses',
+    'mmdet.models.necks',
+    'mmdet.models.roi_heads',
+    'mmdet.models.seg_heads',
+    'mmdet.models.task_modules.assigners',
+    'mmdet.models.task_modules.coders',
+    'mmdet.models.task_modules.prior_generators',
+    'mmdet.models.task_modules.samplers',
+    'mmdet_dinov2',
+    'mmengine.model',
+    'torch.nn',
+)
+_PACKAGES = ('mmcv', 'mmdet', 'mmdet_dinov2', 'mmengine', 'torch')
+_IMPORTED = ('mmdet', 'mmdet_dinov2')
+# `type` of functions that are no registered ones; mmcv evaluates them as Python.
+_FUNCTIONS = ('nms', 'soft_nms')
+_NAMES = {'inf': float('inf'), 'nan': float('nan')}
+
+
+def plain_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Copies a config into dicts, lists, strings and numbers; None if it has other values."""
+    try:
+        return _plain(dict(cfg))
+    except TypeError:
+        return None
+
+
+def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:
+    """Reads the config of a checkpoint and imports the packages that it names.
+
+    Args:
+        checkpoint: Its content.
+        source: Where it comes from, for messages.
+
+    Returns:
+        What predictions need of it; see :func:`for_prediction`.
+
+    Raises:
+        InputError: If the checkpoint has no config, or one that could run code and checkpoints are
+            not trusted.
+    """
+    meta = checkpoint.get('meta') or {}
+    if isinstance(meta.get(CONFIG_KEY), Mapping):
+        content = _plain(meta[CONFIG_KEY])
+    elif isinstance(meta.get('cfg'), str):
+        content = parse_config_text(meta['cfg'], source)
+    else:
+        raise InputError(f'{source} does not carry its config; name the config as well')
+    imports = _imports(content.get('custom_imports'))
+    if not trusts_checkpoints():
+        _refuse_foreign_imports(imports, source)
+    import_modules_from_strings(imports)
+    content = for_prediction(content, source)
+    if not trusts_checkpoints():
+        _refuse_foreign_types(content, source)
+    return content
+
+
+def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:
+    """Takes ``model`` and the test ``pipeline`` of a config, as copies.
+
+    No part of the model loads weights of its own: they come from the checkpoint, so nothing is
+    downloaded and no other file is read.
+
+    Raises:
+        InputError: If the config has no model or no test pipeline.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    parts = dict(model=cfg.get('model'), pipeline=dataset.get('pipeline'))
+    missing = [name for name, part in parts.items() if not part]
+    if missing:
+        raise InputError(
+            f'the config in {source} has no {" and no ".join(missing)}; a model and a '
+            'test_dataloader with the pipeline of its dataset are needed to predict'
+        )
+    parts = {name: copy.deepcopy(part) for name, part in parts.items()}
+    for node in _walk(parts['model']):
+        if isinstance(node, dict) and 'init_cfg' in node:
+            node['init_cfg'] = None
+    return parts
+
+
+def parse_config_text(text: str, source: str | os.PathLike) -> dict[str, Any]:
+    """Reads the text of a config, as mmengine dumps it, without running it.
+
+    Raises:
+        InputError: If it is anything but assignments of literals and ``dict(...)`` to names.
+    """
+    try:
+        statements = ast.parse(text).body
+        content = {}
+        for statement in statements:
+            if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+                raise _NotLiteral(statement)
+            (target,) = statement.targets
+            if not isinstance(target, ast.Name):
+                raise _NotLiteral(statement)
+            content[target.id] = _literal(statement.value)
+    except (SyntaxError, ValueError, RecursionError, MemoryError, _NotLiteral) as error:
+        where = f'line {error.args[0].lineno}: ' if isinstance(error, _NotLiteral) else ''
+        reason = ast.unparse(error.args[0])[:80] if where else ' '.join(str(error).split())
+        raise InputError(
+            f'the config in {source} is not made of plain values ({where}{reason}), so it is not '
+            'read; name the config file as well'
+        ) from error
+    return content
+
+
+class _NotLiteral(Exception):
+    """A part of a config text that is no literal; its argument is the node."""
+
+
+def _literal(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=value) if isinstance(value, (str, int, float, bool, type(None))):
+            return value
+        case ast.List(elts=items):
+            return [_literal(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_literal(item) for item in items)
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            return {_key(key): _literal(value) for key, value in zip(keys, values, strict=True)}
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _literal(operand)
+            if isinstance(value, (int, float)):
+                return -value
+        case ast.Name(id=name) if name in _NAMES:
+            return _NAMES[name]
+        case ast.Call(func=ast.Name(id='dict'), args=args, keywords=keywords):
+            # `dict(key=...)`, and `dict({'a key': ...})` for keys that are no names.
+            if all(isinstance(arg, ast.Dict) for arg in args) and len(args) <= 1:
+                named = {keyword.arg: _literal(keyword.value) for keyword in keywords}
+                if None not in named:
+                    return {**(_literal(args[0]) if args else {}), **named}
+    raise _NotLiteral(node)
+
+
+def _key(node: ast.expr) -> Any:
+    if not isinstance(node, ast.Constant):
+        raise _NotLiteral(node)
+    return node.value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, type):
+        return f'{value.__module__}.{value.__name__}'
+    raise TypeError(f'{value!r} is no plain value')
+
+
+def _imports(custom_imports: Any) -> list[str]:
+    names = custom_imports.get('imports') if isinstance(custom_imports, Mapping) else custom_imports
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def _refuse_foreign_imports(imports: Sequence[str], source: str | os.PathLike) -> None:
+    foreign = [name for name in imports if str(name).split('.')[0] not in _IMPORTED]
+    if foreign:
+        raise InputError(
+            f'the config in {source} asks to import {", ".join(map(repr, foreign))}, which runs '
+            f'code; only if you trust whoever made it, add {TRUST_FLAG}; or name a config file'
+        )
+
+
+def _refuse_foreign_types(content: Mapping[str, Any], source: str | os.PathLike) -> None:
+    known = set(_FUNCTIONS).union(
+        *map(_registered, (MODELS.root, TRANSFORMS.root, TASK_UTILS.root))
+    )
+    for node in _walk(content):
+        if not isinstance(node, Mapping):
+            continue
+        for key in ('type', '_scope_'):
+            value = node.get(key)
+            if value is None:
+                continue
+            *packages, name = str(value).split('.')
+            fits = name in known if key == 'type' else not packages and name in _PACKAGES
+            fits = fits and all(map(str.isidentifier, packages))
+            if not fits or (packages and packages[0] not in _PACKAGES):
+                raise InputError(
+                    f'the config in {source} names {value!r} as {key!r}, which is no part of a '
+                    'detector; only if you trust whoever made it, add '
+                    f'{TRUST_FLAG}; or name a config file'
+                )
+
+
+def _registered(registry: Registry) -> Iterator[str]:
+    """Names of a registry and those below it whose code is known to build and no more."""
+    for name, found in registry.module_dict.items():
+        module = f'{getattr(found, "__module__", "")}.'
+        if any(module.startswith(f'{known}.') for known in _MODULES):
+            yield name
+    for child in registry.children.values():
+        yield from _registered(child)
+
+
+def _walk(node: Any) -> Iterator[Any]:
+    yield node
+    if isinstance(node, Mapping):
+        node = node.values()
+    elif not isinstance(node, (list, tuple)):
+        return
+    for value in node:
+        yield from _walk(value)

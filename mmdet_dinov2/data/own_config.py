@@ -1,0 +1,140 @@
+"""Puts a user's data set into a config."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..errors import InputError
+from .dataset_source import dataset_class, is_coco_format
+from .evaluators import iter_metrics
+from .own_data import OwnData, OwnSplit
+from .palette import class_colours
+from .shapes_dataset import ShapesDataset
+
+# Of a dataset config, what says how images are used and not which.
+_KEPT_KEYS = (
+    'type', 'pipeline', 'filter_cfg', 'test_mode', 'indices', 'serialize_data', 'max_refetch',
+)  # fmt: skip
+
+
+def use_own_data(cfg: Config, data: OwnData) -> None:
+    """Lets a config train, validate and test on a data set.
+
+    Classes, number of classes, annotation files and image folders become those of the data, and
+    the evaluators read its annotations. Without a test split the val split is tested; a data set
+    without train split can only be tested. Pipelines, samplers and everything else stay.
+
+    Args:
+        cfg: Config of a detector with ``model.bbox_head``. Changed in place.
+        data: The data set.
+
+    Raises:
+        InputError: If the config or the data set lacks something.
+    """
+    head = (cfg.get('model') or {}).get('bbox_head')
+    if not isinstance(head, Mapping):
+        raise InputError(
+            '--data sets model.bbox_head.num_classes, but the model of this config has no '
+            'bbox_head; write a config for this data set'
+        )
+    splits = dict(data.splits)
+    tested = 'test' if 'test' in splits else 'val'
+    if tested not in splits:
+        raise InputError(f'{data.root} has no train, val or test split with annotations')
+    splits['test'] = splits[tested]
+    metainfo = dict(classes=data.classes, palette=class_colours(len(data.classes)))
+    for split, source in splits.items():
+        loader = cfg.get(f'{split}_dataloader')
+        if not isinstance(loader, Mapping):
+            raise InputError(
+                f'--data needs a config with {split}_dataloader, whose pipeline and batch size it '
+                'keeps'
+            )
+        # `test_dataloader = val_dataloader` makes them one object.
+        cfg[f'{split}_dataloader'] = copy.deepcopy(loader)
+        dataset = cfg[f'{split}_dataloader'].dataset
+        cfg[f'{split}_dataloader'].dataset = _replace(dataset, data.root, source, metainfo)
+        if split != 'train':
+            _let_evaluator_follow(cfg, split)
+    cfg.model.bbox_head.num_classes = len(data.classes)
+    cfg.own_data = dict(
+        path=data.root, num_train_images=splits['train'].num_images if 'train' in splits else 0
+    )
+
+
+def repeat_small_training_set(cfg: Config, images_per_step: int) -> str | None:
+    """Repeats the training images within an epoch if the epoch had too few steps.
+
+    Recipes count in epochs: warm-up, schedule and evaluations of a set of 30 images would be over
+    before anything is learned.
+
+    Args:
+        cfg: Config that :func:`use_own_data` was called with. Its ``min_epoch_steps`` are the steps
+            that an epoch has at least; without, or with a training set that is large enough, it
+            stays as it is. Changed in place.
+        images_per_step: Images of an optimizer step, of all processes.
+
+    Returns:
+        What was done, as a sentence, or None.
+    """
+    wanted = cfg.get('min_epoch_steps')
+    num_images = cfg.own_data.num_train_images
+    if not wanted or num_images > (wanted - 1) * images_per_step:
+        return None
+    times = -(-wanted * images_per_step // num_images)
+    loader = cfg.train_dataloader
+    loader.dataset = dict(type='RepeatDataset', times=times, dataset=loader.dataset)
+    return (
+        f'the {num_images} training images are repeated {times} times within an epoch, which then '
+        f'has {-(-num_images * times // images_per_step)} steps (min_epoch_steps={wanted})'
+    )
+
+
+def _replace(
+    dataset: Mapping[str, Any], root: str, source: OwnSplit, metainfo: dict[str, Any]
+) -> dict[str, Any]:
+    """The config of a dataset, inside its wrappers, with other files and classes."""
+    if isinstance(dataset.get('dataset'), Mapping):
+        return dict(dataset, dataset=_replace(dataset['dataset'], root, source, metainfo))
+    if isinstance(dataset.get('datasets'), (list, tuple)):
+        raise InputError(
+            f'--data replaces one data set, but this config combines {len(dataset["datasets"])} '
+            f'({dataset.get("type")}); use another config'
+        )
+    kept = {key: dataset[key] for key in _KEPT_KEYS if key in dataset}
+    cls = dataset_class('dataset', dataset)
+    if issubclass(cls, ShapesDataset) or not is_coco_format(cls):
+        kept['type'] = 'CocoDataset'
+    return dict(
+        kept,
+        data_root=root + os.sep,
+        ann_file=_below(source.ann_file, root),
+        data_prefix=dict(img=_below(source.image_folder, root, folder=True)),
+        metainfo=dict(metainfo),
+    )
+
+
+def _below(path: str, root: str, folder: bool = False) -> str:
+    """A path relative to the root where it is inside, else absolute."""
+    if Path(path).is_relative_to(root):
+        path = os.path.relpath(path, root)
+    if path == os.curdir:
+        return ''
+    return path + os.sep if folder else path
+
+
+def _let_evaluator_follow(cfg: Config, split: str) -> None:
+    """COCO metrics read the annotations of their dataloader; other metrics become one."""
+    key = f'{split}_evaluator'
+    cfg[key] = copy.deepcopy(cfg.get(key))
+    metrics = [metric for _, metric in iter_metrics(cfg, split)]
+    if not metrics or any('Coco' not in str(metric.get('type')) for metric in metrics):
+        cfg[key] = dict(type='CocoMetric', metric='bbox')
+    for metric in metrics:
+        metric.pop('ann_file', None)

@@ -1,0 +1,259 @@
+"""A trained detector that predicts: ``mmdet_dinov2.load(checkpoint).predict(images)``."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import Compose
+from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from PIL import Image, UnidentifiedImageError
+from torch import nn
+
+from ..checkpoint import (
+    checkpoint_classes,
+    embedded_config,
+    for_prediction,
+    load_state_dict,
+    read_checkpoint,
+    state_dict_of,
+)
+from ..errors import InputError
+
+ImageLike = str | os.PathLike | np.ndarray
+_NUM_LOADERS = 2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of an image.
+
+    Attributes:
+        source: The image as it was given.
+        image: Its pixels, H x W x 3, uint8, BGR; None if it could not be read.
+        sample: Detections in pixels of the image, the best first; None if it could not be read.
+        problem: Why it could not be read, as a sentence; else empty.
+    """
+
+    source: ImageLike
+    image: np.ndarray | None = None
+    sample: DetDataSample | None = None
+    problem: str = ''
+
+
+def load(
+    checkpoint: str | os.PathLike,
+    config: str | os.PathLike | Config | None = None,
+    device: str | torch.device | None = None,
+) -> Detector:
+    """Loads a trained detector.
+
+    A checkpoint carries its config and classes. Nothing of it is run: a checkpoint that asks for
+    more than a detector of known parts is refused, see :func:`~mmdet_dinov2.checkpoint.\
+trust_checkpoints`.
+
+    Args:
+        checkpoint: Path or URL.
+        config: Config to use instead of the one in the checkpoint. A config file is run as Python.
+        device: Where to compute, such as ``'cuda:1'``; a GPU if there is one, by default.
+
+    Returns:
+        The detector.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If the checkpoint is damaged, refused, or does not fit the config.
+    """
+    init_default_scope('mmdet')
+    content = read_checkpoint(checkpoint)
+    if config is None:
+        parts = embedded_config(content, checkpoint)
+    else:
+        cfg = config if isinstance(config, Config) else Config.fromfile(config)
+        parts = for_prediction(cfg, cfg.filename or 'config')
+    model = MODELS.build(parts['model'])
+    load_state_dict(model, state_dict_of(content, checkpoint), source=str(checkpoint))
+    classes = checkpoint_classes(content)
+    num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
+    if classes is None:
+        classes = tuple(f'class_{index}' for index in range(num_classes or 0))
+    elif num_classes not in (None, len(classes)):
+        raise InputError(
+            f'{checkpoint} names {len(classes)} classes, but its model has {num_classes}'
+        )
+    return Detector(model.to(device or get_device()), parts['pipeline'], classes)
+
+
+class Detector:
+    """A trained detector with the transforms of its test pipeline.
+
+    Args:
+        model: The detector of mmdet; it is put into evaluation mode.
+        pipeline: Configs of the test pipeline, beginning with ``LoadImageFromFile``.
+        classes: Class names, in the order of the labels.
+
+    Attributes:
+        model: The detector of mmdet.
+        classes: Class names, in the order of the labels.
+
+    Raises:
+        InputError: If the pipeline does not begin by loading a file.
+    """
+
+    def __init__(
+        self, model: nn.Module, pipeline: Sequence[dict[str, Any]], classes: Sequence[str]
+    ) -> None:
+        first, *others = pipeline
+        if not str(first['type']).endswith('LoadImageFromFile'):
+            raise InputError(
+                f'the test pipeline begins with {first["type"]}; LoadImageFromFile is expected'
+            )
+        self.model = model.eval()
+        self.classes = tuple(classes)
+        self._load_file = TRANSFORMS.build(first)
+        others = [cfg for cfg in others if 'LoadAnnotations' not in str(cfg['type'])]
+        self._transform = Compose(others)
+
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        batch_size: int = 1,
+        score_thr: float = 0.0,
+        channel_order: str = 'bgr',
+    ) -> list[DetDataSample]:
+        """Detects objects.
+
+        Predictions do not depend on the batch size.
+
+        Args:
+            images: One or more images: paths, or arrays of H x W x 3, uint8.
+            batch_size: Images that are computed together.
+            score_thr: Detections with a lower score, between 0 and 1, are left out.
+            channel_order: Of arrays: 'bgr', as OpenCV and mmcv load them, or 'rgb'.
+
+        Returns:
+            A data sample for each image, on the CPU. Its ``pred_instances`` have ``bboxes`` (n x 4:
+            x1, y1, x2, y2 in pixels of the image), ``labels`` (indices of ``classes``) and
+            ``scores``, highest first.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            InputError: If an image cannot be used.
+        """
+        if channel_order not in ('bgr', 'rgb'):
+            raise InputError(f"channel_order must be 'bgr' or 'rgb', but is {channel_order!r}")
+        if isinstance(images, (str, os.PathLike, np.ndarray)):
+            images = [images]
+        if channel_order == 'rgb':
+            images = [im[..., ::-1] if isinstance(im, np.ndarray) else im for im in images]
+        samples = []
+        for prediction in self.predict_each(images, batch_size, score_thr):
+            if prediction.sample is None:
+                missing = (
+                    isinstance(prediction.source, (str, os.PathLike))
+                    and not Path(prediction.source).is_file()
+                )
+                raise (FileNotFoundError if missing else InputError)(prediction.problem)
+            samples.append(prediction.sample)
+        return samples
+
+    def predict_each(
+        self, images: Iterable[ImageLike], batch_size: int = 1, score_thr: float = 0.0
+    ) -> Iterator[Prediction]:
+        """Detects objects in one image after the other; those that cannot be read are passed over.
+
+        Args:
+            images: Paths, or arrays of H x W x 3, uint8, BGR. Taken as they are needed.
+            batch_size: Images that are computed together.
+            score_thr: Detections with a lower score are left out.
+
+        Yields:
+            What became of each image, in order.
+        """
+        if batch_size < 1:
+            raise InputError(f'batch_size must be at least 1, but is {batch_size}')
+        waiting: list[tuple[Prediction, dict | None]] = []
+        for prepared in self._prepare_ahead(images, batch_size):
+            waiting.append(prepared)
+            if sum(data is not None for _, data in waiting) == batch_size:
+                yield from self._finish(waiting, score_thr)
+                waiting = []
+        yield from self._finish(waiting, score_thr)
+
+    def _prepare_ahead(
+        self, images: Iterable[ImageLike], batch_size: int
+    ) -> Iterator[tuple[Prediction, dict | None]]:
+        """Loads the images of the next batch while one is computed."""
+        with ThreadPoolExecutor(_NUM_LOADERS) as pool:
+            queue: deque = deque()
+            for image in images:
+                queue.append(pool.submit(self._prepare, image))
+                if len(queue) > 2 * batch_size:
+                    yield queue.popleft().result()
+            while queue:
+                yield queue.popleft().result()
+
+    def _prepare(self, source: ImageLike) -> tuple[Prediction, dict | None]:
+        try:
+            if isinstance(source, np.ndarray):
+                loaded = _from_array(source)
+            else:
+                loaded = self._from_file(str(source))
+        except (InputError, FileNotFoundError) as error:
+            return Prediction(source, problem=str(error)), None
+        return Prediction(source, loaded['img']), self._transform(dict(loaded))
+
+    def _from_file(self, path: str) -> dict[str, Any]:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f'{path} does not exist')
+        try:
+            # OpenCV fills what is missing of a file with grey and says nothing.
+            with Image.open(path) as opened:
+                opened.load()
+        except UnidentifiedImageError:
+            pass  # of a format that OpenCV alone may know
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise InputError(f'{path} is damaged ({" ".join(str(error).split())})') from error
+        try:
+            return self._load_file(dict(img_path=path))
+        except Exception as error:  # OpenCV and mmcv report a file that is no image in many ways
+            raise InputError(f'{path} is damaged or no image') from error
+
+    @torch.no_grad()
+    def _finish(
+        self, prepared: Sequence[tuple[Prediction, dict | None]], score_thr: float
+    ) -> Iterator[Prediction]:
+        batch = [data for _, data in prepared if data is not None]
+        samples: Iterator[DetDataSample] = iter(())
+        if batch:
+            keys = ('inputs', 'data_samples')
+            samples = iter(self.model.test_step({key: [d[key] for d in batch] for key in keys}))
+        for prediction, data in prepared:
+            if data is None:
+                yield prediction
+                continue
+            sample = next(samples).cpu()
+            found = sample.pred_instances
+            sample.pred_instances = found[found.scores >= score_thr]
+            yield Prediction(prediction.source, prediction.image, sample)
+
+
+def _from_array(image: np.ndarray) -> dict[str, Any]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise InputError(
+            f'an image must be an array of H x W x 3, uint8, but is of shape {image.shape}, '
+            f'{image.dtype}'
+        )
+    shape = image.shape[:2]
+    return dict(img=np.ascontiguousarray(image), img_path=None, img_shape=shape, ori_shape=shape)

@@ -1,0 +1,183 @@
+"""Configs in checkpoints are read, and nothing of them is run."""
+
+import math
+
+import pytest
+from mmengine.config import Config, ConfigDict
+
+from mmdet_dinov2.checkpoint.embedded_config import (
+    CONFIG_KEY,
+    embedded_config,
+    parse_config_text,
+    plain_config,
+)
+from mmdet_dinov2.checkpoint.reading import trust_checkpoints
+from mmdet_dinov2.errors import InputError
+
+from ..tiny import detector_cfg
+
+PIPELINE = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='Resize', scale=(84, 84), keep_ratio=True),
+    dict(type='mmdet.PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
+]
+
+
+def config(**values):
+    """The config of a training, without what predictions do not need."""
+    loader = dict(
+        sampler=dict(type='DefaultSampler'), dataset=dict(type='CocoDataset', pipeline=PIPELINE)
+    )
+    return dict(dict(model=detector_cfg(), test_dataloader=loader), **values)
+
+
+def read(content, way):
+    """Reads a config as text of mmengine or as plain values."""
+    cfg = Config(content)
+    meta = {'cfg': cfg.pretty_text} if way == 'text' else {CONFIG_KEY: plain_config(cfg.to_dict())}
+    return embedded_config(dict(meta=meta), 'x.pth')
+
+
+WAYS = pytest.mark.parametrize('way', ['text', 'plain'])
+
+
+@WAYS
+def test_a_config_is_read_as_it_was_written(way):
+    found = read(config(custom_imports=dict(imports=['mmdet_dinov2'])), way)
+    assert found == dict(model=detector_cfg(), pipeline=PIPELINE)
+    assert isinstance(found['pipeline'][1]['scale'], tuple)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        [1, -2.5, True, None, 'it\'s "so"\n', (), [], {}],
+        (1,),
+        {'a b': dict(c=1), 'd': {'e.f': (1, 2)}, 'g': [{'h i': 1}, (dict(j=-1),)]},
+        float('inf'),
+        {1: 2, '3': 4},
+    ],
+)
+def test_text_of_mmengine_is_read_exactly(value):
+    text = Config(dict(key=value, other=1)).pretty_text
+    assert parse_config_text(text, 'x.pth') == dict(key=value, other=1)
+
+
+def test_not_a_number_is_read():
+    assert math.isnan(parse_config_text('key = nan', 'x.pth')['key'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('import os', 'line 1: import os'),
+        ('a = 1\nb = __import__("os").system("touch x")', 'line 2: __import__'),
+        ('a = open("x")', "open\\('x'\\)"),
+        ('a = dict(open("x"))', 'open'),
+        ('a = dict(**b)', 'line 1: b'),
+        ('a = {**b}', 'b'),
+        ('a = [x for x in y]', 'for x in y'),
+        ('a = 1 + 1', '1 \\+ 1'),
+        ('a = os.path', 'os.path'),
+        ('a = f"{b}"', 'f'),
+        ('a = -"b"', '-'),
+        ('a.b = 1', 'a.b = 1'),
+        ('a = b = 1', 'a = b = 1'),
+        ('a = (', 'never closed'),
+        ('a = ' + '(' * 500 + ')' * 500, ''),
+        ('a = "\0"', ''),
+    ],
+)
+def test_text_that_is_no_plain_values_is_refused(text, reason):
+    with pytest.raises(InputError, match=f'config in x.pth is not made of plain values.*{reason}'):
+        parse_config_text(text, 'x.pth')
+
+
+def evil_model(**values):
+    return config(model=dict(detector_cfg(), **values))
+
+
+EVIL = {
+    'class of Python': evil_model(neck=dict(type='subprocess.Popen', args=['touch', 'x'])),
+    'function of Python': evil_model(neck=dict(type='os.system', command='touch x')),
+    'deep inside': evil_model(test_cfg=dict(a=[(dict(b=dict(type='os.system')),)])),
+    'function of mmengine': evil_model(neck=dict(type='mmengine.dump', obj=1, file='x.json')),
+    'runner': evil_model(neck=dict(type='mmengine.runner.Runner', work_dir='x')),
+    'class of torch': evil_model(neck=dict(type='torch.package.PackageImporter')),
+    'module': evil_model(neck=dict(type='antigravity')),
+    'scope': evil_model(neck=dict(type='SimpleFeaturePyramid', _scope_='antigravity')),
+    'package as scope': evil_model(neck=dict(type='antigravity.SimpleFeaturePyramid')),
+    'what mmcv evaluates': evil_model(test_cfg=dict(nms=dict(type='torch.x[open("x","w")].nms'))),
+    'tracker': evil_model(motion=dict(type='CameraMotionCompensation', warp_mode='open("x","w")')),
+    'no name': evil_model(neck=dict(type=['SimpleFeaturePyramid'])),
+    'transform': config(
+        test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, dict(type='os.system')]))
+    ),
+    'wrapped': config(
+        test_dataloader=dict(dataset=dict(dataset=dict(pipeline=[dict(type='os.getcwd')])))
+    ),
+}
+
+
+@WAYS
+@pytest.mark.parametrize('case', EVIL, ids=lambda case: case.replace(' ', '_'))
+def test_names_of_anything_but_parts_of_a_detector_are_refused(case, way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match='which is no part of a detector; .* --trust-checkpoint'):
+        read(EVIL[case], way)
+    assert not list(tmp_path.iterdir())
+
+
+@WAYS
+@pytest.mark.parametrize(
+    'imports', [dict(imports=['mmdet_dinov2', 'evil']), dict(imports='evil.sub'), ['evil'], 'evil']
+)
+def test_imports_run_code_and_are_refused(way, imports, tmp_path, monkeypatch):
+    (tmp_path / 'evil.py').write_text('open("marker", "w")\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="asks to import 'evil.*--trust-checkpoint"):
+        read(config(custom_imports=imports), way)
+    assert not (tmp_path / 'marker').exists()
+
+
+@WAYS
+def test_trusted_checkpoints_may_import(way, tmp_path, monkeypatch):
+    # Restored afterwards.
+    monkeypatch.setenv('MMDET_DINOV2_TRUST_CHECKPOINT', '')
+    trust_checkpoints()
+    (tmp_path / 'kind.py').write_text(f'open({str(tmp_path / way)!r}, "w").close()\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__('sys').modules, 'kind', raising=False)
+    content = evil_model(neck=dict(type='kind.Neck'))
+    content['custom_imports'] = dict(imports=['kind'])
+    assert read(content, way)['model']['neck'] == dict(type='kind.Neck')
+    assert (tmp_path / way).exists()
+
+
+@WAYS
+def test_no_weights_are_loaded_from_elsewhere(way):
+    init_cfg = dict(type='Pretrained', checkpoint='http://nowhere/x.pth')
+    content = evil_model(
+        init_cfg=init_cfg, backbone=dict(detector_cfg()['backbone'], init_cfg=[init_cfg])
+    )
+    model = read(content, way)['model']
+    assert model['init_cfg'] is None and model['backbone']['init_cfg'] is None
+
+
+@pytest.mark.parametrize(
+    ('meta', 'message'),
+    [
+        (None, 'x.pth does not carry its config; name the config as well'),
+        ({CONFIG_KEY: plain_config(dict(model=dict(type='DINO')))}, 'has no pipeline'),
+        ({'cfg': 'a = 1'}, 'has no model and no pipeline'),
+    ],
+)
+def test_checkpoints_without_a_config(meta, message):
+    with pytest.raises(InputError, match=message):
+        embedded_config(dict(meta=meta), 'x.pth')
+
+
+def test_values_that_are_not_plain():
+    assert plain_config(ConfigDict(a=object())) is None
+    assert plain_config(ConfigDict(a=ConfigDict(b=(1, [dict]))))['a']['b'] == (1, ['builtins.dict'])

@@ -1,0 +1,71 @@
+"""Data sets of a few small images on disk, in the layouts that people have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from .helpers import coco_content
+
+
+def write_images(folder: Path, content: dict) -> None:
+    """Writes the images of a COCO dict, 40 x 30 pixels, plain grey."""
+    for image in content['images']:
+        path = folder / image['file_name']
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((image['height'], image['width'], 3), 99, np.uint8))
+
+
+def write_coco(ann_file: Path, images: Path, num_images: int = 3, prefix: str = '') -> dict:
+    """Writes a COCO file and its images, named ``prefix`` and a number."""
+    content = coco_content(num_images)
+    for image in content['images']:
+        image['file_name'] = prefix + image['file_name']
+    ann_file.parent.mkdir(parents=True, exist_ok=True)
+    ann_file.write_text(json.dumps(content))
+    write_images(images, content)
+    return content
+
+
+def write_yolo(root: Path, splits: dict[str, dict], image_folder: str = 'images/{split}') -> Path:
+    """Writes COCO dicts, whose images are on disk elsewhere or not, as a YOLO data set.
+
+    Args:
+        root: Folder to make.
+        splits: A COCO dict for each split; a ``folder`` entry says where its images are.
+        image_folder: Below ``root``.
+
+    Returns:
+        The data.yaml.
+    """
+    data = {}
+    for split, content in splits.items():
+        folder = root / image_folder.format(split=split)
+        folder.mkdir(parents=True, exist_ok=True)
+        if 'folder' in content:
+            for image in content['images']:
+                (folder / image['file_name']).symlink_to(content['folder'] / image['file_name'])
+        else:
+            write_images(folder, content)
+        labels = root / image_folder.replace('images', 'labels').format(split=split)
+        labels.mkdir(parents=True, exist_ok=True)
+        order = [category['id'] for category in content['categories']]
+        for image in content['images']:
+            w, h = image['width'], image['height']
+            lines = [
+                f'{order.index(a["category_id"])} {(a["bbox"][0] + a["bbox"][2] / 2) / w:.6f} '
+                f'{(a["bbox"][1] + a["bbox"][3] / 2) / h:.6f} {a["bbox"][2] / w:.6f} '
+                f'{a["bbox"][3] / h:.6f}'
+                for a in content['annotations']
+                if a['image_id'] == image['id']
+            ]
+            (labels / f'{Path(image["file_name"]).stem}.txt').write_text('\n'.join(lines))
+        data[split] = folder.relative_to(root).as_posix()
+        data['names'] = [category['name'] for category in content['categories']]
+    path = root / 'data.yaml'
+    path.write_text(yaml.safe_dump(data))
+    return path
