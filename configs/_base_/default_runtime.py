@@ -15,6 +15,7 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1: save, requeue, end
+    forecast=dict(type='ForecastHook'),  # the final AP, foretold after each evaluation
     visualization=dict(type='DetVisualizationHook'),
 )
 

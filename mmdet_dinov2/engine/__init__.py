@@ -2,6 +2,7 @@
 
 from .checkpoint_hook import DetectionCheckpointHook
 from .ema_hook import DetectionEMAHook
+from .forecast_hook import ForecastHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
@@ -18,6 +19,7 @@ __all__ = [
     'DetectionOptimWrapperConstructor',
     'DetectionRunner',
     'EpochTrainLoop',
+    'ForecastHook',
     'FullyShardedModel',
     'IterTrainLoop',
     'PreemptionHook',
