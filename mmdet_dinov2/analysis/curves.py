@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from ..engine.log_processor import summarize_losses
 from ..errors import InputError
@@ -26,14 +29,50 @@ _LOSS_TITLES = {
 _APS = {'': 'AP', '_50': 'AP 50', '_75': 'AP 75'}
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One logged quantity of several runs.
+
+    Attributes:
+        title: What it is.
+        curves: For each run its lines, each as steps and values of shape (N,); a run that has not
+            logged the quantity has none.
+        log_scale: Whether it is drawn logarithmically.
+    """
+
+    title: str
+    curves: list[list[tuple[np.ndarray, np.ndarray]]]
+    log_scale: bool = False
+
+
+def curve_panels(runs: Sequence[RunLog]) -> list[Panel]:
+    """The quantities that at least one of the runs has logged."""
+    panels = (*_loss_panels(runs), *_other_panels(runs))
+    return [panel for panel in panels if any(panel.curves)]
+
+
+def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: str = 'steps') -> None:
+    """Draws one panel; ``x`` as for ``draw_curves``."""
+    for run, color, lines in zip(runs, _colors(len(runs)), panel.curves, strict=True):
+        for style, (steps, values) in zip(('-', '--', ':'), lines, strict=False):
+            where = run.hours(steps) if x == 'hours' else steps
+            _line(axes, where, values, color, style)
+    axes.set(title=panel.title, xlabel='hours of training' if x == 'hours' else 'optimizer step')
+    axes.grid(alpha=0.3)
+    if panel.log_scale:
+        axes.set_yscale('log')
+        axes.yaxis.set_major_formatter('{x:g}')
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def draw_curves(
-    runs: Sequence[RunLog], path: str | Path | object, x: str = 'steps', title: str = ''
+    runs: Sequence[RunLog], path: str | Path, x: str = 'steps', title: str = ''
 ) -> None:
     """Draws what the runs have logged, a panel for each quantity.
 
     Args:
         runs: The runs; those of equal names are numbered.
-        path: Picture file, whose folder is made, or an open binary file, which becomes an SVG.
+        path: Picture file; its folder is made.
         x: 'steps' (optimizer steps) or 'hours' (of training, without evaluations).
         title: Heading of the picture.
 
@@ -42,35 +81,24 @@ def draw_curves(
     """
     if x not in X_AXES:
         raise InputError(f'x must be {" or ".join(X_AXES)}, got {x!r}')
-    panels = [panel for panel in (*_loss_panels(runs), *_other_panels(runs)) if any(panel[1])]
+    panels = curve_panels(runs)
     if not panels:
         raise InputError(f'{", ".join(run.name for run in runs)}: nothing was logged yet')
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.2 * rows + 0.4), layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False)
-    colors = _colors(len(runs))
-    for axes, (name, curves, log_scale) in zip(grid.flat, panels, strict=False):
-        for run, color, lines in zip(runs, colors, curves, strict=True):
-            for style, (steps, values) in zip(('-', '--', ':'), lines, strict=False):
-                where = run.hours(steps) if x == 'hours' else steps
-                _line(axes, where, values, color, style)
-        axes.set(title=name, xlabel='hours of training' if x == 'hours' else 'optimizer step')
-        axes.grid(alpha=0.3)
-        if log_scale:
-            axes.set_yscale('log')
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        draw_panel(axes, panel, runs, x)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if len(runs) > 1:
-        handles = [Axes.plot(grid.flat[0], [], [], color=color)[0] for color in colors]
+        handles = [Line2D([], [], color=color) for color in _colors(len(runs))]
         figure.legend(handles, _names(runs), loc='outside lower center', ncols=min(4, len(runs)))
     if title:
         figure.suptitle(title)
-    if isinstance(path, (str, Path)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-    else:
-        figure.savefig(path, format='svg')
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, color, style: str) -> None:
@@ -93,7 +121,7 @@ def _names(runs: Sequence[RunLog]) -> list[str]:
     ]
 
 
-def _loss_panels(runs: Sequence[RunLog]):
+def _loss_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
     tables = [[(r['iter'], summarize_losses(r)) for r in run.training] for run in runs]
     for loss in _LOSSES:
         curves = []
@@ -101,11 +129,11 @@ def _loss_panels(runs: Sequence[RunLog]):
             rows = [(step, values[loss]) for step, values in table if loss in values]
             array = np.array(rows, dtype=float).reshape(-1, 2)
             curves.append([(array[:, 0], array[:, 1])] if rows else [])
-        yield _LOSS_TITLES[loss], curves, False
+        yield Panel(_LOSS_TITLES[loss], curves)
 
 
-def _other_panels(runs: Sequence[RunLog]):
-    yield 'AP (dashed AP 50, dotted AP 75)', [_ap_lines(run) for run in runs], False
+def _other_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
+    yield Panel('AP (dashed AP 50, dotted AP 75)', [_ap_lines(run) for run in runs])
     for key, name in (
         ('lr', 'learning rate'),
         ('time', 'seconds per step'),
@@ -114,7 +142,7 @@ def _other_panels(runs: Sequence[RunLog]):
     ):
         curves = [run.series(key) for run in runs]
         lines = [[curve] if len(curve[0]) else [] for curve in curves]
-        yield name, lines, _spans_decades(curves)
+        yield Panel(name, lines, _spans_decades(curves))
 
 
 def _spans_decades(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..errors import InputError
 from .curve_fits import Fit, fit_best, fit_curve
@@ -156,7 +158,7 @@ def describe_gain(forecast: Forecast) -> str:
 def draw_forecast(
     forecast: Forecast,
     predictions: Sequence[Prediction],
-    path: str | Path | object,
+    path: str | Path,
     title: str,
 ) -> None:
     """Draws evaluations, curve and 95 % band.
@@ -164,13 +166,19 @@ def draw_forecast(
     Args:
         forecast: The forecast.
         predictions: Predictions to mark.
-        path: Picture file, whose folder is made, or an open binary file, which becomes an SVG.
+        path: Picture file; its folder is made.
         title: Heading of the picture.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 5), layout='constrained')
     axes = figure.subplots()
+    draw_forecast_axes(axes, forecast, predictions)
+    axes.set_title(title)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def draw_forecast_axes(axes: Axes, forecast: Forecast, predictions: Sequence[Prediction]) -> None:
+    """Draws a forecast into a plot; arguments as for ``draw_forecast``."""
     shown = [forecast.steps, forecast.hidden[0], [p.step for p in predictions]]
     ends = np.concatenate([np.asarray(part, dtype=float) for part in shown])
     steps = np.linspace(forecast.steps.min(), ends.max(), 600)
@@ -194,14 +202,9 @@ def draw_forecast(
             f'{p.ap:.1f}', (p.step, p.ap), textcoords='offset points', xytext=(-8, 8),
             ha='right', color='tab:red',
         )  # fmt: skip
-    axes.set(title=title, xlabel='optimizer step', ylabel='AP')
+    axes.set(xlabel='optimizer step', ylabel='AP')
     # Bands of the first steps would flatten everything else.
     low, high = forecast.ap.min(), max(forecast.ap.max(), float((ap + half).max()))
     axes.set_ylim(max(low - 0.05 * (high - low), 0.0), min(high + 0.05 * (high - low), 100.0))
     axes.grid(alpha=0.3)
     axes.legend(loc='lower right')
-    if isinstance(path, (str, Path)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    else:
-        figure.savefig(path, format='svg')
