@@ -1,4 +1,4 @@
-"""Draws what a backbone sees. Usage: python tools/show_features.py CONFIG IMAGES... [--checkpoint]"""
+"""Draws what a backbone sees. Usage: python tools/show_features.py CONFIG IMAGES... ..."""
 
 import argparse
 from pathlib import Path

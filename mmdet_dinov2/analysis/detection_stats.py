@@ -75,12 +75,13 @@ def coco_scores(coco: CocoFile, predictions: Sequence[dict[str, Any]]) -> CocoSc
         )
         found.createIndex()
         evaluation = COCOeval(truth, found, 'bbox')
-        evaluation.params.catIds = category_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     # (IoU thresholds, recalls, categories, areas, detections)
-    precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    # The evaluation sorts categories by their ids; the file, and so the labels, may not.
+    order = np.searchsorted(np.sort(category_ids), category_ids)
+    precision = evaluation.eval['precision'][:, :, order, 0, -1]
     precision = np.where(precision < 0, np.nan, precision)
     position = {category_id: i for i, category_id in enumerate(category_ids)}
     class_boxes = np.zeros(len(category_ids), dtype=int)

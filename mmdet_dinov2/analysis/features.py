@@ -186,9 +186,12 @@ def draw_features(
     for row, picture, feature, first, second in zip(
         grid, pictures, features, everything, foreground, strict=True
     ):
-        shown = [picture, first, second, feature.attention.mean(0), *feature.attention]
+        heads = feature.attention.numpy()
+        shown = [picture, first, second, heads.mean(0), *heads]
         for axes, content in zip(row, shown, strict=True):
-            axes.imshow(content, interpolation='nearest', cmap='inferno')
+            # A single token may get most of the attention; the others are to be seen too.
+            top = None if content.ndim == 3 else float(np.percentile(content, 99))
+            axes.imshow(content, interpolation='nearest', cmap='inferno', vmin=0, vmax=top)
             axes.set_axis_off()
     names = ['image', 'PCA, all tokens', 'PCA, foreground', 'CLS attention, mean']
     for axes, name in zip(grid[0], names + [f'head {i}' for i in range(num_heads)], strict=True):
