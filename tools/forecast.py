@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mmdet_dinov2.analysis.curve_fits import FAMILIES
 from mmdet_dinov2.analysis.forecast import (
     describe_fits,
     describe_gain,
@@ -34,7 +35,11 @@ def parse_args() -> argparse.Namespace:
     )
     drop.add_argument('--no-drop', action='store_true', help='one curve through all evaluations')
     parser.add_argument('--until', help='hide the evaluations from this step on, to check')
-    parser.add_argument('--family', help='power law, logarithmic or log-linear')
+    parser.add_argument(
+        '--family',
+        choices=list(FAMILIES),
+        help='family of curves; the one with the smallest held-out error if not given',
+    )
     parser.add_argument('--metric', help='what is evaluated; coco/bbox_mAP if not given')
     parser.add_argument('--epoch-length', type=int, help='optimizer steps of an epoch')
     parser.add_argument('--out', help='picture file; forecast.png beside the log if not given')
