@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator
 
 from ..engine.log_processor import summarize_losses
 from ..errors import InputError
@@ -62,7 +62,8 @@ def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: str = 'steps
     if panel.log_scale:
         axes.set_yscale('log')
         axes.yaxis.set_major_formatter('{x:g}')
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter('{x:g}')
 
 
 def draw_curves(
