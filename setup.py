@@ -35,6 +35,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmdet_dinov2', 'mmdet_dinov2.*']),
+    package_data={'mmdet_dinov2.analysis': ['*.j2']},
     python_requires='>=3.10,<3.13',  # what onedl-mmcv and onedl-mmdetection name as supported
     # mmengine, mmcv, mmdet and mmpretrain are not listed: see requirements/mminstall.txt.
     install_requires=read_requirements('runtime'),

@@ -6,6 +6,7 @@ from .detector import Detector, load
 from .early_stopping import ResumableEarlyStoppingHook
 from .ema_hook import DetectionEMAHook
 from .evaluation import DetectionEvaluator, ReadableVisualizationHook
+from .forecast_hook import ForecastHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
@@ -27,6 +28,7 @@ __all__ = [
     'DetectionRunner',
     'Detector',
     'EpochTrainLoop',
+    'ForecastHook',
     'FullyShardedModel',
     'GuardedOptimWrapper',
     'IterTrainLoop',

@@ -144,6 +144,10 @@ class TokenLayout:
         """Reorders the row-major patch tokens (rows * cols, C) of one image for the stream."""
         return patches if not self.window_size else patches[self._order(image, patches.device)[0]]
 
+    def to_row_major(self, patches: Tensor, image: int) -> Tensor:
+        """Undoes ``to_stream_order`` for the patch tokens (rows * cols, C) of one image."""
+        return patches if not self.window_size else patches[self._order(image, patches.device)[1]]
+
     def to_maps(self, stream: Tensor, size: Grid) -> Tensor:
         """Patch tokens of the stream as feature maps.
 
@@ -161,9 +165,7 @@ class TokenLayout:
         for image, (tokens, (rows, cols)) in enumerate(
             zip(stream.split(self.lengths), self.grids, strict=True)
         ):
-            patches = tokens[self.num_prefix :]
-            if self.window_size:
-                patches = patches[self._order(image, stream.device)[1]]
+            patches = self.to_row_major(tokens[self.num_prefix :], image)
             patches = patches.view(rows, cols, -1).permute(2, 0, 1)
             maps.append(F.pad(patches, (0, size[1] - cols, 0, size[0] - rows)))
         return torch.stack(maps)

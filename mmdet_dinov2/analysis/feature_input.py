@@ -1,0 +1,98 @@
+"""The backbone of a config with its weights, and images as it expects them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..checkpoint import load_state_dict, read_checkpoint, state_dict_of
+from ..errors import InputError
+from ..models import DINOv2
+
+
+def load_backbone_of(
+    cfg: Config, checkpoint: str | Path | None = None
+) -> tuple[DINOv2, str | None]:
+    """Builds the backbone of a detector config.
+
+    Args:
+        cfg: The config.
+        checkpoint: Checkpoint of the detector; without one the ``init_cfg`` of the backbone.
+
+    Returns:
+        The backbone, and where its weights come from: None for random ones.
+
+    Raises:
+        InputError: If the config has no DINOv2 backbone, or the checkpoint is that of another.
+        FileNotFoundError: If the weights are missing.
+    """
+    part = cfg.get('model', {}).get('backbone')
+    if not part or part.get('type') != 'DINOv2':
+        raise InputError("the config has no model.backbone of the type 'DINOv2'")
+    part = copy.deepcopy(part)
+    init_cfg = part.get('init_cfg')
+    if checkpoint is not None:
+        part['init_cfg'] = None
+    backbone = MODELS.build(part)
+    backbone.init_weights()
+    if checkpoint is None:
+        return backbone, init_cfg['checkpoint'] if init_cfg else None
+    state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
+    prefix = 'backbone.'
+    state = {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
+    if not state:
+        raise InputError(f'checkpoint {checkpoint} has no parameters of a backbone')
+    load_state_dict(backbone, state, source=str(checkpoint))
+    return backbone, str(checkpoint)
+
+
+def weights_title(loaded: str | None) -> str:
+    """Whether weights were loaded, for people."""
+    if loaded is None:
+        return 'RANDOM WEIGHTS, nothing was loaded'
+    return f'weights of {Path(loaded).name}'
+
+
+def prepare_image(cfg: Config, path: str | Path, size: int) -> tuple[np.ndarray, Tensor]:
+    """Reads an image and normalises it as the detector does.
+
+    Args:
+        cfg: The config, for mean and standard deviation.
+        path: Image file.
+        size: Length of the longer side in pixels.
+
+    Returns:
+        The resized image, RGB in 0..255, shape (H, W, 3); and the input, shape (3, H, W).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no image, or the size is not positive.
+    """
+    if size < 1:
+        raise InputError(f'the longer side must have at least 1 pixel, not {size}')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'image {path} does not exist; check the path')
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert('RGB')
+    except OSError as error:
+        raise InputError(f'{path} cannot be read as an image ({error})') from error
+    scale = size / max(image.size)
+    image = image.resize(
+        [max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC
+    )
+    picture = np.asarray(image)
+    pre = cfg.model.get('data_preprocessor', {})
+    channels = torch.tensor(picture.copy()).permute(2, 0, 1).float()
+    if not pre.get('bgr_to_rgb'):  # mean, deviation and weights are then in the order of BGR
+        channels = channels.flip(0)
+    mean = torch.tensor(pre.get('mean', [0.0] * 3)).view(3, 1, 1)
+    std = torch.tensor(pre.get('std', [1.0] * 3)).view(3, 1, 1)
+    return picture, (channels - mean) / std

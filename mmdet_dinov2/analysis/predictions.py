@@ -1,0 +1,179 @@
+"""Predictions of a detector on a split, read from a file or made by a checkpoint of the run."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from ..data.coco_file import CocoFile
+from ..engine import cli
+from ..engine.checkpoint_hook import find_last_checkpoint
+from ..errors import InputError
+
+_KEYS = ('image_id', 'category_id', 'bbox', 'score')
+
+
+def read_predictions(path: str | Path, coco: CocoFile) -> list[dict[str, Any]]:
+    """Reads predictions in COCO's result format, or as ``tools/test.py --out`` writes them.
+
+    Args:
+        path: A ``.json`` file with a list of ``image_id``, ``category_id``, ``bbox`` (x, y, w, h)
+            and ``score``, or a ``.pkl`` file. Nothing in a pickle file can run code.
+        coco: The annotations that the predictions belong to.
+
+    Returns:
+        The list of COCO's format.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If the file is something else, or of other images.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'predictions {path} do not exist; check the path')
+    if path.suffix == '.json':
+        try:
+            found = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise InputError(f'{path} is not valid JSON ({error})') from error
+    elif path.suffix in ('.pkl', '.pickle'):
+        found = _from_mmdet(_read_pickle(path), [c['id'] for c in coco.categories], path)
+    else:
+        raise InputError(f'predictions {path} must end in .json or .pkl')
+    _check(found, coco, path)
+    return found
+
+
+def _check(found: Any, coco: CocoFile, path: Path) -> None:
+    if not isinstance(found, list):
+        raise InputError(f'{path} holds a {type(found).__name__}, not a list of predictions')
+    images = {image['id'] for image in coco.images}
+    categories = {category['id'] for category in coco.categories}
+    for index, entry in enumerate(found):
+        if not isinstance(entry, dict) or any(key not in entry for key in _KEYS):
+            raise InputError(f'{path}: entry {index} lacks one of {", ".join(_KEYS)}')
+        box = entry['bbox']
+        numbers = [*box, entry['score']] if isinstance(box, (list, tuple)) else [None]
+        if len(numbers) != 5 or not all(isinstance(n, (int, float)) for n in numbers):
+            raise InputError(f'{path}: entry {index} has bbox {box}, expected x, y, w, h')
+        if entry['image_id'] not in images or entry['category_id'] not in categories:
+            raise InputError(
+                f'{path}: entry {index} is of image {entry["image_id"]} and category '
+                f'{entry["category_id"]}, which {coco.path} does not have; both files must belong '
+                'to the same split'
+            )
+
+
+class _PredictionUnpickler(pickle.Unpickler):
+    """Admits tensors and arrays, nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        admitted = {
+            ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
+            ('torch.storage', '_load_from_bytes'): _load_storage,
+            ('collections', 'OrderedDict'): dict,
+            ('numpy', 'ndarray'): np.ndarray,
+            ('numpy', 'dtype'): np.dtype,
+        }
+        if (module, name) in admitted:
+            return admitted[module, name]
+        if module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+            if name in ('_reconstruct', 'scalar'):
+                return getattr(np._core.multiarray, name)
+        raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+
+
+def _load_storage(content: bytes) -> Any:
+    """Storage of a tensor; torch's own function would unpickle anything in it."""
+    return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with path.open('rb') as file:
+            return _PredictionUnpickler(file).load()
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise InputError(
+            f'{path} is no file of predictions as tools/test.py --out writes them ({error}); give '
+            'a JSON file in COCO format instead'
+        ) from error
+
+
+def _from_mmdet(samples: Any, category_ids: Sequence[int], path: Path) -> list[dict[str, Any]]:
+    found = []
+    try:
+        for sample in samples:
+            predicted = sample['pred_instances']
+            rows = zip(
+                torch.as_tensor(predicted['bboxes']).double().tolist(),
+                torch.as_tensor(predicted['labels']).tolist(),
+                torch.as_tensor(predicted['scores']).double().tolist(),
+                strict=True,
+            )
+            for (x1, y1, x2, y2), label, score in rows:
+                found.append(
+                    dict(
+                        image_id=sample['img_id'],
+                        category_id=category_ids[label],
+                        bbox=[x1, y1, x2 - x1, y2 - y1],
+                        score=score,
+                    )
+                )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f'{path} does not hold the predictions of a detector with {len(category_ids)} classes '
+            f'({type(error).__name__}: {error})'
+        ) from error
+    return found
+
+
+def find_checkpoint(work_dir: str | Path) -> Path | None:
+    """The best checkpoint of a run, else its last one; None if it has saved none."""
+    best = sorted(Path(work_dir).glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    if best:
+        return best[-1]
+    last = find_last_checkpoint(str(work_dir))
+    return Path(last) if last else None
+
+
+def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dict[str, Any]]:
+    """Runs a checkpoint on the validation split.
+
+    Args:
+        cfg: Resolved config of the run.
+        checkpoint: Its checkpoint.
+
+    Returns:
+        The predictions in COCO's format.
+
+    Raises:
+        InputError: If the data cannot be used or the checkpoint is that of another model.
+        FileNotFoundError: If a file is missing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = Config(dict(cfg))
+        init_default_scope(cfg.get('default_scope', 'mmdet'))
+        cfg.test_dataloader = cfg.val_dataloader
+        cfg.test_cfg = dict(type='TestLoop')
+        prefix = str(Path(folder) / 'predictions')
+        cfg.test_evaluator = dict(
+            type='CocoMetric', metric='bbox', format_only=True, outfile_prefix=prefix
+        )
+        cfg.load_from, cfg.resume = str(checkpoint), False
+        cfg.launcher, cfg.work_dir = 'none', folder
+        cfg.pop('model_wrapper_cfg', None)
+        cli.check(cfg, ('test',))
+        cli.build_runner(cfg).test()
+        return json.loads(Path(f'{prefix}.bbox.json').read_text())

@@ -1,0 +1,113 @@
+"""Collects what a report is made of from a work folder, as far as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..data.coco_file import CocoFile, read_coco_file
+from ..data.dataset_source import iter_dataset_configs, read_source
+from ..errors import InputError
+from .predictions import find_checkpoint, make_predictions, read_predictions
+from .report import ReportInput, read_environment
+from .run_log import RunLog, read_run
+from .saved_config import find_config, read_saved_config
+
+
+def collect(
+    work_dir: str | Path,
+    predictions: str | Path | None = None,
+    run_model: bool = True,
+    checkpoint: str | Path | None = None,
+    ann_file: str | None = None,
+    image_folder: str | None = None,
+) -> ReportInput:
+    """Reads a run.
+
+    What the caller names must be readable; what is looked for and missing becomes a sentence of the
+    report.
+
+    Args:
+        work_dir: Work folder of the run.
+        predictions: File of predictions; see ``read_predictions``.
+        run_model: Whether to make predictions with a checkpoint if no file is given.
+        checkpoint: That checkpoint; the best one, else the last one of the run if not given.
+        ann_file: Annotations; those of the validation split of the saved config if not given.
+        image_folder: Images; those of the validation split if not given.
+
+    Raises:
+        FileNotFoundError: If the folder, or a file that was named, does not exist.
+        InputError: If a file that was named cannot be used.
+    """
+    work_dir = Path(work_dir)
+    if not work_dir.is_dir():
+        raise FileNotFoundError(f'work folder {work_dir} does not exist; check the path')
+    problems: list[str] = []
+    given = ReportInput(_read_run(work_dir, problems), problems=problems)
+    given.environment = read_environment(given.run)
+    given.config_path = find_config(work_dir)
+    if given.config_path is not None:
+        try:
+            given.config = read_saved_config(given.config_path)
+        except InputError as error:
+            problems.append(f'{error}.')
+    given.annotations, found_folder = _annotations(given.config, ann_file, problems)
+    given.image_folder = image_folder or found_folder
+    if given.annotations is None:
+        return given
+    if predictions is not None:
+        given.predictions = read_predictions(predictions, given.annotations)
+        given.predictions_from = str(predictions)
+    elif run_model:
+        _run_model(given, work_dir, checkpoint, problems)
+    return given
+
+
+def _read_run(work_dir: Path, problems: list[str]) -> RunLog:
+    try:
+        return read_run(work_dir)
+    except FileNotFoundError:
+        problems.append('The folder holds no log of a training.')
+    except InputError as error:
+        problems.append(f'{error}.')
+    return RunLog(work_dir.resolve().name)
+
+
+def _annotations(
+    config: Mapping[str, Any] | None, ann_file: str | None, problems: list[str]
+) -> tuple[CocoFile | None, str | None]:
+    if ann_file is not None:
+        return _with_annotations(read_coco_file(ann_file)), None
+    sources = list(iter_dataset_configs(config or {}, 'val'))
+    if len(sources) != 1:
+        problems.append('The config has no single validation data set, so nothing is evaluated.')
+        return None, None
+    try:
+        source = read_source('val', *sources[0])
+        return _with_annotations(read_coco_file(source.ann_file)), source.image_folder
+    except (FileNotFoundError, InputError) as error:
+        problems.append(f'The validation data cannot be read: {error}.')
+        return None, None
+
+
+def _with_annotations(coco: CocoFile) -> CocoFile:
+    if coco.annotations is None:
+        raise InputError(f'{coco.path} has no annotations, so there is nothing to compare with')
+    return coco
+
+
+def _run_model(
+    given: ReportInput, work_dir: Path, checkpoint: str | Path | None, problems: list[str]
+) -> None:
+    path = checkpoint or find_checkpoint(work_dir)
+    if path is None:
+        problems.append('The run has saved no checkpoint yet.')
+        return
+    try:
+        given.predictions = make_predictions(given.config or {}, path)
+        given.predictions_from = f'made by {Path(path).name}'
+    except (FileNotFoundError, InputError) as error:
+        if checkpoint is not None:
+            raise
+        problems.append(f'{Path(path).name} cannot be run: {error}.')

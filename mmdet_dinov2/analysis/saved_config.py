@@ -1,0 +1,115 @@
+"""The config that a run has saved beside its logs, read without running it."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .run_log import find_logs
+
+
+def find_config(work_dir: str | Path) -> Path | None:
+    """The resolved config of the last run in a work folder; None if there is none."""
+    work_dir = Path(work_dir)
+    saved = [log.with_name('config.py') for log in reversed(find_logs(work_dir))]
+    saved += sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path for path in saved if path.is_file()), None)
+
+
+def read_saved_config(path: str | Path) -> dict[str, Any]:
+    """Reads a resolved config, as MMEngine dumps it, as data.
+
+    Nothing is executed: a saved config is assignments of literals and ``dict(...)``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If the file is something else, such as a config with ``_base_``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'config {path} does not exist; check the path')
+    try:
+        module = ast.parse(path.read_text(encoding='utf-8'))
+        return dict(_assignments(module))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise InputError(
+            f'{path} is not a resolved config as a run saves it ({error}); name the one in the log '
+            'folder of the run, vis_data/config.py'
+        ) from error
+
+
+def _assignments(module: ast.Module) -> Iterator[tuple[str, Any]]:
+    for statement in module.body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue  # a docstring
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if not isinstance(target, ast.Name):
+            raise ValueError(f'line {statement.lineno} is no assignment')
+        yield target.id, _value(statement.value)
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+        if node.func.id == 'dict':
+            return {k.arg: _value(k.value) for k in node.keywords if k.arg} | _unpacked(node)
+    if isinstance(node, ast.Dict):
+        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
+        return kind(_value(item) for item in node.elts)
+    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
+        return float(node.id)
+    return ast.literal_eval(node)
+
+
+def _unpacked(node: ast.Call) -> dict:
+    """Entries of ``dict(**{'a-b': 1})``, whose keys are no names."""
+    return {
+        key: value for k in node.keywords if not k.arg for key, value in _value(k.value).items()
+    }
+
+
+def planned_end(cfg: Mapping[str, Any], epoch_length: int | None) -> int | None:
+    """Optimizer steps of the whole training; None if the config does not tell."""
+    train = cfg.get('train_cfg') or {}
+    if 'max_epochs' in train:
+        return train['max_epochs'] * epoch_length if epoch_length else None
+    return train.get('max_iters')
+
+
+def planned_drops(cfg: Mapping[str, Any], epoch_length: int | None) -> list[int]:
+    """Steps at which the schedule of a config lowers the learning rate at once, to half or less."""
+    parts = cfg.get('param_scheduler') or []
+    steps = []
+    for part in [parts] if isinstance(parts, Mapping) else parts:
+        if part.get('type') != 'MultiStepLR' or part.get('gamma', 0.1) > 0.5:
+            continue
+        unit = epoch_length if part.get('by_epoch', True) else 1
+        begin, end = part.get('begin', 0), part.get('end', math.inf)
+        # Milestones count from the beginning of the scheduler.
+        inside = [begin + m for m in part.get('milestones', ()) if begin + m < end]
+        steps += [milestone * unit for milestone in inside] if unit else []
+    return sorted(steps)
+
+
+def plan_of(log: str | Path, epoch_length: int | None) -> tuple[int | None, list[int]]:
+    """End of the training and planned drops from the config that was saved with a log.
+
+    Args:
+        log: A work folder, or a file in a log folder.
+        epoch_length: Optimizer steps of an epoch, if known.
+
+    Returns:
+        As ``planned_end`` and ``planned_drops``; None and nothing without a readable config.
+    """
+    log = Path(log)
+    path = find_config(log) if log.is_dir() else log.with_name('config.py')
+    try:
+        cfg = read_saved_config(path) if path else {}
+        return planned_end(cfg, epoch_length), planned_drops(cfg, epoch_length)
+    except (FileNotFoundError, InputError):
+        return None, []

@@ -1,0 +1,35 @@
+"""What attention does inside a block, for pictures; training never needs it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attention import Attention
+from .tokens import TokenLayout
+
+
+def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> list[Tensor]:
+    """Attention weights of the first token (CLS) of each image, over its whole segment.
+
+    Args:
+        attention: The attention of a block.
+        x: Its input, packed tokens of shape (T, C).
+        layout: Layout of the stream.
+
+    Returns:
+        For each image a tensor of shape (heads, tokens of the image) whose rows add up to 1: prefix
+        tokens first, then the patches in row-major order.
+    """
+    # (T, 3 * C) -> 3 x (T, heads, head_dim)
+    q, k, _ = attention.qkv(x).view(len(x), 3, attention.num_heads, attention.head_dim).unbind(1)
+    weights = []
+    for image, (queries, keys) in enumerate(
+        zip(q.split(layout.lengths), k.split(layout.lengths), strict=True)
+    ):
+        scores = torch.einsum('hd,thd->ht', queries[0], keys) * attention.head_dim**-0.5
+        row = scores.float().softmax(-1)
+        prefix, patches = row.split((layout.num_prefix, row.shape[1] - layout.num_prefix), 1)
+        patches = layout.to_row_major(patches.T, image).T
+        weights.append(torch.cat((prefix, patches), 1))
+    return weights

@@ -1,0 +1,47 @@
+"""Curves of runs."""
+
+import cv2
+import pytest
+from matplotlib.figure import Figure
+
+from mmdet_dinov2.analysis.curves import curve_panels, draw_curves, draw_panel
+from mmdet_dinov2.analysis.run_log import RunLog, read_run
+from mmdet_dinov2.errors import InputError
+
+from ..test_engine.tools import failure_of, run_tool
+from .logs import write_part
+
+
+@pytest.fixture
+def runs(tmp_path):
+    write_part(tmp_path / 'a', '20250101_000000', 1, 300, drop=200)
+    write_part(tmp_path / 'b', '20250101_000000', 1, 200, offset=1.0)
+    return [read_run(tmp_path / 'a'), read_run(tmp_path / 'b')]
+
+
+def test_panels_and_runs(runs, tmp_path):
+    panels = {panel.title: panel for panel in curve_panels(runs)}
+    assert {'loss, sum of all terms', 'learning rate', 'seconds per step'} <= set(panels)
+    assert 'denoising loss' not in panels  # not logged
+    rate = panels['learning rate']
+    assert rate.log_scale and len(rate.curves) == 2
+    assert rate.curves[0][0][1].tolist() == [1e-4] * 4 + [1e-5] * 2
+    figure = Figure()
+    axes = figure.subplots()
+    draw_panel(axes, panels['AP (dashed AP 50, dotted AP 75)'], runs, 'hours')
+    assert len(axes.lines) == 4  # AP and AP 50 of two runs
+    assert axes.lines[0].get_xdata() == pytest.approx([50 / 3600, 100 / 3600, 150 / 3600])
+    assert axes.get_xlabel() == 'hours of training'
+
+
+def test_nothing_to_draw(runs, tmp_path):
+    with pytest.raises(InputError, match='empty: nothing was logged yet'):
+        draw_curves([RunLog('empty')], tmp_path / 'a.png')
+    with pytest.raises(InputError, match='steps or hours'):
+        draw_curves(runs, tmp_path / 'a.png', 'days')
+
+
+def test_tool(runs, tmp_path, capfd):
+    run_tool('plot_curves', tmp_path / 'a', tmp_path / 'b', '--x', 'hours')
+    assert cv2.imread(str(tmp_path / 'a/curves.png')).shape[1] > 1000
+    assert 'none does not exist' in failure_of(capfd, 'plot_curves', tmp_path / 'none')

@@ -1,0 +1,79 @@
+"""Files of predictions."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+from mmdet_dinov2.analysis.predictions import read_predictions
+from mmdet_dinov2.data.coco_file import CocoFile
+from mmdet_dinov2.errors import InputError
+
+COCO = CocoFile('val.json', [dict(id=4)], [dict(id=7, name='a'), dict(id=3, name='b')], [])
+ENTRY = dict(image_id=4, category_id=3, bbox=[1.0, 2.0, 3.0, 4.0], score=0.5)
+
+
+def write(path, content):
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_json(tmp_path):
+    assert read_predictions(write(tmp_path / 'p.json', [ENTRY]), COCO) == [ENTRY]
+
+
+def test_pickle_of_the_test_tool(tmp_path):
+    instances = dict(
+        bboxes=torch.tensor([[1.0, 2.0, 4.0, 6.0]]),
+        labels=torch.tensor([1]),
+        scores=torch.tensor([0.5]),
+    )
+    path = tmp_path / 'p.pkl'
+    path.write_bytes(pickle.dumps([dict(img_id=4, ori_shape=(5, 6), pred_instances=instances)]))
+    assert read_predictions(path, COCO) == [ENTRY]
+    instances['labels'][0] = 2
+    path.write_bytes(pickle.dumps([dict(img_id=4, pred_instances=instances)]))
+    with pytest.raises(InputError, match='detector with 2 classes'):
+        read_predictions(path, COCO)
+
+
+def test_code_in_a_pickle_never_runs(tmp_path):
+    marker = tmp_path / 'marker'
+
+    class Bad:
+        def __reduce__(self):
+            return open, (str(marker), 'w')
+
+    class BadStorage:
+        def __reduce__(self):
+            # what a tensor names in a pickle; torch's own function would unpickle the inside
+            return torch.storage._load_from_bytes, (pickle.dumps(Bad()),)
+
+    for bad in (Bad(), BadStorage()):
+        (tmp_path / 'p.pkl').write_bytes(pickle.dumps([bad]))
+        with pytest.raises(InputError, match='give a JSON file in COCO format'):
+            read_predictions(tmp_path / 'p.pkl', COCO)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('[', 'is not valid JSON'),
+        ({'a': 1}, 'holds a dict, not a list'),
+        ([dict(ENTRY, score=None)], 'entry 0 has bbox'),
+        ([ENTRY, dict(image_id=4)], 'entry 1 lacks one of'),
+        ([dict(ENTRY, image_id=5)], 'image 5 and category 3, which val.json does not have'),
+    ],
+)
+def test_other_json_is_refused(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        read_predictions(write(tmp_path / 'p.json', content), COCO)
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match='none.json do not exist'):
+        read_predictions(tmp_path / 'none.json', COCO)
+    with pytest.raises(InputError, match='must end in .json or .pkl'):
+        read_predictions(write(tmp_path / 'p.txt', ''), COCO)

@@ -1,0 +1,218 @@
+"""The page about a run: its parts, hostile names, missing parts, and in a browser."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdet_dinov2.analysis.config_diff import diff, flatten, nearest_config
+from mmdet_dinov2.analysis.report import ReportInput, read_environment, render_report
+from mmdet_dinov2.analysis.report_input import collect
+from mmdet_dinov2.analysis.run_log import RunLog, read_run
+
+from ..test_engine.tools import failure_of, run_tool, write_config
+from .browser import open_page
+from .logs import write_part
+
+HOSTILE = '</td><script>console.error("class")</script><img src=x onerror=alert(1)>'
+HOSTILE_FILE = '"><img src=x onerror=console.error(2)>.png'
+# Without it the config is compared with all of the project, which takes a second.
+BASE = ('base.py', dict(train_cfg=dict(max_epochs=9)))
+CONFIG = """train_cfg = dict(max_epochs=15)
+val_dataloader = dict(dataset=dict(type='CocoDataset', data_root='{root}/', ann_file='val.json',
+    data_prefix=dict(img='images/'), metainfo=dict(classes=({classes}))))
+"""
+
+
+@pytest.fixture(scope='module')
+def work_dir(tmp_path_factory):
+    """A run of 10 epochs whose data have hostile names, and predictions on them."""
+    folder = tmp_path_factory.mktemp('report')
+    (folder / 'images').mkdir()
+    names = ['cat', HOSTILE, *(f'a rather long name of class number {i}' for i in range(10))]
+    rng = np.random.default_rng(0)
+    images, annotations, predictions = [], [], []
+    for i in range(1, 8):
+        name = HOSTILE_FILE if i == 1 else f'{i}.png'
+        Image.fromarray(rng.integers(0, 255, (40, 30 + 20 * i, 3), np.uint8)).save(
+            folder / 'images' / name, 'PNG'
+        )
+        images.append(dict(id=i, file_name=name, width=30 + 20 * i, height=40))
+        for k in range(i % 4):
+            bbox = [5 + 8 * k, 4, 20, 30]
+            category = (i + k) % len(names) + 1
+            annotations.append(
+                dict(id=len(annotations) + 1, image_id=i, category_id=category, bbox=bbox, area=600)
+            )
+            predictions.append(dict(image_id=i, category_id=category, bbox=bbox, score=0.9 - k / 5))
+    predictions.append(dict(image_id=1, category_id=2, bbox=[1, 1, 9, 9], score=0.9))
+    categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    (folder / 'val.json').write_text(json.dumps(content))
+    (folder / 'predictions.json').write_text(json.dumps(predictions))
+    config = CONFIG.format(root=folder, classes=', '.join(map(repr, names)))
+    log = write_part(folder / 'work & <b>run', '20250101_000000', 1, 1000, config=config)
+    log.parents[1].joinpath('20250101_000000.log').write_text(
+        '2025 - INFO - \n-----\nSystem environment:\n    sys.platform: linux\n'
+        '    GPU 0: <i>none</i>\n\nRuntime environment:\n    seed: 0\n'
+    )
+    return log.parents[2]
+
+
+@pytest.fixture(scope='module')
+def page(work_dir):
+    """The report as a file."""
+    given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
+    given.base = BASE
+    path = work_dir / 'report.html'
+    path.write_text(render_report(given))
+    return path
+
+
+def test_all_parts_are_there(page):
+    text = page.read_text()
+    for part in ('curves', 'forecast', 'scores', 'classes', 'sizes', 'confusions', 'images',
+                 'config', 'environment'):  # fmt: skip
+        assert f'<section id="{part}"' in text
+    assert 'class="missing"' not in text and 'class="problem"' not in text
+    assert 'sys.platform' in text and 'AP, IoU 0.50:0.95' in text
+    assert 'IDEA-Research' not in text  # no drop, no prior
+    assert len(page.read_bytes()) < 5 * 2**20
+    assert text.count('data:image/jpeg;base64,') == 2 * 7  # both panels of every image
+
+
+class Addresses(HTMLParser):
+    """What the tags of a page refer to."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        names = ('src', 'href', 'xlink:href', 'srcset', 'action', 'data')
+        self.found += [value for name, value in attrs if name in names]
+
+
+def test_it_needs_no_other_file(page):
+    parser = Addresses()
+    parser.feed(page.read_text())
+    assert len(parser.found) > 20
+    assert all(address.startswith(('data:', '#')) for address in parser.found)
+    assert all(a.startswith('#') for a in re.findall(r'url\((.*?)\)', page.read_text()))
+    assert '@import' not in page.read_text()
+
+
+def test_names_are_text(page):
+    text = page.read_text()
+    assert '<script' not in text and '<img src=x' not in text and '<b>run' not in text
+    assert '&lt;script&gt;' in text and 'work &amp; &lt;b&gt;run' in text
+    assert '<i>none' not in text
+
+
+def test_pictures_have_texts(page):
+    text = page.read_text()
+    assert all(' alt="' in tag for tag in re.findall(r'<img [^>]*>', text))
+    assert all('aria-label="' in tag for tag in re.findall(r'<svg [^>]*>', text))
+
+
+def test_classes_are_sorted(work_dir):
+    given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
+    given.predictions = [p for p in given.predictions if p['category_id'] != 2]
+    given.base = BASE
+    text = render_report(given)
+    table = text[text.index('<section id="classes"') : text.index('<section id="sizes"')]
+    values = re.findall(r'</th><td class="n">([\d.–]+)</td>', table)
+    numbers = [float(v) if v != '–' else -1 for v in values]
+    assert len(numbers) == 12 and numbers == sorted(numbers, reverse=True)
+    assert numbers[0] == 100 and 0 in numbers
+
+
+def test_nothing_is_there_yet(tmp_path):
+    text = render_report(collect(tmp_path))
+    assert 'The folder holds no log of a training.' in text
+    assert 'Nothing was logged yet.' in text
+    assert 'There are no predictions' in text and 'saved no config' in text
+
+
+def test_only_a_log(tmp_path):
+    write_part(tmp_path, '20250101_000000', 1, 90)  # no evaluation
+    text = render_report(collect(tmp_path))
+    assert 'loss, sum of all terms' in text
+    assert 'No forecast: a forecast needs at least 5 evaluations, there are 0' in text
+    assert 'no single validation data set' in text
+
+
+def test_data_that_are_gone(work_dir, tmp_path):
+    copy = tmp_path / 'work'
+    shutil.copytree(work_dir, copy)
+    config = copy / '20250101_000000/vis_data/config.py'
+    config.write_text(config.read_text().replace('val.json', 'gone.json'))
+    text = ' '.join(collect(copy).problems)
+    assert 'The validation data cannot be read' in text and 'gone.json' in text
+    assert 'has saved no checkpoint' in ' '.join(collect(work_dir).problems)
+    given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
+    given.image_folder = str(tmp_path / 'nowhere')
+    given.base = BASE
+    assert 'the picture cannot be shown' in render_report(given)
+
+
+def test_environment(work_dir):
+    rows = read_environment(read_run(work_dir))
+    assert rows == [('sys.platform', 'linux'), ('GPU 0', '<i>none</i>')]
+    assert read_environment(RunLog('empty')) == []
+
+
+def test_config_diff(root):
+    base = dict(a=1, b=dict(c=(1, 2), d=[dict(e=1)]), work_dir='x')
+    changed = dict(a=2, b=dict(c=[1, 2], d=[dict(e=1), dict(e=3)]), work_dir='y')
+    assert flatten(base)['b.d.0.e'] == 1
+    assert diff(base, changed) == [('a', '1', '2'), ('b.d.1.e', '(not set)', '3')]
+    from mmengine.config import Config
+
+    cfg = Config.fromfile(root / 'configs/dino_dinov2_b_12ep_cosine.py').to_dict()
+    cfg['optim_wrapper']['optimizer']['lr'] = 3.0
+    name, rows = nearest_config(cfg)
+    assert name == 'dino_dinov2_b_12ep_cosine'
+    assert [row[0] for row in rows] == ['optim_wrapper.optimizer.lr']
+
+
+def test_base_that_was_named():
+    given = ReportInput(RunLog('a'), config=dict(x=1), base=('other.py', dict(x=7)))
+    text = render_report(given)
+    assert 'other.py' in text and '<td>7</td><td>1</td>' in text
+
+
+@pytest.mark.parametrize('width', [390, 1280])
+def test_in_a_browser(page, width):
+    content, view, title, console = open_page(page, width)
+    assert (content, view) == (width, width)  # nothing to scroll sideways
+    assert 'work &amp; &lt;b&gt;run – report' in title
+    assert console == []
+
+
+def test_the_browser_would_tell(tmp_path):
+    page = tmp_path / 'bad.html'
+    page.write_text('<title>t</title><p style="width: 700px">x</p><script>nothing()</script>')
+    content, view, _, console = open_page(page, 390)
+    assert content > view == 390
+    assert any('nothing is not defined' in line for line in console)
+
+
+def test_tool_runs_the_model(tmp_path, capfd):
+    config = write_config(tmp_path)
+    run_tool('train', config, '--work-dir', tmp_path / 'work')
+    before = {path for path in tmp_path.rglob('*') if path.is_file()}
+    run_tool('report', tmp_path / 'work')
+    new = {path for path in tmp_path.rglob('*') if path.is_file()} - before
+    assert new == {tmp_path / 'work/report.html'}
+    text = (tmp_path / 'work/report.html').read_text()
+    assert 'made by best_coco_bbox_mAP_epoch_2.pth' in text
+    assert 'dino_dinov2_quickstart' in text and text.count('data:image/jpeg') == 8
+    assert 'sys.platform' in text
+    assert 'none does not exist' in failure_of(capfd, 'report', tmp_path / 'none')
+    error = failure_of(capfd, 'report', tmp_path / 'work', '--predictions', 'none.json')
+    assert 'none.json do not exist' in error

@@ -1,0 +1,80 @@
+"""Foretells AP of a run. Usage: python tools/forecast.py WORK_DIR_OR_LOG_OR_CSV --at 50ep ..."""
+
+import argparse
+from pathlib import Path
+
+from mmdet_dinov2.analysis.curve_fits import FAMILIES
+from mmdet_dinov2.analysis.forecast import (
+    describe_fits,
+    describe_gain,
+    draw_forecast,
+    make_forecast,
+)
+from mmdet_dinov2.analysis.lr_drop import describe_prior
+from mmdet_dinov2.analysis.run_log import parse_step, read_run
+from mmdet_dinov2.analysis.saved_config import plan_of
+from mmdet_dinov2.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Fit curves to validation AP and foretell it',
+        epilog='Steps are optimizer steps (90000) or epochs (12ep).',
+    )
+    parser.add_argument(
+        'log', help='work folder, scalars.json of MMEngine, or CSV with the columns step and AP'
+    )
+    parser.add_argument(
+        '--at', nargs='+', help='steps to foretell AP at; the end of the training if not given'
+    )
+    drop = parser.add_mutually_exclusive_group()
+    drop.add_argument(
+        '--drop',
+        help='step at which the learning rate falls to a tenth; read from the log or the config '
+        'beside it if not given',
+    )
+    drop.add_argument('--no-drop', action='store_true', help='one curve through all evaluations')
+    parser.add_argument('--until', help='hide the evaluations from this step on, to check')
+    parser.add_argument(
+        '--family',
+        choices=list(FAMILIES),
+        help='family of curves; the one with the smallest held-out error if not given',
+    )
+    parser.add_argument('--metric', help='what is evaluated; coco/bbox_mAP if not given')
+    parser.add_argument('--epoch-length', type=int, help='optimizer steps of an epoch')
+    parser.add_argument('--out', help='picture file; forecast.png beside the log if not given')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        run = read_run(args.log)
+        length = args.epoch_length or run.epoch_length
+        end, planned = plan_of(args.log, length)
+        drops = [] if args.no_drop else run.lr_drops() or planned
+        drop = parse_step(args.drop, length) if args.drop else (drops or [None])[0]
+        if not args.at and end is None:
+            raise ValueError(f'{args.log} does not tell where the training ends; give --at')
+        at = [parse_step(text, length) for text in args.at] if args.at else [end]
+        until = parse_step(args.until, length) if args.until else None
+        steps, ap = run.ap_curve(args.metric)
+        forecast = make_forecast(steps, ap, drop, until, args.family)
+        predictions = [forecast.at(step) for step in at]
+        folder = Path(args.log) if Path(args.log).is_dir() else Path(args.log).parent
+        out = args.out or folder / 'forecast.png'
+        draw_forecast(forecast, predictions, out, f'{run.name}: forecast of AP')
+    print(f'{len(forecast.steps)} evaluations, steps {steps.min():.0f} to {steps.max():.0f}')
+    print(describe_fits(forecast))
+    if forecast.drop is not None:
+        print(f'{describe_prior()}\n{describe_gain(forecast)}')
+    if len(drops) > 1:
+        print(f'of {len(drops)} drops only the first is modelled')
+    for p in predictions:
+        epochs = f' ({p.step / length:.4g} epochs)' if length else ''
+        print(f'step {p.step}{epochs}: AP {p.ap:.2f}, 95 % interval {p.low:.2f} to {p.high:.2f}')
+    print(f'drawn: {out}')
+
+
+if __name__ == '__main__':
+    main()

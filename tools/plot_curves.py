@@ -1,0 +1,31 @@
+"""Draws what runs have logged. Usage: python tools/plot_curves.py WORK_DIR... [--x hours]"""
+
+import argparse
+from pathlib import Path
+
+from mmdet_dinov2.analysis.curves import X_AXES, draw_curves
+from mmdet_dinov2.analysis.run_log import read_run
+from mmdet_dinov2.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw losses, learning rate, AP, step time and memory of runs'
+    )
+    parser.add_argument('runs', nargs='+', help='work folders, scalars.json files or CSV files')
+    parser.add_argument('--x', choices=X_AXES, default='steps', help='horizontal axis')
+    parser.add_argument('--out', help='picture file; curves.png in the first folder if not given')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        first = Path(args.runs[0])
+        out = args.out or (first if first.is_dir() else first.parent) / 'curves.png'
+        draw_curves([read_run(path) for path in args.runs], out, args.x)
+    print(f'drawn: {out}')
+
+
+if __name__ == '__main__':
+    main()

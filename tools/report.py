@@ -1,0 +1,55 @@
+"""Writes a page about a run. Usage: python tools/report.py WORK_DIR [--predictions FILE] ..."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmdet_dinov2.analysis.report import render_report
+from mmdet_dinov2.analysis.report_input import collect
+from mmdet_dinov2.engine import cli
+from mmdet_dinov2.engine.files import write_text
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Write one HTML page about a run')
+    parser.add_argument('work_dir', help='work folder of the run')
+    parser.add_argument(
+        '--predictions',
+        help='predictions on the validation split: COCO JSON, or the .pkl of tools/test.py --out; '
+        'made by the best checkpoint if not given',
+    )
+    parser.add_argument(
+        '--no-predictions', action='store_true', help='do not run the model; no scores and images'
+    )
+    parser.add_argument('--checkpoint', help='checkpoint that makes the predictions')
+    parser.add_argument('--ann-file', help='annotations; those of the validation split of the run')
+    parser.add_argument('--img-dir', help='folder of the images; that of the validation split')
+    parser.add_argument('--base', help='config to compare with; the nearest one if not given')
+    parser.add_argument('--out', help='HTML file; report.html in the work folder if not given')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        base = args.base and (Path(args.base).name, Config.fromfile(args.base).to_dict())
+        given = collect(
+            args.work_dir,
+            predictions=args.predictions,
+            run_model=not args.no_predictions,
+            checkpoint=args.checkpoint,
+            ann_file=args.ann_file,
+            image_folder=args.img_dir,
+        )
+        given.base = base or None
+        out = Path(args.out or Path(args.work_dir) / 'report.html')
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, render_report(given))
+    for problem in given.problems:
+        print(f'note: {problem}')
+    print(f'written: {out} ({out.stat().st_size / 2**20:.1f} MiB)')
+
+
+if __name__ == '__main__':
+    main()

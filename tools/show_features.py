@@ -1,0 +1,43 @@
+"""Draws what a backbone sees. Usage: python tools/show_features.py CONFIG IMAGES... ..."""
+
+import argparse
+from pathlib import Path
+
+from mmdet_dinov2.analysis.feature_input import load_backbone_of, prepare_image, weights_title
+from mmdet_dinov2.analysis.features import draw_features, extract_features
+from mmdet_dinov2.engine import cli
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Draw principal components of DINOv2 tokens and attention of the CLS token'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('images', nargs='+', help='image files; colours are common to all of them')
+    parser.add_argument(
+        '--checkpoint',
+        help='detector of this project; the init_cfg of the backbone if not given',
+    )
+    parser.add_argument('--size', type=int, default=518, help='longer side of the images in pixels')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, ...')
+    parser.add_argument('--out', help='picture file; features.png in the work folder if not given')
+    cli.add_config_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with cli.one_sentence_errors(every_error=True):
+        cfg = cli.read_config(args)
+        backbone, loaded = load_backbone_of(cfg, args.checkpoint)
+        backbone.to(args.device)
+        prepared = [prepare_image(cfg, path, args.size) for path in args.images]
+        features = extract_features(backbone, [tensor.to(args.device) for _, tensor in prepared])
+        out = Path(args.out or Path(cfg.work_dir) / 'features.png')
+        title = f'{cli.config_name(args)}: {weights_title(loaded)}'
+        draw_features([picture for picture, _ in prepared], features, out, title)
+    print(f'{weights_title(loaded)}\ndrawn: {out}')
+
+
+if __name__ == '__main__':
+    main()
