@@ -19,8 +19,6 @@ _base_ = [
 ]
 
 optim_wrapper = dict(optimizer=dict(lr=5e-5))
-val_evaluator = dict(classwise=True)
-test_evaluator = val_evaluator
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))
 
 auto_scale_lr = dict(enable=False, base_batch_size=4)
