@@ -50,13 +50,9 @@ def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFe
             'the last block attends within windows, so its CLS token sees no patch; show a '
             'backbone whose last block is global'
         )
-    seen: dict[str, tuple] = {}
-    # The block is called with the stream and its layout, the attention with the normalised stream.
-    hooks = [
-        last.register_forward_pre_hook(lambda module, args: seen.update(layout=args[1])),
-        last.attn.register_forward_pre_hook(lambda module, args: seen.update(x=args[0])),
-        backbone.norm.register_forward_hook(lambda module, args, out: seen.update(stream=out)),
-    ]
+    # What the last block was called with, and what it returned.
+    seen: list[tuple] = []
+    hook = last.register_forward_hook(lambda block, args, out: seen.append((*args[:2], out)))
     training = backbone.training
     backbone.eval()
     try:
@@ -67,13 +63,15 @@ def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFe
         backbone(canvas, [tuple(size) for size in sizes])
     finally:
         backbone.train(training)
-        for hook in hooks:
-            hook.remove()
-    layout: TokenLayout = seen['layout']
+        hook.remove()
+    layout: TokenLayout
+    ((x, layout, out),) = seen
+    # A frozen backbone may hold its weights in another precision than its output has.
+    weights = prefix_attention(last.attn, last.norm1(x.to(last.norm1.weight.dtype)), layout)
+    normalised = backbone.norm(out.to(backbone.norm.weight.dtype))
     features = []
-    weights = prefix_attention(last.attn, seen['x'], layout)
     for image, (stream, grid) in enumerate(
-        zip(seen['stream'].split(layout.lengths), layout.grids, strict=True)
+        zip(normalised.split(layout.lengths), layout.grids, strict=True)
     ):
         prefix, patches = weights[image].split((layout.num_prefix, grid[0] * grid[1]), dim=1)
         tokens = layout.to_row_major(stream[layout.num_prefix :], image)

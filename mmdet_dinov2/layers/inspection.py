@@ -14,7 +14,7 @@ def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> li
 
     Args:
         attention: The attention of a block.
-        x: Its input, packed tokens of shape (T, C).
+        x: Its input, packed tokens of shape (T, C), normalised.
         layout: Layout of the stream.
 
     Returns:
@@ -22,6 +22,7 @@ def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> li
         tokens first, then the patches in row-major order.
     """
     # (T, 3 * C) -> 3 x (T, heads, head_dim)
+    x = x.to(attention.qkv.weight.dtype)
     q, k, _ = attention.qkv(x).view(len(x), 3, attention.num_heads, attention.head_dim).unbind(1)
     weights = []
     for image, (queries, keys) in enumerate(

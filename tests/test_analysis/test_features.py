@@ -28,7 +28,9 @@ def images():
     return [torch.randn(3, *size) for size in SIZES]
 
 
-@pytest.mark.parametrize('kwargs', [{}, WINDOWS, dict(num_registers=2, **WINDOWS)])
+@pytest.mark.parametrize(
+    'kwargs', [{}, WINDOWS, dict(num_registers=2, **WINDOWS), dict(with_cp=True)]
+)
 def test_tokens_are_those_of_the_feature_maps(kwargs):
     """Whatever the order of the stream."""
     backbone = tiny_backbone(**kwargs)
