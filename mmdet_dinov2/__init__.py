@@ -11,6 +11,8 @@ try:
     from . import data, engine, models
     from .engine import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
+    if (getattr(error, 'name', None) or '').startswith(__name__):
+        raise  # a fault of this package, not of the environment
     # Packages that do not fit together fail in any of these ways.
     raise ImportError(
         f'mmdet_dinov2 cannot be imported: {explain_import_error(error)}; '

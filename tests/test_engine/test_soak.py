@@ -24,15 +24,16 @@ STEPS = int(os.environ.get('SOAK_STEPS', 1000))
 MODEL = os.environ.get('SOAK_MODEL', 'tiny')
 BAD_IMAGES = int(os.environ.get('SOAK_BAD_IMAGES', 0))
 INTERVAL = max(1, STEPS // 10)
+WARM_UP = max(1, STEPS // 20)
 # MiB that a process may grow after its first fifth.
 MOST_GROWTH = 50
 
 SOAK = f"""
 custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
 train_cfg = dict(_delete_=True, type='IterTrainLoop', max_iters={STEPS}, val_interval={STEPS})
-param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=50),
-                   dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end={STEPS},
-                        T_max={STEPS - 50}, eta_min_ratio=0.01)]
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end={WARM_UP}),
+                   dict(type='CosineAnnealingLR', by_epoch=False, begin={WARM_UP}, end={STEPS},
+                        T_max={STEPS - WARM_UP}, eta_min_ratio=0.01)]
 default_hooks = dict(
     logger=dict(interval=1),
     checkpoint=dict(by_epoch=False, interval={INTERVAL}, max_keep_ckpts=2))
@@ -130,6 +131,8 @@ def test_killed_and_stopped_runs_end_where_the_undisturbed_one_does(tmp_path):
     growths = growth_of(tmp_path / 'undisturbed') + growth_of(work)
     print(f'last loss {losses[STEPS]:.4f}; memory of each process grew by {growths} MiB')
     assert max(growths) <= MOST_GROWTH
+    if STEPS < 500:
+        return
     # It has learnt something on the way.
     tenth = STEPS // 10
     mean = [sum(losses[s] for s in part) / tenth for part in (range(1, tenth + 1),
