@@ -11,6 +11,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
+
 import torch
 from mmengine.config import DictAction
 

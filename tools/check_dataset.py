@@ -4,6 +4,11 @@ import argparse
 import os
 import sys
 
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
+
 from rich.console import Console
 from rich.progress import Progress
 

@@ -1,7 +1,13 @@
 """Foretells AP of a run. Usage: python tools/forecast.py WORK_DIR_OR_LOG_OR_CSV --at 50ep ..."""
 
 import argparse
+import sys
 from pathlib import Path
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmdet_dinov2.analysis.curve_fits import FAMILIES
 from mmdet_dinov2.analysis.forecast import (

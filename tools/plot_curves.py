@@ -1,7 +1,13 @@
 """Draws what runs have logged. Usage: python tools/plot_curves.py WORK_DIR... [--x hours]"""
 
 import argparse
+import sys
 from pathlib import Path
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmdet_dinov2.analysis.curves import X_AXES, draw_curves
 from mmdet_dinov2.analysis.run_log import read_run

@@ -4,7 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import mmdet_dinov2
+try:
+    import mmdet_dinov2  # names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
+
 from mmdet_dinov2.analysis.draw_detections import draw_detections
 from mmdet_dinov2.checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from mmdet_dinov2.data.coco_file import read_coco_file

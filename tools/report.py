@@ -1,7 +1,13 @@
 """Writes a page about a run. Usage: python tools/report.py WORK_DIR [--predictions FILE] ..."""
 
 import argparse
+import sys
 from pathlib import Path
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmengine.config import Config
 

@@ -1,7 +1,13 @@
 """Draws what a backbone sees. Usage: python tools/show_features.py CONFIG IMAGES... ..."""
 
 import argparse
+import sys
 from pathlib import Path
+
+try:
+    import mmdet_dinov2  # noqa: F401  names what is missing, with the command that installs it
+except ImportError as error:
+    sys.exit(f'error: {error}')
 
 from mmdet_dinov2.analysis.feature_input import load_backbone_of, prepare_image, weights_title
 from mmdet_dinov2.analysis.features import draw_features, extract_features

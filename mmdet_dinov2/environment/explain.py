@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 
@@ -79,8 +80,8 @@ def explain_import_error(error: BaseException) -> str:
         if package in _OPENMMLAB or package in ('torch', 'torchvision'):
             distribution = _OPENMMLAB.get(package, package)
             return f'{distribution} (`import {package}`) is not installed; run: {install_all()}'
-        return (
-            f'`import {package}` fails, it is not installed; run: '
-            f'{install(_DISTRIBUTIONS.get(package, package))}'
-        )
+        # Without torch there is no environment to complete.
+        no_torch = importlib.util.find_spec('torch') is None
+        remedy = install_all() if no_torch else install(_DISTRIBUTIONS.get(package, package))
+        return f'`import {package}` fails, it is not installed; run: {remedy}'
     return f'the installed packages do not fit together ({text}); run: {install_all()}'

@@ -118,7 +118,10 @@ def test_what_may_hurt_is_no_error(tmp_path):
     assert 'deformable attention: PyTorch, which is slow' in result.stdout
 
 
-@pytest.mark.parametrize('tool', ['train', 'test', 'print_lr', 'convert_weights', 'replay_batch'])
+TOOLS = sorted(path.stem for path in (ROOT / 'tools').glob('*.py') if path.stem != 'check_env')
+
+
+@pytest.mark.parametrize('tool', TOOLS)
 def test_tools_end_with_a_sentence_instead_of_a_traceback(tmp_path, tool):
     result = run_in(make_environment(tmp_path, *EMPTY), tool, 'a', 'b')
     assert result.returncode == 1 and result.stdout == ''
