@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import mmdet_dinov2
-from mmdet_dinov2.analysis.draw_detections import draw_detections
+from mmdet_dinov2.analysis.box_pictures import draw_detections
 from mmdet_dinov2.checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from mmdet_dinov2.data.coco_file import read_coco_file
 from mmdet_dinov2.engine import cli

@@ -24,7 +24,7 @@ from ..scoring.image_boxes import boxes_of_files
 from ..scoring.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
 from ..scoring.plots import draw_precision_recall
 from ..scoring.quality import ClassQuality, measure_quality
-from .box_pictures import draw_boxes
+from .box_pictures import draw_file
 from .config_diff import diff, nearest_config
 from .curves import curve_panels, draw_panel
 from .forecast import describe_fits, describe_gain, draw_forecast_axes, make_forecast
@@ -299,7 +299,7 @@ def _pictures(
         try:
             path = Path(given.image_folder or '') / file_name
             for what, boxes in (('ground truth', truth), ('predictions', found)):
-                picture = base64.b64encode(draw_boxes(path, boxes, names)).decode()
+                picture = base64.b64encode(draw_file(path, boxes, names)).decode()
                 item['pictures'].append((what, f'data:image/jpeg;base64,{picture}'))
         except (OSError, ValueError) as error:
             item['note'] += f'; the picture cannot be shown ({error})'
