@@ -17,6 +17,7 @@ from ..data.dataset_source import DatasetSource
 from ..data.image_checks import image_paths
 from ..data.image_file import MAX_PIXELS, check_size, decode, read_header
 from ..errors import InputError
+from .box_pictures import draw_boxes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ class AnnotatedImage:
     Attributes:
         title: Heading.
         image: (H, W, 3) uint8 RGB; ``None`` if it cannot be read.
-        boxes: (N, 4) as ``x, y, width, height`` in pixels of the image.
+        boxes: (N, 4) as ``x1, y1, x2, y2`` in pixels of ``image``.
         labels: Index of the class of every box; -1 for other categories.
         names: Name of the category of every box.
         used: Whether each box is trained on.
@@ -90,26 +91,27 @@ def _annotated(
         check_size(header, MAX_PIXELS)
         annotated = (image['width'], image['height']) if source.by_name else None
         pixels = decode(content, header, annotated)
-        scale = min(_SIDE / max(pixels.shape[:2]), 1.0)
+        scale = _SIDE / max(pixels.shape[:2])
         size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[:, :, ::-1]
+        # Small images are enlarged, so that there is room for texts.
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        pixels = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=how)[:, :, ::-1])
     except (InputError, OSError) as error:
         title = f'{title}\n{str(error)[:60]}'
     categories = [names.get(annotation['category_id'], '?') for annotation in annotations]
     classes = list(source.classes)
+    boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4) * scale
+    boxes[:, 2:] += boxes[:, :2]
+    labels = [classes.index(name) if name in classes else -1 for name in categories]
     return AnnotatedImage(
         title=title,
         image=pixels,
-        boxes=np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4) * scale,
-        labels=[classes.index(name) if name in classes else -1 for name in categories],
+        boxes=boxes,
+        labels=labels,
         names=categories,
         used=[
             label >= 0 and is_trained_on(complete_annotation(dict(a)), image)
-            for label, a in zip(
-                [classes.index(n) if n in classes else -1 for n in categories],
-                annotations,
-                strict=True,
-            )
+            for label, a in zip(labels, annotations, strict=True)
         ],
     )
 
@@ -128,32 +130,17 @@ def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
 
 def images_figure(images: Sequence[AnnotatedImage]) -> Figure:
     """A grid of images with their boxes."""
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     columns = max(min(4, math.ceil(math.sqrt(len(images)))), 1)
     rows = max(math.ceil(len(images) / columns), 1)
     figure = Figure(figsize=(4 * columns, 3.4 * rows), layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False)
-    colors = colormaps['tab10']
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, entry in zip(grid.flat, images, strict=False):
         axes.set_title(entry.title.replace('$', r'\$'), fontsize=8)
-        if entry.image is None:
-            continue
-        axes.imshow(entry.image)
-        for box, label, name, used in zip(
-            entry.boxes, entry.labels, entry.names, entry.used, strict=True
-        ):
-            color = colors(label % 10) if label >= 0 else 'white'
-            style = '-' if used else ':'
-            axes.add_patch(
-                Rectangle(box[:2], *box[2:], fill=False, edgecolor=color, linestyle=style, lw=1.2)
-            )
-            axes.text(
-                box[0], box[1], name.replace('$', r'\$'), color='white', fontsize=5, va='bottom',
-                bbox=dict(facecolor=color if label >= 0 else 'grey', pad=0.5, lw=0), clip_on=True,
-            )  # fmt: skip
+        if entry.image is not None:
+            dashed = [not used for used in entry.used]
+            axes.imshow(draw_boxes(entry.image, entry.boxes, entry.labels, entry.names, dashed))
     return figure

@@ -15,13 +15,16 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..data.coco_file import CocoFile
 from ..errors import InputError
-from . import detection_stats as stats
-from .box_pictures import draw_boxes
+from ..scoring.coco_evaluation import coco_table, count_sizes, evaluate_boxes
+from ..scoring.image_boxes import boxes_of_files
+from ..scoring.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
+from ..scoring.plots import draw_precision_recall
+from ..scoring.quality import ClassQuality, measure_quality
+from .box_pictures import draw_file
 from .config_diff import diff, nearest_config
 from .curves import curve_panels, draw_panel
 from .forecast import describe_fits, describe_gain, draw_forecast_axes, make_forecast
@@ -32,6 +35,10 @@ from .saved_config import planned_drops, planned_end
 _TEMPLATE = 'report.html.j2'
 # A table of more classes cannot be read; the most frequent confusions say it then.
 _MAX_MATRIX = 20
+_NUM_CONFUSIONS = 10
+# The names of more curves would cover them.
+_MAX_CURVES = 6
+_SIZES = ('small, below 32 x 32 px', 'medium', 'large, from 96 x 96 px')
 
 
 @dataclass
@@ -203,83 +210,96 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
         return None
     coco = given.annotations
     names = coco.category_names
-    scores = stats.coco_scores(coco, given.predictions)
-    matches = stats.match_images(coco, given.predictions)
-    matrix = stats.confusion_matrix(matches, [c['id'] for c in coco.categories])
-    order = np.argsort(-np.nan_to_num(scores.class_ap, nan=-1.0), kind='stable')
-    best, worst = stats.best_and_worst(matches)
+    images = boxes_of_files(coco, given.predictions)
+    evaluation = evaluate_boxes(images, len(names))
+    quality = measure_quality(images, evaluation, names)
+    matches = [match_boxes(image) for image in images]
+    best, worst = best_and_worst(matches)
+    table = [(key, _to_points(value)) for key, value in coco_table(evaluation)]
     return dict(
         source=given.predictions_from,
-        num_images=len(coco.images),
-        threshold=stats.SCORE_THRESHOLD,
-        iou=stats.IOU_THRESHOLD,
-        table=scores.table,
-        classes=[
-            (names[i], scores.class_ap[i], scores.class_ap50[i], int(scores.class_boxes[i]))
-            for i in order
-        ],
+        num_images=quality.num_images,
+        threshold=quality.confusions.score_thr,
+        iou=quality.confusions.iou_thr,
+        table=table,
+        classes=_classes(quality.classes),
         precision_recall=_svg(
-            lambda axes: _draw_precision_recall(axes, scores), 5, 3.4,
-            'Precision over recall at an IoU of 0.5, mean over the classes',
+            lambda axes: draw_precision_recall(
+                axes, quality.recalls, quality.curves, [name[:24] for name in names], _MAX_CURVES
+            ),
+            5, 3.4, 'Precision over recall at an IoU of 0.5, classes and their mean',
         ),
         sizes=[
-            (name, count, scores.table[3 + i][1], scores.table[9 + i][1])
-            for i, (name, count) in enumerate(zip(stats.SIZES, scores.size_boxes, strict=True))
+            (name, count, table[3 + i][1], table[9 + i][1])
+            for i, (name, count) in enumerate(zip(_SIZES, count_sizes(images), strict=True))
         ],
-        matrix=_matrix(matrix, names),
-        confusions=_confusions(matrix, names),
+        matrix=_matrix(quality.confusions, names),
+        confusions=_confusions(quality.confusions, names),
         images=[
-            dict(title='Best images', items=_pictures(best, given)),
-            dict(title='Worst images', items=_pictures(worst, given)),
+            dict(title='Best images', items=_pictures(best, matches, given)),
+            dict(title='Worst images', items=_pictures(worst, matches, given)),
         ],
     )  # fmt: skip
 
 
-def _draw_precision_recall(axes: Axes, scores: stats.CocoScores) -> None:
-    axes.plot(scores.recall, scores.precision, color='C0')
-    axes.fill_between(scores.recall, scores.precision, color='C0', alpha=0.15, lw=0)
-    axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
+def _to_points(value: float | None) -> float:
+    """A score of 0 to 1 in points; NaN if it is not defined."""
+    return math.nan if value is None or value < 0 else 100 * value
 
 
-def _matrix(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
+def _classes(classes: Sequence[ClassQuality]) -> list[tuple[str, float, float, int]]:
+    """Name, AP, AP at an IoU of 0.5 and number of boxes, the best class first."""
+    ranked = sorted(classes, key=lambda c: -1.0 if c.ap is None else c.ap, reverse=True)
+    return [(c.name, _to_points(c.ap), _to_points(c.ap_50), c.num_boxes) for c in ranked]
+
+
+def _matrix(confusions: Confusions, names: Sequence[str]) -> dict[str, Any] | None:
     if len(names) > _MAX_MATRIX:
         return None
-    rows = []
-    for name, counts in zip([*names, 'nothing'], matrix, strict=True):
-        total = max(int(counts.sum()), 1)
-        rows.append((name, [(int(count), round(float(count) / total, 2)) for count in counts]))
-    return dict(columns=[*names, 'nothing'], rows=rows)
+    labels = [*names, BACKGROUND]
+    cells = [
+        list(zip(counts, shares, strict=True))
+        for counts, shares in zip(
+            confusions.matrix.tolist(), confusions.shares.tolist(), strict=True
+        )
+    ]
+    return dict(columns=labels, rows=list(zip(labels, cells, strict=True)))
 
 
-def _confusions(matrix: np.ndarray, names: Sequence[str], count: int = 10) -> list[tuple]:
-    """The most frequent entries outside the diagonal: count, class, found as."""
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    labels = [*names, 'nothing']
-    rows, columns = np.unravel_index(np.argsort(-wrong, axis=None, kind='stable'), wrong.shape)
+def _confusions(
+    confusions: Confusions, names: Sequence[str]
+) -> list[tuple[int, str | None, str | None]]:
+    """The most frequent mistakes: count, class, found as; None is the background."""
+    labels = [*names, None]
     return [
-        (int(wrong[r, c]), labels[r], labels[c])
-        for r, c in list(zip(rows, columns, strict=True))[:count]
-        if wrong[r, c]
+        (count, labels[row], labels[column])
+        for count, row, column in confusions.most_frequent(_NUM_CONFUSIONS)
     ]
 
 
-def _pictures(matches: Sequence[stats.ImageMatch], given: ReportInput) -> list[dict[str, Any]]:
+def _pictures(
+    chosen: Sequence[int], matches: Sequence[ImageMatch], given: ReportInput
+) -> list[dict[str, Any]]:
     items = []
-    names = {c['id']: c['name'] for c in given.annotations.categories}
-    for match in matches:
-        file_name = str(match.image['file_name'])
+    coco, names = given.annotations, {c['id']: c['name'] for c in given.annotations.categories}
+    for match, image in ((matches[index], coco.images[index]) for index in chosen):
+        truth = [
+            a for a in coco.annotations if a['image_id'] == image['id'] and not a.get('iscrowd')
+        ]
+        # In the order of the file, as the detections were matched.
+        found = [p for p in given.predictions if p['image_id'] == image['id']]
+        found = [found[index] for index in match.detections]
+        file_name = str(image['file_name'])
         item = dict(
             name=file_name,
-            note=f'{match.num_correct} of {len(match.truth)} boxes found, '
-            f'{len(match.found)} predictions, F1 {match.f1:.2f}',
+            note=f'{match.num_correct} of {match.num_boxes} boxes found, '
+            f'{len(found)} predictions, F1 {match.f1:.2f}',
             pictures=[],
         )
         try:
             path = Path(given.image_folder or '') / file_name
-            for what, boxes in (('ground truth', match.truth), ('predictions', match.found)):
-                picture = base64.b64encode(draw_boxes(path, boxes, names)).decode()
+            for what, boxes in (('ground truth', truth), ('predictions', found)):
+                picture = base64.b64encode(draw_file(path, boxes, names)).decode()
                 item['pictures'].append((what, f'data:image/jpeg;base64,{picture}'))
         except (OSError, ValueError) as error:
             item['note'] += f'; the picture cannot be shown ({error})'

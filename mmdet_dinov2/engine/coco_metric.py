@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -16,18 +13,14 @@ from mmengine.fileio import dump, get_local_path
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from ..analysis.detection_plots import class_table, confusion_table, write_quality
-from ..analysis.detection_quality import (
-    ConfusionCounter,
-    DetectionQuality,
-    class_qualities,
-    mean_of_valid,
-)
-from ..data.coco_file import category_ids, complete_annotation, read_coco_file
+from ..data.coco_file import category_ids, read_coco_file
 from ..errors import InputError
+from ..scoring.coco_evaluation import AREAS, CocoEvaluation, choose_backend, evaluate_boxes
+from ..scoring.image_boxes import ImageBoxes, image_boxes
+from ..scoring.matches import SCORE_THRESHOLD
+from ..scoring.plots import class_table, confusion_table, write_quality
+from ..scoring.quality import DetectionQuality, measure_quality
 
-BACKENDS = ('faster_coco_eval', 'pycocotools')
-_AREAS = ('all', 'small', 'medium', 'large')
 # As mmdet names them: IoU threshold, area.
 _AP_ITEMS = {
     'mAP': (None, 0),
@@ -89,7 +82,7 @@ class DetectionCocoMetric(CocoMetric):
         format_only: bool = False,
         outfile_prefix: str | None = None,
         backend: str | None = None,
-        score_thr: float = 0.3,
+        score_thr: float = SCORE_THRESHOLD,
         report_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,7 +108,7 @@ class DetectionCocoMetric(CocoMetric):
             **kwargs,
         )
         self.iou_thrs = np.atleast_1d(np.asarray(self.iou_thrs, dtype=float))
-        self.backend = _choose_backend(backend)
+        self.backend = choose_backend(backend)
         self.score_thr = score_thr
         self.report_dir = report_dir
         # Set by the evaluator: path and reason of images that could not be read.
@@ -155,31 +148,15 @@ class DetectionCocoMetric(CocoMetric):
             return OrderedDict()
 
         truths = self._truths([truth for truth, _ in results])
-        evaluation = self._evaluate(list(predictions), truths, predictions, len(names))
-        boxes = np.zeros(len(names), int)
-        for found in truths.values():
-            for annotation in found:
-                boxes[annotation['category_id']] += not annotation['iscrowd']
-        classes, curves = class_qualities(
-            evaluation['precision'],
-            evaluation['scores'],
-            self.iou_thrs,
-            evaluation['recalls'],
-            names,
-            boxes,
+        images = [self._image_boxes(truths[key], found) for key, found in predictions.items()]
+        evaluation = evaluate_boxes(
+            images, len(names), self.iou_thrs, self.proposal_nums, self.backend
         )
-        quality = DetectionQuality(
-            classes=classes,
-            recalls=evaluation['recalls'],
-            curves=curves,
-            confusions=self._confusions(truths, predictions, len(names)),
-            num_images=len(predictions),
-            bad_images=self.bad_images,
-        )
+        quality = measure_quality(images, evaluation, names, self.score_thr, self.bad_images)
         self._log(logger, evaluation, quality)
         values = OrderedDict()
         if self.classwise:
-            for entry in classes:
+            for entry in quality.classes:
                 if entry.ap is not None:
                     values[f'{entry.name}_precision'] = entry.ap
         for item in self.metric_items or _AP_ITEMS:
@@ -216,17 +193,13 @@ class DetectionCocoMetric(CocoMetric):
                         category_id=int(instance['bbox_label']),
                         iscrowd=int(instance.get('ignore_flag', 0)),
                     )
-                    found[truth['img_id']].append(complete_annotation(annotation))
+                    found[truth['img_id']].append(annotation)
             return found
         labels = {category: label for label, category in enumerate(self.cat_ids)}
         for annotation in self._coco_file.annotations:
             label = labels.get(annotation['category_id'])
             if label is not None and annotation['image_id'] in found:
-                complete = complete_annotation(annotation)
-                found[annotation['image_id']].append(
-                    {key: complete[key] for key in ('bbox', 'area', 'iscrowd')}
-                    | dict(category_id=label)
-                )
+                found[annotation['image_id']].append(dict(annotation, category_id=label))
         left_out = len(self._coco_file.images) - len(found)
         if left_out > 0:
             MMLogger.get_current_instance().warning(
@@ -235,99 +208,25 @@ class DetectionCocoMetric(CocoMetric):
             )
         return found
 
-    def _evaluate(
-        self,
-        image_ids: Sequence[Any],
-        truths: dict[Any, list[dict]],
-        predictions: dict[Any, dict],
-        num_classes: int,
-    ) -> dict[str, np.ndarray]:
-        """Runs COCO's evaluation on numbers of its own for images, annotations and classes."""
-        coco_class, eval_class = _coco_classes(self.backend)
-        images = [dict(id=number) for number in range(1, len(image_ids) + 1)]
-        categories = [dict(id=label) for label in range(num_classes)]
-        gts, dts = [], []
-        for number, image_id in enumerate(image_ids, start=1):
-            for annotation in truths[image_id]:
-                # Ids count from 1: 0 means 'not matched' there.
-                gts.append({**annotation, 'id': len(gts) + 1, 'image_id': number})
-            prediction = predictions[image_id]
-            for box, score, label in zip(
-                prediction['bboxes'], prediction['scores'], prediction['labels'], strict=True
-            ):
-                x, y, width, height = self.xyxy2xywh(box)
-                dts.append(
-                    dict(
-                        id=len(dts) + 1,
-                        image_id=number,
-                        category_id=int(label),
-                        bbox=[x, y, width, height],
-                        area=width * height,
-                        score=float(score),
-                        iscrowd=0,
-                    )
-                )
-        with contextlib.redirect_stdout(io.StringIO()):
-            sides = []
-            for entries in (gts, dts):
-                side = coco_class()
-                side.dataset = dict(images=images, categories=categories, annotations=entries)
-                side.createIndex()
-                sides.append(side)
-            evaluation = eval_class(*sides, 'bbox')
-            evaluation.params.imgIds = [image['id'] for image in images]
-            evaluation.params.catIds = list(range(num_classes))
-            evaluation.params.maxDets = self.proposal_nums
-            evaluation.params.iouThrs = self.iou_thrs
-            evaluation.evaluate()
-            evaluation.accumulate()
-        shape = (
-            len(self.iou_thrs),
-            len(evaluation.params.recThrs),
-            num_classes,
-            len(_AREAS),
-            len(self.proposal_nums),
-        )
-        found = {
-            name: np.asarray(evaluation.eval[name], dtype=float).reshape(shape)
-            for name in ('precision', 'scores')
-        }
-        found['recall'] = np.asarray(evaluation.eval['recall']).reshape(shape[:1] + shape[2:])
-        return dict(found, recalls=np.asarray(evaluation.params.recThrs))
+    @staticmethod
+    def _image_boxes(truths: Sequence[dict], found: dict) -> ImageBoxes:
+        boxes = np.array(found['bboxes'], dtype=float).reshape(-1, 4)
+        boxes[:, 2:] -= boxes[:, :2]
+        labels = [annotation['category_id'] for annotation in truths]
+        return image_boxes(truths, labels, boxes, found['scores'], found['labels'])
 
-    def _item(self, evaluation: dict[str, np.ndarray], item: str) -> float:
+    def _item(self, evaluation: CocoEvaluation, item: str) -> float:
         """A result by the name that mmdet gives it."""
         if item.startswith('AR@'):
             column = self.proposal_nums.index(int(item.removeprefix('AR@')))
-            return mean_of_valid(evaluation['recall'][:, :, 0, column])
+            return evaluation.average_recall(column=column)
         iou, area = _AP_ITEMS[item]
         # mmdet takes 100 detections for mAP and all for the others.
         hundred = item == 'mAP' and 100 in self.proposal_nums
         column = self.proposal_nums.index(100) if hundred else -1
-        chosen = slice(None) if iou is None else np.isclose(self.iou_thrs, iou)
-        return mean_of_valid(evaluation['precision'][chosen][:, :, :, area, column])
+        return evaluation.average_precision(iou, area, column=column)
 
-    def _confusions(self, truths: dict, predictions: dict, num_classes: int):
-        counter = ConfusionCounter(num_classes, self.score_thr)
-        for image_id, found in truths.items():
-            boxes = np.array([a['bbox'] for a in found], dtype=float).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            labels = np.array([a['category_id'] for a in found], dtype=int)
-            crowd = np.array([a['iscrowd'] for a in found], dtype=bool)
-            prediction = predictions[image_id]
-            counter.add(
-                np.asarray(prediction['bboxes'], dtype=float).reshape(-1, 4),
-                np.asarray(prediction['scores'], dtype=float),
-                np.asarray(prediction['labels'], dtype=int),
-                boxes[~crowd],
-                labels[~crowd],
-                boxes[crowd],
-            )
-        return counter.result()
-
-    def _log(
-        self, logger: MMLogger, evaluation: dict[str, np.ndarray], quality: DetectionQuality
-    ) -> None:
+    def _log(self, logger: MMLogger, evaluation: CocoEvaluation, quality: DetectionQuality) -> None:
         lines = [f'Scores of {quality.num_images} images ({self.backend}):']
         for item, (iou, area) in _AP_ITEMS.items():
             shown = (
@@ -335,7 +234,7 @@ class DetectionCocoMetric(CocoMetric):
             )
             hundred = item == 'mAP' and 100 in self.proposal_nums
             lines.append(
-                f' Average Precision  (AP) @[ IoU={shown:<9} | area={_AREAS[area]:>6s} | '
+                f' Average Precision  (AP) @[ IoU={shown:<9} | area={AREAS[area]:>6s} | '
                 f'maxDets={100 if hundred else self.proposal_nums[-1]:>4d} ] = '
                 f'{self._item(evaluation, item):0.3f}'
             )
@@ -357,23 +256,3 @@ class DetectionCocoMetric(CocoMetric):
         if self.report_dir:
             write_quality(quality, self.report_dir)
             logger.info(f'Tables and pictures of the evaluation: {self.report_dir}')
-
-
-def _choose_backend(backend: str | None) -> str:
-    if backend is None:
-        return BACKENDS[importlib.util.find_spec(BACKENDS[0]) is None]
-    if backend not in BACKENDS:
-        raise InputError(f'backend={backend!r} is not among {BACKENDS}')
-    return backend
-
-
-def _coco_classes(backend: str) -> tuple[type, type]:
-    """The classes of annotations and of their evaluation."""
-    if backend == 'faster_coco_eval':
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval

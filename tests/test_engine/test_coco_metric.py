@@ -12,8 +12,8 @@ from mmengine.structures import InstanceData
 
 from mmdet_dinov2.data.coco_file import read_coco_file
 from mmdet_dinov2.engine import DetectionCocoMetric
-from mmdet_dinov2.engine.coco_metric import BACKENDS
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.scoring.coco_evaluation import BACKENDS
 
 CLASSES = ('cat', 'dog', 'red fox')
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .detection_quality import ClassQuality, Confusions, DetectionQuality
+from .matches import BACKGROUND, Confusions
+from .quality import ClassQuality, DetectionQuality
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Classes beyond it have no names at the axes and no numbers in the cells.
@@ -33,7 +35,7 @@ def class_table(classes: Sequence[ClassQuality]) -> list[list[str]]:
 
 def confusion_table(confusions: Confusions, names: Sequence[str]) -> list[list[str]]:
     """Rows of the confusion matrix with a heading: true classes down, detected ones across."""
-    labels = [*names, 'background']
+    labels = [*names, BACKGROUND]
     rows = [[label, *map(str, row)] for label, row in zip(labels, confusions.matrix, strict=True)]
     return [['true \\ detected', *labels], *rows]
 
@@ -42,24 +44,26 @@ def _number(value: float | None) -> str:
     return '-' if value is None else f'{value:.3f}'
 
 
-def precision_recall_figure(
-    recalls: np.ndarray, curves: np.ndarray, names: Sequence[str]
-) -> Figure:
+def draw_precision_recall(
+    axes: Axes,
+    recalls: np.ndarray,
+    curves: np.ndarray,
+    names: Sequence[str],
+    max_named: int = _MAX_CURVES,
+) -> None:
     """Draws precision over recall.
 
     Args:
+        axes: Where to draw.
         recalls: (R,) in 0..1.
-        curves: Precision of every class, (C, R) in 0..1; -1 where a class has no box. Of more than
-            20 classes the mean is drawn and the others are thin lines without names.
+        curves: Precision of every class, (C, R) in 0..1; -1 where a class has no box.
         names: Names of the classes.
+        max_named: Of more classes the mean is drawn and the others are thin lines without names.
     """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout='constrained')
-    axes = figure.subplots()
     shown = [label for label in range(len(names)) if curves[label].max() >= 0]
-    many = len(shown) > _MAX_CURVES
+    many = len(shown) > max_named
     colors = colormaps['viridis'](np.linspace(0, 0.9, max(len(shown), 1)))
     for color, label in zip(colors, shown, strict=False):
         text = None if many else f'{names[label]}, AP {curves[label].mean():.2f}'
@@ -69,14 +73,20 @@ def precision_recall_figure(
         mean = curves[shown].mean(0)
         axes.plot(recalls, mean, color='black', label=f'mean, AP {mean.mean():.2f}', linewidth=2)
         axes.legend(fontsize=8)
-    axes.set(
-        title='Precision and recall at IoU 0.5',
-        xlabel='recall',
-        ylabel='precision',
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-    )
+    axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
+
+
+def precision_recall_figure(
+    recalls: np.ndarray, curves: np.ndarray, names: Sequence[str]
+) -> Figure:
+    """A figure of ``draw_precision_recall``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout='constrained')
+    axes = figure.subplots()
+    draw_precision_recall(axes, recalls, curves, names)
+    axes.set_title('Precision and recall at IoU 0.5')
     return figure
 
 
@@ -89,9 +99,8 @@ def confusion_figure(confusions: Confusions, names: Sequence[str]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    labels = [*names, 'background']
-    matrix = confusions.matrix
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    labels = [*names, BACKGROUND]
+    matrix, shares = confusions.matrix, confusions.shares
     side = min(4.5 + 0.35 * len(labels), 16)
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axes = figure.subplots()

@@ -1,11 +1,14 @@
 """Pictures with boxes."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from mmengine.structures import InstanceData
+from PIL import Image
 
-from mmdet_dinov2.analysis.draw_detections import draw_detections
+from mmdet_dinov2.analysis.box_pictures import draw_boxes, draw_detections, draw_file
 from mmdet_dinov2.data.palette import class_colours
 
 CLASSES = ('cell', 'größer als alles')
@@ -51,3 +54,39 @@ def test_boxes_at_the_border_and_none(boxes):
     labels = torch.zeros(len(boxes), dtype=torch.long).tolist()
     picture = draw_detections(image, instances(boxes, labels), CLASSES)
     assert picture.shape == (20, 30, 3) and bool(picture.any()) == bool(boxes)
+
+
+def test_dashed_boxes_have_gaps_and_no_class_is_grey():
+    image = np.zeros((90, 160, 3), np.uint8)
+    box = np.array([[40, 50, 120, 80]])
+    for dashed in (False, True):
+        picture = np.asarray(draw_boxes(image, box, [-1], [''], [dashed]))
+        grey = (picture == 128).all(-1)
+        for line in (grey[79, 45:116], grey[60:78, 40], grey[60:78, 120]):
+            assert line.any() and line.all() != dashed
+
+
+def test_boxes_far_away_are_drawn_to_the_border():
+    image = np.zeros((40, 60, 3), np.uint8)
+    boxes = np.array([[-1e12, 20, 1e12, 1e12], [1e11, 1e11, 1e12, 1e12]])
+    for dashed in ([False, False], [True, True]):
+        picture = np.asarray(draw_boxes(image, boxes, [0, 0], ['', ''], dashed))
+        assert (picture[20] == class_colours(1)[0]).all(-1).any()
+        assert (picture[23:] == 0).all()
+
+
+@pytest.mark.parametrize('size', [(30, 20), (900, 1500)])
+def test_a_file_is_drawn_small_with_the_same_colours(tmp_path, size):
+    path = tmp_path / 'a.png'
+    Image.new('RGB', size, (255, 255, 255)).save(path)
+    names = {7: 'cell', 3: 'other'}
+    boxes = [dict(bbox=[0, 0, *size], category_id=3, score=0.5)]
+    picture = np.asarray(Image.open(io.BytesIO(draw_file(path, boxes, names))), dtype=int)
+    assert max(picture.shape) == 480
+    middle = picture.shape[1] // 2
+    difference = picture[1, middle] - class_colours(2)[1]
+    assert abs(difference).max() < 60  # JPEG
+    white = np.asarray(Image.open(io.BytesIO(draw_file(path, [], names))))
+    assert (white == 255).all()
+    with pytest.raises(OSError):
+        draw_file(tmp_path / 'none.png', [], names)

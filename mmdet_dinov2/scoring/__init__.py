@@ -1,0 +1,1 @@
+"""What detections are worth: matches with boxes, COCO's evaluation, results, pictures."""
