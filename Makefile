@@ -3,6 +3,8 @@
 
 VENV ?= .venv
 ARGS ?=
+# Tests run in this many processes of one thread each; 0 runs them in one, as a debugger needs it.
+WORKERS ?= 2
 BIN := $(VENV)/bin/python
 REQUIREMENTS := requirements/build.txt requirements/runtime.txt requirements/mminstall.txt requirements/lock.txt
 SETUP = @VENV='$(VENV)' PYTHON='$(PYTHON)' MMCV_OPS='$(MMCV_OPS)' tools/setup_env.sh
@@ -18,13 +20,14 @@ help:  ## show this text
 	@echo
 	@echo '  PYTHON=python3.12   interpreter to make the environment with (default: python3)'
 	@echo '  VENV=folder         where the environment is (default: .venv)'
+	@echo '  WORKERS=2           processes that run the tests'
 	@echo '  MMCV_OPS=cpu|cuda   which operators of mmcv to compile (default: what this machine can use)'
 
 quickstart: $(VENV)/.done-env  ## train a small detector on generated pictures, evaluate it, draw its boxes (RETRAIN=1: anew)
 	$(RUN) START=$(START) RETRAIN='$(RETRAIN)' tools/quickstart.sh
 
 test: $(VENV)/.done-tests  ## run the tests (ARGS="-k word": some of them)
-	$(RUN) $(BIN) -m pytest $(ARGS)
+	$(RUN) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.done-lint  ## check style and formatting; installs nothing but ruff
 	$(BIN) -m ruff check .
