@@ -87,8 +87,16 @@ class PaddingAwareDINO(DINO):
                 'attention in encoder and decoder, to the same number'
             )
         use_deformable_attention(self, deformable_attention)
+        self._limit_detections()
         if compiled:
             compile_tokenwise(self)
+
+    def _limit_detections(self) -> None:
+        """Asks for no more detections than queries x classes, at which mmdet's top-k fails."""
+        most = self.num_queries * self.bbox_head.num_classes
+        settings = self.bbox_head.test_cfg or {}
+        if settings.get('max_per_img', 0) > most:
+            self.bbox_head.test_cfg = {**settings, 'max_per_img': most}
 
     def _init_layers(self) -> None:
         encoder_cfg, decoder_cfg = self.encoder, self.decoder

@@ -181,6 +181,16 @@ def test_layer_depth_of_the_whole_detector(detector):
     assert detector.get_layer_depth('neck.x')[1] == 6
 
 
+def test_no_more_detections_are_asked_for_than_there_can_be():
+    cfg = detector_cfg(num_queries=5)
+    cfg['test_cfg']['max_per_img'] = 300
+    detector = MODELS.build(cfg).eval()
+    batch, samples = torch.rand(1, 3, 56, 70), [data_sample(56, 70)]
+    with torch.no_grad():
+        (result,) = detector.predict(batch, samples, rescale=False)
+    assert len(result.pred_instances) == 5 * cfg['bbox_head']['num_classes']
+
+
 def test_levels_must_agree():
     cfg = detector_cfg()
     cfg['neck']['num_outs'] = 3
