@@ -8,37 +8,32 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..plain_config import flatten
+
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 # Where and how a run is started, not what it is.
 _NOT_SETTINGS = ('work_dir', 'launcher', 'resume', 'local_rank')
 _ABSENT = '(not set)'
 
 
-def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
-    """Settings by dotted key; lists of dicts are numbered, other lists are values."""
-    if isinstance(value, Mapping) and value:
-        items = value.items()
-    elif isinstance(value, (list, tuple)) and any(isinstance(v, Mapping) for v in value):
-        items = enumerate(value)
-    else:
-        return {prefix: list(value) if isinstance(value, tuple) else value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= flatten(inner, f'{prefix}.{key}' if prefix else str(key))
-    return flat
-
-
 def diff(base: Mapping[str, Any], changed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Key, value of the base and value of the config of every setting that differs."""
-    first, second = flatten(base), flatten(changed)
+    first, second = _as_text(base), _as_text(changed)
     rows = []
     for key in sorted(first.keys() | second.keys()):
         if key.split('.')[0] in _NOT_SETTINGS:
             continue
-        pair = [str(flat[key]) if key in flat else _ABSENT for flat in (first, second)]
+        pair = [flat.get(key, _ABSENT) for flat in (first, second)]
         if pair[0] != pair[1]:
             rows.append((key, *pair))
     return rows
+
+
+def _as_text(cfg: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by dotted key; tuples are the lists that a saved config makes of some."""
+    return {
+        key: str(list(value) if isinstance(value, tuple) else value) for key, value in flatten(cfg)
+    }
 
 
 def nearest_config(

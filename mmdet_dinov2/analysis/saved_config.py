@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..plain_config import NotPlainError, read_plain_config
 from .run_log import find_logs
 
 
@@ -21,9 +21,7 @@ def find_config(work_dir: str | Path) -> Path | None:
 
 
 def read_saved_config(path: str | Path) -> dict[str, Any]:
-    """Reads a resolved config, as MMEngine dumps it, as data.
-
-    Nothing is executed: a saved config is assignments of literals and ``dict(...)``.
+    """Reads a resolved config, as MMEngine dumps it, as data; see ``read_plain_config``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -33,44 +31,12 @@ def read_saved_config(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'config {path} does not exist; check the path')
     try:
-        module = ast.parse(path.read_text(encoding='utf-8'))
-        return dict(_assignments(module))
-    except (SyntaxError, ValueError, RecursionError) as error:
+        return read_plain_config(path.read_text(encoding='utf-8'))
+    except (NotPlainError, UnicodeDecodeError) as error:
         raise InputError(
             f'{path} is not a resolved config as a run saves it ({error}); name the one in the log '
             'folder of the run, vis_data/config.py'
         ) from error
-
-
-def _assignments(module: ast.Module) -> Iterator[tuple[str, Any]]:
-    for statement in module.body:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            continue  # a docstring
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-        if not isinstance(target, ast.Name):
-            raise ValueError(f'line {statement.lineno} is no assignment')
-        yield target.id, _value(statement.value)
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-        if node.func.id == 'dict':
-            return {k.arg: _value(k.value) for k in node.keywords if k.arg} | _unpacked(node)
-    if isinstance(node, ast.Dict):
-        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
-        return kind(_value(item) for item in node.elts)
-    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
-        return float(node.id)
-    return ast.literal_eval(node)
-
-
-def _unpacked(node: ast.Call) -> dict:
-    """Entries of ``dict(**{'a-b': 1})``, whose keys are no names."""
-    return {
-        key: value for k in node.keywords if not k.arg for key, value in _value(k.value).items()
-    }
 
 
 def planned_end(cfg: Mapping[str, Any], epoch_length: int | None) -> int | None:

@@ -8,7 +8,6 @@ detector and of its transforms.
 
 from __future__ import annotations
 
-import ast
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
 from ..errors import InputError
+from ..plain_config import NotPlainError, read_plain_config
 from .reading import TRUST_FLAG, trusts_checkpoints
 
 # Beside the text of mmengine, so that other programs that read it do as before.
@@ -51,7 +51,6 @@ _PACKAGES = ('mmcv', 'mmdet', 'mmdet_dinov2', 'mmengine', 'torch')
 _IMPORTED = ('mmdet', 'mmdet_dinov2')
 # `type` of functions that are no registered ones; mmcv evaluates them as Python.
 _FUNCTIONS = ('nms', 'soft_nms')
-_NAMES = {'inf': float('inf'), 'nan': float('nan')}
 
 
 def plain_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -80,7 +79,7 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
     if isinstance(meta.get(CONFIG_KEY), Mapping):
         content = _plain(meta[CONFIG_KEY])
     elif isinstance(meta.get('cfg'), str):
-        content = parse_config_text(meta['cfg'], source)
+        content = _read_text(meta['cfg'], source)
     else:
         raise InputError(f'{source} does not carry its config; name the config as well')
     imports = _imports(content.get('custom_imports'))
@@ -119,65 +118,14 @@ def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[st
     return parts
 
 
-def parse_config_text(text: str, source: str | os.PathLike) -> dict[str, Any]:
-    """Reads the text of a config, as mmengine dumps it, without running it.
-
-    Raises:
-        InputError: If it is anything but assignments of literals and ``dict(...)`` to names.
-    """
+def _read_text(text: str, source: str | os.PathLike) -> dict[str, Any]:
     try:
-        statements = ast.parse(text).body
-        content = {}
-        for statement in statements:
-            if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
-                raise _NotLiteral(statement)
-            (target,) = statement.targets
-            if not isinstance(target, ast.Name):
-                raise _NotLiteral(statement)
-            content[target.id] = _literal(statement.value)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, _NotLiteral) as error:
-        where = f'line {error.args[0].lineno}: ' if isinstance(error, _NotLiteral) else ''
-        reason = ast.unparse(error.args[0])[:80] if where else ' '.join(str(error).split())
+        return read_plain_config(text)
+    except NotPlainError as error:
         raise InputError(
-            f'the config in {source} is not made of plain values ({where}{reason}), so it is not '
-            'read; name the config file as well'
+            f'the config in {source} is not made of plain values ({error}), so it is not read; '
+            'name the config file as well'
         ) from error
-    return content
-
-
-class _NotLiteral(Exception):
-    """A part of a config text that is no literal; its argument is the node."""
-
-
-def _literal(node: ast.expr) -> Any:
-    match node:
-        case ast.Constant(value=value) if isinstance(value, (str, int, float, bool, type(None))):
-            return value
-        case ast.List(elts=items):
-            return [_literal(item) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_literal(item) for item in items)
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            return {_key(key): _literal(value) for key, value in zip(keys, values, strict=True)}
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _literal(operand)
-            if isinstance(value, (int, float)):
-                return -value
-        case ast.Name(id=name) if name in _NAMES:
-            return _NAMES[name]
-        case ast.Call(func=ast.Name(id='dict'), args=args, keywords=keywords):
-            # `dict(key=...)`, and `dict({'a key': ...})` for keys that are no names.
-            if all(isinstance(arg, ast.Dict) for arg in args) and len(args) <= 1:
-                named = {keyword.arg: _literal(keyword.value) for keyword in keywords}
-                if None not in named:
-                    return {**(_literal(args[0]) if args else {}), **named}
-    raise _NotLiteral(node)
-
-
-def _key(node: ast.expr) -> Any:
-    if not isinstance(node, ast.Constant):
-        raise _NotLiteral(node)
-    return node.value
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from logging import Logger
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ..checkpoint.backbone import name_first
 from ..errors import InputError
+from ..plain_config import flatten
 from .batch import EffectiveBatch, check_resumed_batch
 from .scaling import ScaledValue, format_table
 
@@ -32,14 +33,13 @@ def training_settings(cfg: Config) -> dict[str, str]:
     Args:
         cfg: The config of a run.
     """
-    settings = {
-        key: text
+    return {
+        key: _as_text(value)
         for part in _PARTS
         if part in cfg
-        for key, text in _flatten(part, cfg[part])
-        if key not in _OF_BATCH and key.rsplit('.', 1)[-1] not in _NO_MATTER
+        for key, value in flatten(cfg[part], part)
+        if key not in _OF_BATCH and key.rsplit('.', 1)[-1] not in _NO_MATTER and value != {}
     }
-    return settings
 
 
 def check_changes(
@@ -178,15 +178,8 @@ def check_optimizer(
         )
 
 
-def _flatten(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _flatten(f'{key}.{name}', item)
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
-        for index, item in enumerate(value):
-            yield from _flatten(f'{key}.{index}', item)
-    else:
-        yield key, value.__name__ if isinstance(value, type) else repr(value)
+def _as_text(value: Any) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 def _shorten(value: Any) -> str:

@@ -30,6 +30,17 @@ class _OptimizerSteps:
     run can go on at any step.
     """
 
+    def __init__(
+        self,
+        runner,
+        dataloader: DataLoader | dict,
+        *args,
+        max_bad_share: float = MAX_BAD_SHARE,
+        **kwargs,
+    ) -> None:
+        self.bad_images = BadImages(max_bad_share)
+        super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
+
     def _train_step(self, data_batch: dict) -> dict[str, float]:
         runner = self.runner
         seed_everything(derive_seed(runner.seed, self._iter, get_rank()))
@@ -70,17 +81,6 @@ class EpochTrainLoop(_OptimizerSteps, EpochBasedTrainLoop):
         **kwargs: As for mmengine's loop.
     """
 
-    def __init__(
-        self,
-        runner,
-        dataloader: DataLoader | dict,
-        *args,
-        max_bad_share: float = MAX_BAD_SHARE,
-        **kwargs,
-    ) -> None:
-        self.bad_images = BadImages(max_bad_share)
-        super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
-
     def run_epoch(self) -> None:
         """Runs what is left of an epoch."""
         length = len(self.dataloader)
@@ -111,17 +111,6 @@ class IterTrainLoop(_OptimizerSteps, IterBasedTrainLoop):
 
     A sampler that ends, such as ``DefaultSampler``, is shuffled anew for each pass over the data.
     """
-
-    def __init__(
-        self,
-        runner,
-        dataloader: DataLoader | dict,
-        *args,
-        max_bad_share: float = MAX_BAD_SHARE,
-        **kwargs,
-    ) -> None:
-        self.bad_images = BadImages(max_bad_share)
-        super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
 
     def run(self) -> nn.Module:
         """Runs what is left of the training."""

@@ -1,14 +1,11 @@
 """Configs in checkpoints are read, and nothing of them is run."""
 
-import math
-
 import pytest
 from mmengine.config import Config, ConfigDict
 
 from mmdet_dinov2.checkpoint.embedded_config import (
     CONFIG_KEY,
     embedded_config,
-    parse_config_text,
     plain_config,
 )
 from mmdet_dinov2.checkpoint.reading import trust_checkpoints
@@ -48,49 +45,11 @@ def test_a_config_is_read_as_it_was_written(way):
     assert isinstance(found['pipeline'][1]['scale'], tuple)
 
 
-@pytest.mark.parametrize(
-    'value',
-    [
-        [1, -2.5, True, None, 'it\'s "so"\n', (), [], {}],
-        (1,),
-        {'a b': dict(c=1), 'd': {'e.f': (1, 2)}, 'g': [{'h i': 1}, (dict(j=-1),)]},
-        float('inf'),
-        {1: 2, '3': 4},
-    ],
-)
-def test_text_of_mmengine_is_read_exactly(value):
-    text = Config(dict(key=value, other=1)).pretty_text
-    assert parse_config_text(text, 'x.pth') == dict(key=value, other=1)
-
-
-def test_not_a_number_is_read():
-    assert math.isnan(parse_config_text('key = nan', 'x.pth')['key'])
-
-
-@pytest.mark.parametrize(
-    ('text', 'reason'),
-    [
-        ('import os', 'line 1: import os'),
-        ('a = 1\nb = __import__("os").system("touch x")', 'line 2: __import__'),
-        ('a = open("x")', "open\\('x'\\)"),
-        ('a = dict(open("x"))', 'open'),
-        ('a = dict(**b)', 'line 1: b'),
-        ('a = {**b}', 'b'),
-        ('a = [x for x in y]', 'for x in y'),
-        ('a = 1 + 1', '1 \\+ 1'),
-        ('a = os.path', 'os.path'),
-        ('a = f"{b}"', 'f'),
-        ('a = -"b"', '-'),
-        ('a.b = 1', 'a.b = 1'),
-        ('a = b = 1', 'a = b = 1'),
-        ('a = (', 'never closed'),
-        ('a = ' + '(' * 500 + ')' * 500, ''),
-        ('a = "\0"', ''),
-    ],
-)
-def test_text_that_is_no_plain_values_is_refused(text, reason):
-    with pytest.raises(InputError, match=f'config in x.pth is not made of plain values.*{reason}'):
-        parse_config_text(text, 'x.pth')
+def test_text_that_is_no_plain_values_is_refused():
+    reason = r'plain values \(line 2: __import__\(.*name the config file as well'
+    text = 'a = 1\nb = __import__("os").system("touch x")'
+    with pytest.raises(InputError, match=f'config in x.pth is not made of {reason}'):
+        embedded_config(dict(meta=dict(cfg=text)), 'x.pth')
 
 
 def evil_model(**values):
