@@ -140,7 +140,8 @@ class _Axis:
         last = size - 1
         inside = [((c >= 0) & (c <= last)).to(location.dtype) for c in (lower, upper)]
         zero = torch.zeros_like(last)
-        self.cells = [torch.clamp(c, zero, last).int() for c in (lower, upper)]
+        # NaN is no cell; it goes on in the shares.
+        self.cells = [torch.clamp(c.nan_to_num(), zero, last).int() for c in (lower, upper)]
         self.shares = [(1 - fraction) * inside[0], fraction * inside[1]]
         self.slopes = [-size * inside[0], size * inside[1]]
 

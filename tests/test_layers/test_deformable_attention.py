@@ -50,6 +50,18 @@ def test_equals_mmcv(monkeypatch, at_once):
 
 
 @pytest.mark.usefixtures('_both')
+@pytest.mark.parametrize('number', [float('nan'), float('inf'), -float('inf')])
+def test_locations_that_are_no_numbers_break_their_query_alone(number):
+    value, shapes, locations, weights = sampling_inputs(queries=4)
+    locations = locations.detach().clone()
+    locations[0, 1, 0, 0, 0, 0] = number
+    output = deformable_attention(value, shapes, locations.requires_grad_(), weights)
+    finite = output.isfinite().all(-1)
+    assert not finite[0, 1] and finite.sum() == finite.numel() - 1
+    output.nan_to_num().sum().backward()  # no index is out of range
+
+
+@pytest.mark.usefixtures('_both')
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_low_precision_rounds_nothing_but_values(dtype):
     inputs = sampling_inputs(queries=40, dim=8, value_dtype=dtype)
