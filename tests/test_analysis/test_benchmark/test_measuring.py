@@ -44,7 +44,9 @@ def test_operations_of_a_backbone():
     linear = tokens * (4 * dims * dims + 2 * dims * hidden)
     attention = 2 * tokens * tokens * dims
     embedding = patches * 3 * 14 * 14 * dims
-    assert flops.dense == 2 * (ARCH['num_layers'] * (linear + attention) + embedding)
+    # The 4 x 4 grid of positions becomes 3 x 4, along one axis after the other.
+    positions = (3 * 4) * 4 * dims + (3 * 4) * 4 * dims
+    assert flops.dense == 2 * (ARCH['num_layers'] * (linear + attention) + embedding + positions)
     assert flops.deformable == 0
 
 
