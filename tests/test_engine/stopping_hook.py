@@ -3,9 +3,16 @@
 import os
 import signal
 import subprocess
+import time
+from pathlib import Path
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+
+def note_time(runner):
+    """Leaves the moment of the fault in the work folder, for tests of what follows."""
+    Path(runner.work_dir, 'fault').write_text(str(time.time()))
 
 
 @HOOKS.register_module(force=True)
@@ -20,6 +27,7 @@ class SignalAtStep(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         first = os.environ.get('SLURM_RESTART_COUNT', '0') == '0'
         if first and runner.iter + 1 == self.step and int(os.environ.get('RANK', 0)) == self.rank:
+            note_time(runner)
             self.stop()
 
     def stop(self):
@@ -44,6 +52,7 @@ class FailAtStep(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter + 1 == self.step and int(os.environ.get('RANK', 0)) == self.rank:
+            note_time(runner)
             raise RuntimeError('the third wheel came off')
 
 

@@ -104,7 +104,7 @@ def test_world_size_is_rescaled_and_the_table_printed(tmp_path, capfd):
             "model_wrapper_cfg = dict(type='FullyShardedModel')\n"
             "custom_hooks = [dict(type='EMAHook')]",
             [],
-            'EMAHook does not work with FullyShardedModel',
+            'do not work with FullyShardedModel',
         ),
     ],
 )

@@ -1,0 +1,182 @@
+"""The documentation: its commands run, its links and names exist."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from .test_engine.tools import ROOT, run_tool, write_config
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+
+# Run by tests of their own: a word of the command, the test, and a word of that.
+ELSEWHERE = {
+    'tools/slurm_train.sh': ('test_engine/test_slurm.py', 'tools/slurm_train.sh'),
+    'tools/slurm_test.sh': ('test_engine/test_slurm.py', 'tools/slurm_test.sh'),
+    'tools/replay_batch.py': ('test_engine/test_nonfinite.py', "'replay_batch'"),
+    '--suite gpu': ('test_analysis/test_benchmark/test_suites.py', 'gpu'),
+}
+# Commands of others.
+FOREIGN = ('source .venv/bin/activate', 'pre-commit install')
+
+# What stands for the reader's own things, and what the test puts there.
+PLACES = [
+    (r'work_dirs/\w+/epoch_\d+\.pth', '{checkpoint}'),
+    (r'configs/dino_\w+\.py', '{config}'),
+    (r'work_dirs/\w+', '{run}'),
+    (r'\bCONFIG\b', '{config}'),
+    (r'\bCHECKPOINT\b', '{checkpoint}'),
+    (r'\b(OTHER_)?WORK_DIR\b', '{run}'),
+    (r'\bIMAGES\b', '{images}'),
+    (r'\bIMAGE\b', '{images}/*'),
+    (r'\bPATH\b', '{data}'),
+]
+
+
+def shell_commands():
+    """Commands of all pages, each once, as ids for the tests."""
+    commands = {}
+    for page in PAGES:
+        for block in re.findall(r'^```shell\n(.*?)^```', page.read_text(), re.M | re.S):
+            for line in block.replace('\\\n', ' ').splitlines():
+                command = re.sub(r'\s{2,}#.*', '', line).strip()
+                if command and command not in FOREIGN:
+                    commands.setdefault(command, page.name)
+    return list(commands)
+
+
+def in_place(command):
+    """The command with names of the test's things in braces."""
+    for pattern, place in PLACES:
+        command = re.sub(pattern, place, command)
+    # Small sizes, and as many processes as there are cores on a small machine.
+    command = command.replace('--arch small base', '--long-side 84 --repeats 1')
+    command = command.replace('--batch-size 2 16', '--batch-size 1 2')
+    return re.sub(r'(dist_\w+\.sh .*) 4\b', r'\1 2', command)
+
+
+PYTHON_COMMANDS = sorted(
+    {
+        in_place(command)
+        for command in shell_commands()
+        if 'make ' not in command and not any(name in command for name in ELSEWHERE)
+    }
+)
+
+
+@pytest.fixture(scope='module')
+def things(tmp_path_factory):
+    """A folder with a trained tiny model, pictures, and an environment to run commands in."""
+    folder = tmp_path_factory.mktemp('docs')
+    for name in ('tools', 'configs', 'requirements'):
+        (folder / name).symlink_to(ROOT / name)
+    binaries = folder / 'bin'
+    binaries.mkdir()
+    python = binaries / 'python'
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    # The learning rate drops late: a forecast needs evaluations before it.
+    extra = """
+work_dir = 'work_dirs/tiny'
+param_scheduler = [dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[11])]
+"""
+    config = write_config(folder, extra)
+    run = folder / 'run'
+    run_tool('train', config, '--work-dir', run)
+    images = folder / 'images'
+    images.mkdir()
+    for path in sorted((folder / 'shapes/val').iterdir())[:2]:
+        shutil.copy(path, images)
+    # Two epochs have no curve to forecast from: continue the log with a plausible one.
+    (log,) = run.glob('*/vis_data/scalars.json')
+    with log.open('a') as file:
+        for epoch in range(3, 13):
+            record = {'coco/bbox_mAP': 0.55 - 0.4 * epoch**-0.5, 'step': epoch}
+            file.write(json.dumps(record) + '\n')
+    environment = dict(
+        os.environ,
+        PATH=f'{binaries}{os.pathsep}{os.environ["PATH"]}',
+        PYTHONPATH=str(ROOT),
+        PYTHON=sys.executable,
+        CUDA_VISIBLE_DEVICES='',
+        OMP_NUM_THREADS='1',
+        MPLBACKEND='Agg',
+    )
+    places = dict(
+        config=config,
+        run=run,
+        checkpoint=run / 'epoch_2.pth',
+        images=images,
+        data=folder / 'shapes',
+    )
+    return folder, environment, places
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', PYTHON_COMMANDS)
+def test_commands_run(things, command):
+    folder, environment, places = things
+    result = subprocess.run(
+        ['bash', '-c', command.format(**places)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_there_are_commands():
+    assert len(PYTHON_COMMANDS) > 10
+    assert all('{' in command or 'check_env' in command for command in PYTHON_COMMANDS)
+
+
+@pytest.mark.parametrize('word', ELSEWHERE)
+def test_commands_that_other_tests_run(word):
+    file, what = ELSEWHERE[word]
+    assert what in (ROOT / 'tests' / file).read_text()
+
+
+@pytest.mark.parametrize('command', [c for c in shell_commands() if 'make ' in c])
+def test_targets_exist(command):
+    result = subprocess.run(
+        ['bash', '-c', command.replace('make', 'make --dry-run', 1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_and_configs_exist(page):
+    text = page.read_text()
+    for target in re.findall(r'\]\((?!https?://|#)([^)#]+)', text):
+        assert (page.parent / target).exists(), f'{page}: {target}'
+    for name in re.findall(r'(?:configs/)?\bdino_dinov2_\w+\.py', text):
+        assert (ROOT / 'configs' / name.removeprefix('configs/')).exists(), f'{page}: {name}'
+
+
+def test_the_pages_of_the_api_name_modules_that_exist():
+    for page in (ROOT / 'docs/api').glob('*.md'):
+        for name in re.findall(r'^::: (.+)$', page.read_text(), re.M):
+            parts = [part for part in name.split('.') if not part[:1].isupper()]
+            path = ROOT.joinpath(*parts)
+            assert path.is_dir() or path.with_suffix('.py').is_file(), f'{page}: {name}'
+
+
+def test_the_model_index_lists_every_config():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    listed = {model['Config'] for model in index['Models']}
+    present = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / 'configs').glob('dino_*.py')
+        if 'quickstart' not in path.name
+    }
+    assert listed == present
