@@ -233,6 +233,27 @@ def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
         sys.exit(1)
 
 
+@contextmanager
+def joined_processes() -> Iterator[None]:
+    """Takes the process group apart after what all processes do together.
+
+    A thread of the group that still holds tensors while Python shuts down aborts its process, after
+    all the work was done (pytorch issue 190489). After an error the group is left as it is: other
+    processes may be waiting in it, and taking it apart would wait for them.
+    """
+    try:
+        yield
+    except SystemExit:  # asked to stop, which all processes have agreed on
+        _leave_process_group()
+        raise
+    _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def record_error(error: Exception) -> None:
     """Tells torchrun, if it started this process, why the process ends."""
     if 'TORCHELASTIC_ERROR_FILE' in os.environ:
