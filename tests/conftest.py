@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 
 try:
+    import torch
+except ImportError:
+    pass  # explained by the next import
+else:
+    if not torch.cuda.is_available():
+        # Triton reads it when it is imported, by transformers too: its kernels run on the CPU.
+        os.environ.setdefault('TRITON_INTERPRET', '1')
+try:
     import mmdet_dinov2  # noqa: F401  registers the modules
 except ImportError as error:
     pytest.exit(str(error), returncode=1)
-
-import torch
-
-if not torch.cuda.is_available():
-    # Triton reads it when it is imported, which transformers does: its kernels run on the CPU.
-    os.environ.setdefault('TRITON_INTERPRET', '1')
 
 from mmengine.registry import init_default_scope
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 import torch
@@ -25,6 +26,7 @@ def deformable_attention(
     sampling_locations: Tensor,
     attention_weights: Tensor,
     implementation: str = 'pytorch',
+    query_images: Tensor | None = None,
 ) -> Tensor:
     """Weighted sum of values at sampling points of several levels.
 
@@ -34,28 +36,49 @@ def deformable_attention(
     values is summed in fp32 as well and rounded once; with Triton its sums have no fixed order, so
     that it is not bitwise reproducible.
 
+    Images of different sizes come as streams, image after image: cells and queries of all images
+    in one dimension each, without padding between them. A batch of images of one size may keep its
+    dimension.
+
     Args:
-        value: Values of all cells, level after level, row by row, shape (B, N, heads, head_dim).
-        spatial_shapes: Height and width of each level in cells, shape (levels, 2); the cells of all
-            levels add up to N. On CUDA this is not checked, which would wait for the device: a
-            level that does not fit counts as zero.
-        sampling_locations: Points (x, y) relative to the canvas, (0, 0) is the top left corner and
-            (1, 1) the bottom right one, shape (B, Q, heads, levels, points, 2). Points outside are
-            allowed.
-        attention_weights: Weight of each point, shape (B, Q, heads, levels, points).
+        value: Values of all cells, level after level, row by row, shape (N, heads, head_dim) of all
+            images, or (B, N, heads, head_dim).
+        spatial_shapes: Height and width of each level in cells, shape (images, levels, 2), or
+            (levels, 2) of all images of a batch; the cells add up to N. On CUDA this is not
+            checked, which would wait for the device: a level that does not fit counts as zero.
+        sampling_locations: Points (x, y) relative to the level, (0, 0) is the top left corner and
+            (1, 1) the bottom right one, shape (Q, heads, levels, points, 2), or (B, Q, ...). Points
+            outside are allowed.
+        attention_weights: Weight of each point, shape (Q, heads, levels, points), or (B, Q, ...).
         implementation: 'pytorch' or 'triton'.
+        query_images: Number of the image that each query looks at, ascending, shape (Q,); not given
+            with a batch.
 
     Returns:
-        Shape (B, Q, heads * head_dim), in the dtype of the values.
+        Shape (Q, heads * head_dim), or (B, Q, heads * head_dim), in the dtype of the values.
 
     Raises:
         ValueError: If shapes or dtypes do not fit, or the implementation is unknown.
     """
-    _check(value, spatial_shapes, sampling_locations, attention_weights, implementation)
+    inputs = value, spatial_shapes, sampling_locations, attention_weights
+    _check(*inputs, query_images, implementation)
+    if query_images is None:
+        batch, queries = attention_weights.shape[:2]
+        query_images = torch.arange(batch, device=value.device)[:, None].expand(-1, queries)
+        output = deformable_attention(
+            value.flatten(0, 1),
+            spatial_shapes.expand(batch, -1, -1),
+            sampling_locations.flatten(0, 1),
+            attention_weights.flatten(0, 1),
+            implementation,
+            query_images.flatten(),
+        )
+        return output.unflatten(0, (batch, queries))
     exact = torch.promote_types(value.dtype, torch.float32)
     return torch.ops.mmdet_dinov2.deformable_attention(
         value.contiguous(),
         spatial_shapes.to(value.device, torch.int64).contiguous(),
+        query_images.to(value.device, torch.int64).contiguous(),
         sampling_locations.to(exact).contiguous(),
         attention_weights.to(exact).contiguous(),
         implementation,
@@ -90,13 +113,14 @@ def triton_problem(device: torch.device, dtype: torch.dtype) -> str | None:
 @functools.cache
 def _triton_trial(device: torch.device) -> str | None:
     try:
-        value, grad = torch.ones(2, 1, 1, 1, 4, device=device)
-        shapes = torch.ones(1, 2, dtype=torch.int64, device=device)
-        locations = torch.full((1, 1, 1, 1, 1, 2), 0.5, device=device)
-        inputs = (value, shapes, locations, torch.ones_like(locations[..., 0]))
+        value, grad = torch.ones(2, 1, 1, 4, device=device)
+        shapes = torch.ones(1, 1, 2, dtype=torch.int64, device=device)
+        image = torch.zeros(1, dtype=torch.int64, device=device)
+        locations = torch.full((1, 1, 1, 1, 2), 0.5, device=device)
+        inputs = (value, shapes, image, locations, torch.ones_like(locations[..., 0]))
         results = (
             _module('triton').forward(*inputs),
-            *_module('triton').backward(grad.flatten(2), *inputs),
+            *_module('triton').backward(grad.flatten(1), *inputs),
         )
         return None if all(r.isfinite().all() for r in results) else 'it computes wrong numbers'
     except Exception as error:  # of the driver, the C compiler, the assembler, Triton itself
@@ -104,30 +128,51 @@ def _triton_trial(device: torch.device) -> str | None:
 
 
 def _check(
-    value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor, implementation: str
+    value: Tensor,
+    shapes: Tensor,
+    locations: Tensor,
+    weights: Tensor,
+    query_images: Tensor | None,
+    implementation: str,
 ) -> None:
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f'implementation must be one of {IMPLEMENTATIONS}, got {implementation!r}')
-    fits = (
-        value.dim() == 4
-        and shapes.dim() == 2
-        and locations.dim() == 6
-        and shapes.shape[1] == locations.shape[-1] == 2
-        and weights.shape == locations.shape[:-1]
-        and (locations.shape[0], *locations.shape[2:4])
-        == (value.shape[0], value.shape[2], shapes.shape[0])
+    batch = () if query_images is not None else ('B',)
+    expected = dict(
+        value=(*batch, 'N', 'heads', 'head_dim'),
+        spatial_shapes=('levels', 2) if batch else ('images', 'levels', 2),
+        sampling_locations=(*batch, 'Q', 'heads', 'levels', 'points', 2),
+        attention_weights=(*batch, 'Q', 'heads', 'levels', 'points'),
     )
-    if not fits:
+    got = [tuple(t.shape) for t in (value, shapes, locations, weights)]
+    if query_images is not None:
+        expected['query_images'] = ('Q',)
+        got.append(tuple(query_images.shape))
+    if not _agree(expected.values(), got):
         raise ValueError(
-            'expected value (B, N, heads, head_dim), spatial_shapes (levels, 2), '
-            'sampling_locations (B, Q, heads, levels, points, 2) and attention_weights '
-            f'(B, Q, heads, levels, points); got {tuple(value.shape)}, {tuple(shapes.shape)}, '
-            f'{tuple(locations.shape)} and {tuple(weights.shape)}'
+            'expected '
+            + ', '.join(f'{name} {_brackets(shape)}' for name, shape in expected.items())
+            + f'; got {", ".join(map(_brackets, got))}'
         )
     if not (value.is_floating_point() and locations.is_floating_point()):
         raise ValueError(
             f'values and locations must be floating point, got {value.dtype}, {locations.dtype}'
         )
+
+
+def _agree(expected: Iterable[tuple], shapes: Sequence[tuple]) -> bool:
+    """Whether shapes have the expected sizes, the same wherever a name occurs."""
+    sizes: dict = {2: 2}
+    for names, shape in zip(expected, shapes, strict=True):
+        if len(names) != len(shape):
+            return False
+        if any(sizes.setdefault(name, size) != size for name, size in zip(names, shape)):
+            return False
+    return True
+
+
+def _brackets(shape: tuple) -> str:
+    return f'({", ".join(map(str, shape))})'
 
 
 # ---------------------------------------------------------------------------- operator
@@ -136,37 +181,35 @@ def _check(
 @torch.library.custom_op(
     'mmdet_dinov2::deformable_attention',
     mutates_args=(),
-    schema='(Tensor value, Tensor spatial_shapes, Tensor sampling_locations, '
+    schema='(Tensor value, Tensor spatial_shapes, Tensor query_images, Tensor sampling_locations, '
     'Tensor attention_weights, str implementation) -> Tensor',
 )
-def _forward(value, spatial_shapes, sampling_locations, attention_weights, implementation):
-    _check_cells(value, spatial_shapes)
-    return _module(implementation).forward(
-        value, spatial_shapes, sampling_locations, attention_weights
-    )
+def _forward(value, spatial_shapes, query_images, locations, weights, implementation):
+    _check_numbers(value, spatial_shapes, query_images)
+    return _module(implementation).forward(value, spatial_shapes, query_images, locations, weights)
 
 
 @_forward.register_fake
-def _(value, spatial_shapes, sampling_locations, attention_weights, implementation):
-    batch, queries = sampling_locations.shape[:2]
-    return value.new_empty(batch, queries, value.shape[2] * value.shape[3])
+def _(value, spatial_shapes, query_images, locations, weights, implementation):
+    return value.new_empty(locations.shape[0], value.shape[1] * value.shape[2])
 
 
 @torch.library.custom_op(
     'mmdet_dinov2::deformable_attention_backward',
     mutates_args=(),
-    schema='(Tensor grad, Tensor value, Tensor spatial_shapes, Tensor sampling_locations, '
-    'Tensor attention_weights, str implementation) -> (Tensor, Tensor, Tensor)',
+    schema='(Tensor grad, Tensor value, Tensor spatial_shapes, Tensor query_images, '
+    'Tensor sampling_locations, Tensor attention_weights, str implementation) '
+    '-> (Tensor, Tensor, Tensor)',
 )
-def _backward(grad, value, spatial_shapes, sampling_locations, attention_weights, implementation):
+def _backward(grad, value, spatial_shapes, query_images, locations, weights, implementation):
     return _module(implementation).backward(
-        grad.contiguous(), value, spatial_shapes, sampling_locations, attention_weights
+        grad.contiguous(), value, spatial_shapes, query_images, locations, weights
     )
 
 
 @_backward.register_fake
-def _(grad, value, spatial_shapes, sampling_locations, attention_weights, implementation):
-    return tuple(torch.empty_like(t) for t in (value, sampling_locations, attention_weights))
+def _(grad, value, spatial_shapes, query_images, locations, weights, implementation):
+    return tuple(torch.empty_like(t) for t in (value, locations, weights))
 
 
 def _save_for_backward(ctx, inputs, output):
@@ -178,18 +221,26 @@ def _differentiate(ctx, grad):
     grad_value, grad_locations, grad_weights = _backward(
         grad, *ctx.saved_tensors, ctx.implementation
     )
-    return grad_value, None, grad_locations, grad_weights, None
+    return grad_value, None, None, grad_locations, grad_weights, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
-def _check_cells(value: Tensor, shapes: Tensor) -> None:
+def _check_numbers(value: Tensor, shapes: Tensor, query_images: Tensor) -> None:
     """Runs within the operator: a compiler could not decide it."""
-    if shapes.device.type == 'cpu' and (cells := int(shapes.prod(1).sum())) != value.shape[1]:
+    if shapes.device.type != 'cpu':
+        return
+    if (cells := int(shapes.prod(2).sum())) != len(value):
         raise ValueError(
-            f'the levels {shapes.tolist()} have {cells} cells, but there are {value.shape[1]} '
-            'values of each image'
+            f'the levels {shapes.tolist()} have {cells} cells, but there are {len(value)} values'
+        )
+    if len(query_images) and (
+        query_images[0] < 0 or query_images[-1] >= len(shapes) or (query_images.diff() < 0).any()
+    ):
+        raise ValueError(
+            f'query_images must be ascending numbers of the {len(shapes)} images, got '
+            f'{query_images.tolist()}'
         )
 
 

@@ -9,6 +9,10 @@ which threads arrive: all runs give the same bits.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,84 +27,146 @@ _ENTRIES_AT_ONCE = dict(cpu=2**22, cuda=2**24)
 _ROWS_AT_ONCE = dict(cpu=2**13, cuda=2**21)
 
 
-def forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def forward(
+    value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
     """Computes the output; see :func:`.deformable_attention.deformable_attention`.
 
     Args:
-        value: Shape (B, N, heads, head_dim).
-        shapes: Height and width of the levels, shape (levels, 2).
-        locations: Shape (B, Q, heads, levels, points, 2), fp32 or float64.
-        weights: Shape (B, Q, heads, levels, points), of the same dtype.
+        value: Shape (N, heads, head_dim).
+        shapes: Height and width of the levels, shape (images, levels, 2).
+        images: Image of each query, ascending, shape (Q,).
+        locations: Shape (Q, heads, levels, points, 2), fp32 or float64.
+        weights: Shape (Q, heads, levels, points), of the same dtype.
 
     Returns:
-        Shape (B, Q, heads * head_dim), in the dtype of the values.
+        Shape (Q, heads * head_dim), in the dtype of the values.
     """
-    batch, queries, heads = weights.shape[:3]
-    output = value.new_zeros(batch, queries, heads * value.shape[3])
-    for part in _parts(value, weights):
-        matrix = _matrix(value[part], weights[part])
-        near = _Neighbours(locations[part], shapes)
-        matrix.fill(near.cells(), torch.cat(near.shares(), -1) * _flat(weights[part]).repeat(1, 4))
-        output[part] = matrix.times_values().view_as(output[part])
+    output = value.new_zeros(len(weights), value.shape[1] * value.shape[2])
+    for part in _parts(value, shapes, images, weights):
+        near = _Neighbours(locations[part.queries], part.sizes(shapes, images))
+        weight = _flat(weights[part.queries])
+        matrix = part.matrix(value[part.cells].to(weight.dtype))
+        matrix.fill(near.cells(), torch.cat(near.shares(), -1) * weight.repeat(1, 1, 4))
+        output[part.queries] = matrix.times_values().flatten(1)
     return output
 
 
 def backward(
-    grad: Tensor, value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor
+    grad: Tensor, value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes the gradients of values, locations and weights from that of the output."""
     grad_value, grad_locations, grad_weights = map(torch.zeros_like, (value, locations, weights))
-    for part in _parts(value, weights):
-        matrix = _matrix(value[part], weights[part])
-        near = _Neighbours(locations[part], shapes)
-        weight, shares = _flat(weights[part]), near.shares()
-        matrix.fill(near.cells(), torch.cat(shares, -1) * weight.repeat(1, 4))
-        to_value, to_entries = matrix.gradients(grad[part].to(weights.dtype))
-        grad_value[part] = to_value.view_as(grad_value[part])
+    for part in _parts(value, shapes, images, weights):
+        near = _Neighbours(locations[part.queries], part.sizes(shapes, images))
+        weight, shares = _flat(weights[part.queries]), near.shares()
+        matrix = part.matrix(value[part.cells].to(weight.dtype))
+        matrix.fill(near.cells(), torch.cat(shares, -1) * weight.repeat(1, 1, 4))
+        to_output = grad[part.queries].to(weight.dtype).view(*weight.shape[:2], -1)
+        to_value, to_entries = matrix.gradients(to_output)
+        grad_value[part.cells] = to_value
         to_shares = to_entries.chunk(4, -1)
         to_weight = sum(s * g for s, g in zip(shares, to_shares, strict=True))
-        grad_weights[part] = to_weight.view_as(grad_weights[part])
+        grad_weights[part.queries] = to_weight.view_as(grad_weights[part.queries])
         to_x, to_y = near.slopes(to_shares)
         to_xy = torch.stack((to_x * weight, to_y * weight), -1)
-        grad_locations[part] = to_xy.view_as(grad_locations[part])
+        grad_locations[part.queries] = to_xy.view_as(grad_locations[part.queries])
     return grad_value, grad_locations, grad_weights
 
 
-def _parts(value: Tensor, weights: Tensor) -> list[slice]:
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive images that are computed at once.
+
+    Attributes:
+        images: Their numbers.
+        cells: Their values.
+        queries: Their queries.
+        counts: Number of values and of queries of each of them.
+        dense: Whether their matrices are held whole.
+    """
+
+    images: slice
+    cells: slice
+    queries: slice
+    counts: tuple[tuple[int, int], ...]
+    dense: bool
+
+    def sizes(self, shapes: Tensor, images: Tensor) -> Tensor:
+        """Height and width of the levels of each query, (Q, levels, 2), or (1, levels, 2)."""
+        of_part = shapes[self.images]
+        if (of_part == of_part[:1]).all():
+            return of_part[:1]
+        return of_part[images[self.queries] - self.images.start]
+
+    def matrix(self, values: Tensor) -> _Dense | _Sparse:
+        """The matrix, still empty, that these values are multiplied with."""
+        return (_Dense if self.dense else _Sparse)(values, self.counts)
+
+
+def _parts(value: Tensor, shapes: Tensor, images: Tensor, weights: Tensor) -> Iterator[_Part]:
     """Groups of images that are computed at once; none if there is nothing to compute."""
     if not value.numel() or not weights.numel():
-        return []
-    rows, points = weights[0, ..., 0, 0].numel(), weights[0, 0, 0].numel()
-    entries = rows * (value.shape[1] if _is_dense(value) else 4 * points)
-    size = max(1, _ENTRIES_AT_ONCE.get(value.device.type, 2**22) // entries)
-    return [slice(i, i + size) for i in range(0, len(value), size)]
-
-
-def _is_dense(value: Tensor) -> bool:
-    return value.device.type == 'cpu' and value.shape[1] <= _MAX_DENSE_CELLS
+        return
+    heads, points = weights.shape[1], weights[0, 0].numel()
+    limit = _ENTRIES_AT_ONCE.get(value.device.type, 2**22)
+    cells = shapes.prod(2).sum(1).tolist()
+    queries = torch.bincount(images, minlength=len(shapes)).tolist()
+    counts = list(zip(cells, queries, strict=True))
+    dense = [value.device.type == 'cpu' and count <= _MAX_DENSE_CELLS for count in cells]
+    entries = [
+        heads * of_queries * (of_cells if whole else 4 * points)
+        for (of_cells, of_queries), whole in zip(counts, dense, strict=True)
+    ]
+    first = 0
+    while first < len(counts):
+        last = first + 1
+        while (
+            last < len(counts)
+            and dense[last] == dense[first]
+            and sum(entries[first : last + 1]) <= limit
+        ):
+            last += 1
+        part = slice(first, last)
+        if any(queries[part]):
+            yield _Part(
+                part,
+                slice(sum(cells[:first]), sum(cells[:last])),
+                slice(sum(queries[:first]), sum(queries[:last])),
+                tuple(counts[part]),
+                dense[first],
+            )
+        first = last
 
 
 def _flat(weights: Tensor) -> Tensor:
-    """(images, Q, heads, levels, points) -> (images * Q * heads, levels * points)."""
-    return weights.flatten(3).flatten(0, 2)
+    """(Q, heads, levels, points) -> (Q, heads, levels * points)."""
+    return weights.flatten(2)
 
 
 class _Neighbours:
     """The four cells around each point of some images.
 
-    All results have a row for each image, query and head, and a column for each point, once for
-    each of the neighbours: above left, above right, below left, below right.
+    All results have the shape (Q, heads, n), n being the points, once for each of the neighbours:
+    above left, above right, below left, below right.
+
+    Args:
+        locations: Shape (Q, heads, levels, points, 2).
+        sizes: Height and width of the levels, shape (Q, levels, 2) or (1, levels, 2).
     """
 
-    def __init__(self, locations: Tensor, shapes: Tensor) -> None:
-        # Sizes are repeated for each point, so that they stand beside the flattened points.
-        sizes = shapes.repeat_interleave(locations.shape[4], 0)
-        self.columns = sizes[:, 1].int()
-        areas = shapes.prod(1)
-        self.start = (areas.cumsum(0) - areas).repeat_interleave(locations.shape[4]).int()
-        x, y = locations.flatten(0, 2).flatten(1, 2).unbind(-1)
-        self.y = _Axis(y, sizes[:, 0].to(y.dtype))
-        self.x = _Axis(x, sizes[:, 1].to(x.dtype))
+    def __init__(self, locations: Tensor, sizes: Tensor) -> None:
+        points = locations.shape[3]
+        areas = sizes.prod(2)
+        starts = areas.cumsum(1) - areas
+        # (Q or 1, levels) -> (Q or 1, 1, levels * points)
+        height, width, start = (
+            n.repeat_interleave(points, 1)[:, None] for n in (*sizes.unbind(2), starts)
+        )
+        self.columns, self.start = width.int(), start.int()
+        x, y = locations.flatten(2, 3).unbind(-1)
+        self.y = _Axis(y, height.to(y.dtype))
+        self.x = _Axis(x, width.to(x.dtype))
 
     def cells(self) -> Tensor:
         """Numbers of the cells within the image, clamped to the level where they lie outside."""
@@ -146,79 +212,103 @@ class _Axis:
         self.slopes = [-size * inside[0], size * inside[1]]
 
 
-def _matrix(value: Tensor, weights: Tensor) -> _Dense | _Sparse:
-    kind = _Dense if _is_dense(value) else _Sparse
-    return kind(value.to(weights.dtype), weights.shape[1])
-
-
 class _Dense:
-    """The matrix (Q, N) of each image and head."""
+    """A matrix (queries, values) for each image and head.
 
-    def __init__(self, value: Tensor, queries: int) -> None:
-        self.queries = queries
-        self.values = value.transpose(1, 2).flatten(0, 1)  # (images * heads, N, head_dim)
-        self.heads = value.shape[2]
+    Args:
+        values: Shape (N, heads, head_dim), image after image.
+        counts: Number of values and of queries of each image.
+    """
+
+    def __init__(self, values: Tensor, counts: tuple[tuple[int, int], ...]) -> None:
+        # Neighbours of equal size share one product.
+        runs = [(len(list(same)), *size) for size, same in itertools.groupby(counts)]
+        self.images, self.num_values, self.num_queries = zip(*runs, strict=True)
+        # For each run (images * heads, values of an image, head_dim).
+        self.values = self._by_head(values, self.num_values)
 
     def fill(self, cells: Tensor, entries: Tensor) -> None:
-        """Sets the entries; both arguments are (images * Q * heads, entries of a row)."""
-        self.cells = self._by_head(cells.long())
-        count = self.values.shape[1]
-        self.matrix = entries.new_zeros(len(self.values), self.queries, count)
-        self.matrix.scatter_add_(2, self.cells, self._by_head(entries))
+        """Sets the entries of each row; both arguments are (Q, heads, entries)."""
+        self.cells = self._by_head(cells.long(), self.num_queries)
+        self.matrices = [
+            entry.new_zeros(*entry.shape[:2], values.shape[1]).scatter_add_(2, cell, entry)
+            for entry, cell, values in zip(
+                self._by_head(entries, self.num_queries), self.cells, self.values, strict=True
+            )
+        ]
 
     def times_values(self) -> Tensor:
-        """Shape (images, Q, heads, head_dim)."""
-        return self._by_query(torch.bmm(self.matrix, self.values))
+        """Shape (Q, heads, head_dim)."""
+        return self._in_order(map(torch.bmm, self.matrices, self.values))
 
     def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of values (images, N, heads, head_dim) and entries, as given to ``fill``."""
-        grad = self._by_head(grad.reshape(-1, self.values.shape[2]))
-        to_values = self._by_query(torch.bmm(self.matrix.transpose(1, 2), grad))
-        to_matrix = torch.bmm(grad, self.values.transpose(1, 2))
-        to_entries = self._by_query(to_matrix.gather(2, self.cells))
-        return to_values, to_entries.flatten(0, 2)
+        """Gradients of values (N, heads, head_dim) and entries, as given to ``fill``."""
+        grads = self._by_head(grad, self.num_queries)
+        to_values = [torch.bmm(m.transpose(1, 2), g) for m, g in zip(self.matrices, grads)]
+        to_entries = [
+            torch.bmm(g, values.transpose(1, 2)).gather(2, cells)
+            for g, values, cells in zip(grads, self.values, self.cells, strict=True)
+        ]
+        return self._in_order(to_values), self._in_order(to_entries)
 
-    def _by_head(self, rows: Tensor) -> Tensor:
-        """(images * Q * heads, n) -> (images * heads, Q, n)."""
-        grouped = rows.view(-1, self.queries, self.heads, rows.shape[1])
-        return grouped.transpose(1, 2).flatten(0, 1)
+    def _by_head(self, rows: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
+        """(rows of all images, heads, n) -> for each run (images * heads, rows of an image, n)."""
+        lengths = [count * number for count, number in zip(self.images, numbers, strict=True)]
+        return [
+            run.view(count, -1, *rows.shape[1:]).transpose(1, 2).flatten(0, 1)
+            for run, count in zip(rows.split(lengths), self.images, strict=True)
+        ]
 
-    def _by_query(self, rows: Tensor) -> Tensor:
-        """(images * heads, Q, n) -> (images, Q, heads, n)."""
-        return rows.unflatten(0, (-1, self.heads)).transpose(1, 2).contiguous()
+    def _in_order(self, runs: Iterable[Tensor]) -> Tensor:
+        """Undoes ``_by_head``."""
+        return torch.cat(
+            [
+                run.unflatten(0, (count, -1)).transpose(1, 2).flatten(0, 1)
+                for run, count in zip(runs, self.images, strict=True)
+            ]
+        )
 
 
 class _Sparse:
-    """One matrix (images * Q * heads, images * N * heads), of which only the entries are kept."""
+    """One matrix (queries * heads, values * heads) of all images; only the entries are kept.
 
-    def __init__(self, value: Tensor, queries: int) -> None:
-        self.queries = queries
-        self.shape = value.shape
-        self.values = value.flatten(0, 2)
+    Args:
+        values: Shape (N, heads, head_dim), image after image.
+        counts: Number of values and of queries of each image.
+    """
+
+    def __init__(self, values: Tensor, counts: tuple[tuple[int, int], ...]) -> None:
+        self.shape = values.shape
+        self.values = values.flatten(0, 1)
+        self.counts = counts
 
     def fill(self, cells: Tensor, entries: Tensor) -> None:
-        """Sets the entries; both arguments are (images * Q * heads, entries of a row)."""
-        images, count, heads, _ = self.shape
+        """Sets the entries of each row; both arguments are (Q, heads, entries)."""
+        heads = self.shape[1]
         # embedding_bag is faster on int32, which nearly every batch fits into.
         options = dict(
             dtype=torch.int32 if len(self.values) < 2**31 else torch.int64, device=cells.device
         )
-        first = torch.arange(images, **options)[:, None, None, None] * (count * heads)
+        num_values, num_queries = (torch.tensor(n, **options) for n in zip(*self.counts))
+        first = (num_values.cumsum(0, dtype=options['dtype']) - num_values) * heads
+        first = first.repeat_interleave(num_queries, output_size=len(cells))[:, None, None]
         first = first + torch.arange(heads, **options)[:, None]
-        grouped = cells.view(images, self.queries, heads, cells.shape[1])
-        self.columns = (grouped * heads + first).view_as(cells)
-        self.entries = entries
+        self.columns = (cells * heads + first).flatten(0, 1)
+        self.entries = entries.flatten(0, 1)
 
     def times_values(self) -> Tensor:
-        """Shape (images * Q * heads, head_dim)."""
-        return F.embedding_bag(
+        """Shape (Q, heads, head_dim)."""
+        output = F.embedding_bag(
             self.columns, self.values, mode='sum', per_sample_weights=self.entries
         )
+        return output.view(-1, *self.shape[1:])
 
     def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of values (images * N * heads, head_dim) and entries, as given to ``fill``."""
-        grad = grad.reshape(-1, self.shape[3])
-        return self._transposed_times(grad), self._row_products(grad)
+        """Gradients of values (N, heads, head_dim) and entries, as given to ``fill``."""
+        heads = self.shape[1]
+        grad = grad.flatten(0, 1)
+        to_entries = self._row_products(grad)
+        return self._transposed_times(grad).view(self.shape), to_entries.unflatten(0, (-1, heads))
 
     def _transposed_times(self, grad: Tensor) -> Tensor:
         columns, order = self.columns.flatten().sort(stable=True)

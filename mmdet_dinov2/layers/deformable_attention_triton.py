@@ -22,35 +22,46 @@ _NUM_WARPS = 4
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def forward(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+def forward(
+    value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
     """Computes the output; see :func:`.deformable_attention.deformable_attention`.
 
     Args:
-        value: Shape (B, N, heads, head_dim), contiguous, fp32, fp16 or bf16.
-        shapes: Height and width of the levels, shape (levels, 2), int64.
-        locations: Shape (B, Q, heads, levels, points, 2), contiguous, fp32.
-        weights: Shape (B, Q, heads, levels, points), contiguous, fp32.
+        value: Shape (N, heads, head_dim), contiguous, fp32, fp16 or bf16.
+        shapes: Height and width of the levels, shape (images, levels, 2), contiguous, int64.
+        images: Image of each query, in any order, shape (Q,), int64.
+        locations: Shape (Q, heads, levels, points, 2), contiguous, fp32.
+        weights: Shape (Q, heads, levels, points), contiguous, fp32.
 
     Returns:
-        Shape (B, Q, heads * head_dim), in the dtype of the values.
+        Shape (Q, heads * head_dim), in the dtype of the values.
 
     Raises:
         ValueError: If the values are float64.
     """
     _check_dtype(value)
-    batch, queries, heads = weights.shape[:3]
-    output = value.new_empty(batch, queries, heads * value.shape[3])
+    output = value.new_empty(len(weights), value.shape[1] * value.shape[2])
     if output.numel():
         grid, constants = _launch_plan(value, weights)
         with torch.cuda.device_of(value):
             _forward_kernel[grid](
-                value, shapes, locations, weights, output, queries, value.shape[1], **constants
+                value,
+                shapes,
+                _starts(shapes),
+                images,
+                locations,
+                weights,
+                output,
+                len(weights),
+                len(value),
+                **constants,
             )
     return output
 
 
 def backward(
-    grad: Tensor, value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor
+    grad: Tensor, value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Computes the gradients of values, locations and weights from that of the output."""
     _check_dtype(value)
@@ -64,13 +75,15 @@ def backward(
                 grad,
                 value,
                 shapes,
+                _starts(shapes),
+                images,
                 locations,
                 weights,
                 grad_value,
                 grad_locations,
                 grad_weights,
-                weights.shape[1],
-                value.shape[1],
+                len(weights),
+                len(value),
                 **constants,
             )
     return grad_value.to(value.dtype), grad_locations, grad_weights
@@ -84,10 +97,16 @@ def _check_dtype(value: Tensor) -> None:
         )
 
 
+def _starts(shapes: Tensor) -> Tensor:
+    """First value of each level of each image, shape (images, levels)."""
+    areas = shapes.prod(2)
+    return (areas.flatten().cumsum(0) - areas.flatten()).view(areas.shape)
+
+
 def _launch_plan(value: Tensor, weights: Tensor) -> tuple[tuple[int], dict]:
     """Grid and constants of a launch."""
-    batch, queries, heads, levels, points = weights.shape
-    dim = value.shape[3]
+    queries, heads, levels, points = weights.shape
+    dim = value.shape[2]
     block_dim = triton.next_power_of_2(dim)
     block_queries = max(1, _BLOCK_ELEMENTS // block_dim)
     constants = dict(
@@ -99,18 +118,24 @@ def _launch_plan(value: Tensor, weights: Tensor) -> tuple[tuple[int], dict]:
         BLOCK_DIM=block_dim,
         num_warps=_NUM_WARPS,
     )
-    return (batch * heads * triton.cdiv(queries, block_queries),), constants
+    return (heads * triton.cdiv(queries, block_queries),), constants
 
 
 @triton.jit
-def _program(num_queries, HEADS: tl.constexpr, BLOCK_QUERIES: tl.constexpr):
-    """Image, head and queries of this program; heads vary fastest, they share cache lines."""
-    program = tl.program_id(0)
-    blocks = tl.cdiv(num_queries, BLOCK_QUERIES)
-    block = program // HEADS % blocks
-    image = program // HEADS // blocks
-    query = block * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
-    return image.to(tl.int64), program % HEADS, query
+def _program(program, HEADS: tl.constexpr, BLOCK_QUERIES: tl.constexpr):
+    """Head and queries of a program; heads vary fastest, they share cache lines."""
+    query = (program // HEADS).to(tl.int64) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
+    return program % HEADS, query
+
+
+@triton.jit
+def _level(shapes_ptr, starts_ptr, map_number, exists, num_values):
+    """Height, width and first value of a level, and whether it can be read, of each query."""
+    height = tl.load(shapes_ptr + 2 * map_number, mask=exists, other=0).to(tl.int32)
+    width = tl.load(shapes_ptr + 2 * map_number + 1, mask=exists, other=0).to(tl.int32)
+    start = tl.load(starts_ptr + map_number, mask=exists, other=0)
+    # Levels that do not fit would be read from beyond the values.
+    return height, width, start, exists & (start + height * width <= num_values)
 
 
 @triton.jit
@@ -128,6 +153,8 @@ def _neighbours(location, size):
 def _forward_kernel(
     value_ptr,
     shapes_ptr,
+    starts_ptr,
+    images_ptr,
     locations_ptr,
     weights_ptr,
     output_ptr,
@@ -140,20 +167,19 @@ def _forward_kernel(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    image, head, query = _program(num_queries, HEADS, BLOCK_QUERIES)
+    head, query = _program(tl.program_id(0), HEADS, BLOCK_QUERIES)
     exists = query < num_queries
+    image = tl.load(images_ptr + query, mask=exists, other=0)
     channel = tl.arange(0, BLOCK_DIM)
     in_head = channel < DIM
     STRIDE: tl.constexpr = HEADS * DIM
-    values = value_ptr + image * num_values * STRIDE + head * DIM
-    row = (image * num_queries + query) * HEADS + head
+    values = value_ptr + head * DIM
+    row = query * HEADS + head
     result = tl.zeros((BLOCK_QUERIES, BLOCK_DIM), dtype=tl.float32)
-    start = 0
     for level in range(LEVELS):
-        height = tl.load(shapes_ptr + 2 * level).to(tl.int32)
-        width = tl.load(shapes_ptr + 2 * level + 1).to(tl.int32)
-        # Levels that do not fit would be read from beyond the values.
-        valid = exists & (start + height * width <= num_values)
+        height, width, start, valid = _level(
+            shapes_ptr, starts_ptr, image * LEVELS + level, exists, num_values
+        )
         for i in tl.static_range(POINTS):
             point = (row * LEVELS + level) * POINTS + i
             x = tl.load(locations_ptr + 2 * point, mask=exists, other=0.0)
@@ -167,14 +193,13 @@ def _forward_kernel(
                 for k in tl.static_range(2):
                     x_share = to_right if k == 1 else 1 - to_right
                     inside = y_inside & (left + k >= 0) & (left + k < width)
-                    cell = (start + (top + j) * width + left + k).to(tl.int64)
+                    cell = start + (top + j) * width + left + k
                     rows = tl.load(
                         values + cell[:, None] * STRIDE + channel[None, :],
                         mask=inside[:, None] & in_head[None, :],
                         other=0.0,
                     )
                     result += (weight * y_share * x_share)[:, None] * rows.to(tl.float32)
-        start += height * width
     outputs = output_ptr + row[:, None] * DIM + channel[None, :]
     mask = exists[:, None] & in_head[None, :]
     tl.store(outputs, result.to(output_ptr.dtype.element_ty), mask=mask)
@@ -185,6 +210,8 @@ def _backward_kernel(
     grad_ptr,
     value_ptr,
     shapes_ptr,
+    starts_ptr,
+    images_ptr,
     locations_ptr,
     weights_ptr,
     grad_value_ptr,
@@ -199,25 +226,25 @@ def _backward_kernel(
     BLOCK_QUERIES: tl.constexpr,
     BLOCK_DIM: tl.constexpr,
 ):
-    image, head, query = _program(num_queries, HEADS, BLOCK_QUERIES)
+    head, query = _program(tl.program_id(0), HEADS, BLOCK_QUERIES)
     exists = query < num_queries
+    image = tl.load(images_ptr + query, mask=exists, other=0)
     channel = tl.arange(0, BLOCK_DIM)
     in_head = channel < DIM
     STRIDE: tl.constexpr = HEADS * DIM
-    values = value_ptr + image * num_values * STRIDE + head * DIM
-    grads = grad_value_ptr + image * num_values * STRIDE + head * DIM
-    row = (image * num_queries + query) * HEADS + head
+    values = value_ptr + head * DIM
+    grads = grad_value_ptr + head * DIM
+    row = query * HEADS + head
     mask = exists[:, None] & in_head[None, :]
     # Atomic additions take 4 neighbouring numbers at once, loads of bf16 would take 8: with 4 in
     # both, rows of values and of their gradient lie in the same registers.
     RUN: tl.constexpr = 4 if BLOCK_DIM >= 4 else BLOCK_DIM
     offsets = tl.max_contiguous(row[:, None] * DIM + channel[None, :], (1, RUN))
     grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-    start = 0
     for level in range(LEVELS):
-        height = tl.load(shapes_ptr + 2 * level).to(tl.int32)
-        width = tl.load(shapes_ptr + 2 * level + 1).to(tl.int32)
-        valid = exists & (start + height * width <= num_values)
+        height, width, start, valid = _level(
+            shapes_ptr, starts_ptr, image * LEVELS + level, exists, num_values
+        )
         for i in tl.static_range(POINTS):
             point = (row * LEVELS + level) * POINTS + i
             x = tl.load(locations_ptr + 2 * point, mask=exists, other=0.0)
@@ -235,7 +262,7 @@ def _backward_kernel(
                 for k in tl.static_range(2):
                     x_share = to_right if k == 1 else 1 - to_right
                     inside = y_inside & (left + k >= 0) & (left + k < width)
-                    cell = (start + (top + j) * width + left + k).to(tl.int64)
+                    cell = start + (top + j) * width + left + k
                     offsets = cell[:, None] * STRIDE + channel[None, :]
                     offsets = tl.max_contiguous(offsets, (1, RUN))
                     mask = inside[:, None] & in_head[None, :]
@@ -250,4 +277,3 @@ def _backward_kernel(
             tl.store(grad_locations_ptr + 2 * point, to_x * weight * width, mask=exists)
             tl.store(grad_locations_ptr + 2 * point + 1, to_y * weight * height, mask=exists)
             tl.store(grad_weights_ptr + point, to_weight, mask=exists)
-        start += height * width

@@ -19,6 +19,8 @@ def slow_deformable_attention(
             sampled = _sample(value[b, :, h], shapes, level, x, y)
             out = out + weights[b, q, h, level, point] * sampled
         rows.append(out)
+    if not rows:
+        return value.new_zeros(batch, queries, heads * value.shape[3])
     return torch.stack(rows).view(batch, queries, -1)
 
 

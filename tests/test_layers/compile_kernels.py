@@ -15,7 +15,7 @@ from triton.compiler import ASTSource
 
 from mmdet_dinov2.layers import deformable_attention_triton
 
-INPUTS = 'value shapes locations weights'
+INPUTS = 'value shapes starts images locations weights'
 POINTERS = {
     '_forward_kernel': f'{INPUTS} output',
     '_backward_kernel': f'grad {INPUTS} grad_value grad_locations grad_weights',
@@ -25,7 +25,7 @@ CONSTANTS = dict(HEADS=8, LEVELS=4, POINTS=4, DIM=32, BLOCK_QUERIES=32, BLOCK_DI
 
 def pointer_type(name: str) -> str:
     """The type of an argument where values are bf16."""
-    if name == 'shapes':
+    if name in ('shapes', 'starts', 'images'):
         return '*i64'
     return '*bf16' if name in ('value', 'output', 'grad') else '*fp32'
 

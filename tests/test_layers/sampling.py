@@ -28,6 +28,21 @@ def sampling_inputs(
     return value, torch.tensor(shapes, device=device), locations, weights
 
 
+def stream_inputs(
+    shapes: list[list[tuple[int, int]]], queries: list[int], dim: int = 4, device: str = 'cpu'
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Values, shapes, locations, weights and images of images with levels of their own."""
+    alone = [
+        sampling_inputs(1, count, dim=dim, shapes=levels, device=device)
+        for levels, count in zip(shapes, queries, strict=True)
+    ]
+    value, locations, weights = (
+        torch.cat([inputs[i][0] for inputs in alone]).detach().requires_grad_() for i in (0, 2, 3)
+    )
+    images = torch.arange(len(shapes)).repeat_interleave(torch.tensor(queries)).to(device)
+    return value, torch.tensor(shapes, device=device), locations, weights, images
+
+
 def with_gradients(output: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The output and the gradients of values, locations and weights."""
     direction = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from mmdet_dinov2.layers import deformable_attention, deformable_attention_pytorch, triton_problem
 
 from ..reference.deformable_attention import slow_deformable_attention
-from .sampling import SHAPES, sampling_inputs, with_gradients
+from .sampling import SHAPES, sampling_inputs, stream_inputs, with_gradients
 
 
 @pytest.fixture(params=['dense', 'sparse'])
@@ -47,6 +47,42 @@ def test_equals_mmcv(monkeypatch, at_once):
     torch.testing.assert_close(
         with_gradients(ours, inputs), with_gradients(theirs, inputs), rtol=1e-4, atol=1e-4
     )
+
+
+# Two of one size, so that some images share a product, and one that nobody looks at.
+STREAM = [[(2, 3), (1, 2)], [(4, 1), (2, 1)], [(4, 1), (2, 1)], [(5, 4), (3, 2)]]
+
+
+@pytest.mark.usefixtures('_both')
+@pytest.mark.parametrize('queries', [[2, 3, 3, 1], [2, 0, 5, 1], [2, 3, 3, 0], [0, 0, 0, 2]])
+@pytest.mark.parametrize('at_once', [1, 150, 2**22])
+def test_images_of_a_stream_do_not_see_each_other(monkeypatch, queries, at_once):
+    monkeypatch.setattr(deformable_attention_pytorch, '_ENTRIES_AT_ONCE', dict(cpu=at_once))
+    value, shapes, locations, weights, images = stream_inputs(STREAM, queries)
+    inputs = (value, locations, weights)
+    together = with_gradients(
+        deformable_attention(value, shapes, locations, weights, query_images=images), inputs
+    )
+    cells = shapes.prod(2).sum(1).tolist()
+    parts = zip(
+        value.split(cells), STREAM, locations.split(queries), weights.split(queries), strict=True
+    )
+    alone = torch.cat(
+        [slow_deformable_attention(v[None], s, x[None], w[None])[0] for v, s, x, w in parts]
+    )
+    torch.testing.assert_close(together, with_gradients(alone, inputs))
+
+
+def test_some_images_may_be_dense_and_others_sparse(monkeypatch):
+    value, shapes, locations, weights, images = stream_inputs(STREAM, [2, 3, 3, 4])
+    inputs = (value, shapes, locations, weights)
+    results = []
+    for limit in (0, 7, 8):  # none, the two in the middle, the first three
+        monkeypatch.setattr(deformable_attention_pytorch, '_MAX_DENSE_CELLS', limit)
+        output = deformable_attention(*inputs, query_images=images)
+        results.append(with_gradients(output, inputs))
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(results[0], results[2])
 
 
 @pytest.mark.usefixtures('_both')
@@ -111,8 +147,10 @@ def test_points_far_outside_count_as_zero():
 
 def test_is_an_operator_that_torch_knows():
     """Schema, shapes for the compiler, gradients."""
+    value, shapes, locations, weights, images = stream_inputs(STREAM, [2, 3, 3, 1])
     torch.library.opcheck(
-        torch.ops.mmdet_dinov2.deformable_attention.default, (*sampling_inputs(), 'pytorch')
+        torch.ops.mmdet_dinov2.deformable_attention.default,
+        (value, shapes, images, locations, weights, 'pytorch'),
     )
 
 
@@ -143,7 +181,7 @@ def test_activations_can_be_recomputed(use_reentrant):
 
 def test_wrong_arguments_are_named():
     value, shapes, locations, weights = sampling_inputs()
-    with pytest.raises(ValueError, match=r'\[1, 2\]\] have 21 cells, but there are 20'):
+    with pytest.raises(ValueError, match=r'\[1, 2\]\]\] have 42 cells, but there are 40'):
         wrong = torch.tensor([(3, 5), (2, 2), (1, 2)])
         deformable_attention(value, wrong, locations, weights)
     with pytest.raises(ValueError, match=r'got \(2, 20, 2, 4\), \(2, 2\), \(2, 3, 2, 3, 2, 2\)'):
@@ -152,6 +190,13 @@ def test_wrong_arguments_are_named():
         deformable_attention(value, shapes, locations, weights, 'cuda')
     with pytest.raises(ValueError, match=r'torch.int64, torch.float32'):
         deformable_attention(value.long(), shapes, locations, weights)
+    value, shapes, locations, weights, images = stream_inputs(STREAM, [1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r'ascending numbers of the 4 images, got \[3, 2, 1, 0\]'):
+        deformable_attention(value, shapes, locations, weights, query_images=images.flip(0))
+    with pytest.raises(ValueError, match=r'ascending numbers of the 4 images, got \[1, 2, 3, 4\]'):
+        deformable_attention(value, shapes, locations, weights, query_images=images + 1)
+    with pytest.raises(ValueError, match=r'query_images \(Q\); got .*, \(3\)$'):
+        deformable_attention(value, shapes, locations, weights, query_images=images[:3])
 
 
 def test_where_triton_runs_is_said():

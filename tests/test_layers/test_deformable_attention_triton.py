@@ -14,20 +14,20 @@ import torch
 
 from mmdet_dinov2.layers import deformable_attention, triton_problem
 
-from .sampling import sampling_inputs, with_gradients
+from .sampling import sampling_inputs, stream_inputs, with_gradients
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 GPU = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
-def compare(inputs):
+def compare(inputs, query_images=None):
     """Results and gradients of the kernels against PyTorch's, up to the rounding of the values."""
     problem = triton_problem(inputs[0].device, inputs[0].dtype)
     if problem:
         pytest.skip(f'Triton does not run: {problem}')
     results = [
-        with_gradients(deformable_attention(*inputs, name), inputs)
+        with_gradients(deformable_attention(*inputs, name, query_images), inputs)
         for name in ('triton', 'pytorch')
     ]
     for got, expected in zip(*results, strict=True):
@@ -49,6 +49,13 @@ def test_several_blocks_images_and_levels():
     """More queries than a block of 1024 / 128 = 8 holds."""
     shapes = [(2, 3), (3, 1), (1, 2)]
     compare(sampling_inputs(2, 9, 1, dim=100, points=1, shapes=shapes, device=DEVICE))
+
+
+def test_images_of_different_sizes():
+    """Blocks of 8 queries that hold those of several images."""
+    shapes = [[(2, 3), (1, 2)], [(1, 1), (3, 1)], [(4, 2), (2, 1)]]
+    *inputs, images = stream_inputs(shapes, [3, 1, 6], dim=100, device=DEVICE)
+    compare(tuple(inputs), images)
 
 
 def test_one_query():
@@ -79,10 +86,12 @@ def test_levels_that_do_not_fit_are_not_read():
         1, 2, 1, dim=4, points=1, shapes=[(2, 2), (2, 3)], device=DEVICE
     )
     locations.fill_(0.5)
-    longer = torch.cat((value, torch.full_like(value, torch.nan)), 1)
+    longer = torch.cat((value[0], torch.full_like(value[0], torch.nan)))
+    image = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    first_level = weights[0] * torch.tensor([1.0, 0.0]).to(value)[:, None]
     run = deformable_attention_triton.forward
-    got = run(longer[:, :7].contiguous(), shapes, locations, weights)
-    expected = run(value, shapes, locations, weights * torch.tensor([1.0, 0.0]).to(value)[:, None])
+    got = run(longer[:7], shapes[None], image, locations[0], weights[0])
+    expected = run(value[0], shapes[None], image, locations[0], first_level)
     torch.testing.assert_close(got, expected)
 
 

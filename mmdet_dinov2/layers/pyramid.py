@@ -1,0 +1,153 @@
+"""One stream of cells for the feature pyramids of images of any size.
+
+The valid cells of all pyramids of a batch stand in one sequence of shape (T, C), image after image,
+level after level, row by row. Whatever works on each cell alone works on this sequence, so padding
+costs nothing; only the look-up of neighbours has to know where a cell lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .padding import Size, valid_cells
+
+
+class PyramidLayout:
+    """Where each cell of a stream of pyramids comes from.
+
+    Nothing here waits for the device: numbers of cells are known from the image sizes, and what
+    depends on each cell is computed where it is used.
+
+    Args:
+        img_shapes: Valid height and width of each image in pixels.
+        strides: Pixels per cell of each level, finest first.
+        device: Device of the stream.
+    """
+
+    def __init__(
+        self, img_shapes: Sequence[Size], strides: Sequence[float], device: torch.device
+    ) -> None:
+        self.img_shapes = [tuple(shape) for shape in img_shapes]
+        self.strides = tuple(strides)
+        self.device = device
+        levels = [valid_cells(self.img_shapes, stride) for stride in self.strides]
+        # Rows and columns of each level of each image.
+        self.grids: list[tuple[Size, ...]] = list(zip(*levels, strict=True))
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Number of cells of each image."""
+        return [sum(rows * cols for rows, cols in grids) for grids in self.grids]
+
+    @cached_property
+    def shapes(self) -> Tensor:
+        """Rows and columns of each level, shape (images, levels, 2), int64."""
+        return torch.tensor(self.grids).to(self.device, non_blocking=True)
+
+    @cached_property
+    def extents(self) -> Tensor:
+        """Width and height of each image over those of its grids, (images, levels, 2), fp32.
+
+        At most 1: the last column and the last row of a grid may be cut by the border.
+        """
+        sides = torch.tensor(self.img_shapes).flip(1).to(self.device, non_blocking=True)
+        strides = torch.tensor(self.strides).to(self.device, non_blocking=True)
+        return sides[:, None] / (self.shapes.flip(2) * strides[:, None])
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Image of each cell, shape (T,), int64."""
+        return torch.div(self._map, len(self.strides), rounding_mode='floor')
+
+    @cached_property
+    def levels(self) -> Tensor:
+        """Level of each cell, shape (T,), int64."""
+        return self._map % len(self.strides)
+
+    @cached_property
+    def centers(self) -> Tensor:
+        """Centre (x, y) of each cell, relative to its image, shape (T, 2), fp32."""
+        # In cells, then relative to the grid, then relative to the image.
+        cells = torch.stack((self._column, self._row), 1) + 0.5
+        sizes = (self.shapes.flip(2) * self.extents).flatten(0, 1)
+        return cells / sizes[self._map]
+
+    def pack(self, maps: Sequence[Tensor]) -> Tensor:
+        """Takes the valid cells out of padded maps.
+
+        Args:
+            maps: Maps of shape (images, C, H_l, W_l) that hold the grids in their top left corner.
+
+        Returns:
+            Shape (T, C).
+        """
+        # (images, C, H_l, W_l) of all levels -> (images * sum of H_l * W_l, C)
+        cells = torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2).flatten(0, 1)
+        sizes = [tuple(m.shape[-2:]) for m in maps]
+        if all(list(grids) == sizes for grids in self.grids):
+            return cells
+        areas = [rows * cols for rows, cols in sizes]
+        starts = [sum(areas[:level]) for level in range(len(areas))]
+        start, width = (
+            torch.tensor(numbers).to(self.device, non_blocking=True)[self.levels]
+            for numbers in (starts, [cols for _, cols in sizes])
+        )
+        index = self.images * sum(areas) + start + self._row * width + self._column
+        return cells.index_select(0, index)
+
+    def pad(self, stream: Tensor, value: float) -> Tensor:
+        """Puts the cells of each image in a row of their own.
+
+        Args:
+            stream: Shape (T, ...).
+            value: Value behind the last cell of an image.
+
+        Returns:
+            Shape (images, N, ...), N being the largest number of cells of an image.
+        """
+        longest = max(self.lengths, default=0)
+        if all(length == longest for length in self.lengths):
+            return stream.unflatten(0, (len(self.lengths), longest))
+        rows = []
+        for cells in stream.split(self.lengths):
+            behind = (0, 0) * (stream.dim() - 1) + (0, longest - len(cells))
+            rows.append(F.pad(cells, behind, value=value))
+        return torch.stack(rows)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """First cell of each image, shape (images,), int64."""
+        starts = [sum(self.lengths[:image]) for image in range(len(self.lengths))]
+        return torch.tensor(starts).to(self.device, non_blocking=True)
+
+    @cached_property
+    def _map(self) -> Tensor:
+        """Number of the map (image and level) of each cell."""
+        areas = self.shapes.prod(2).flatten()
+        return torch.repeat_interleave(areas, output_size=sum(self.lengths))
+
+    @cached_property
+    def _cell(self) -> Tensor:
+        """Number of each cell within its map."""
+        areas = self.shapes.prod(2).flatten()
+        return (
+            torch.arange(sum(self.lengths), device=self.device)
+            - (areas.cumsum(0) - areas)[self._map]
+        )
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        return self.shapes[..., 1].flatten()[self._map]
+
+    @cached_property
+    def _row(self) -> Tensor:
+        return torch.div(self._cell, self._columns, rounding_mode='floor')
+
+    @cached_property
+    def _column(self) -> Tensor:
+        return self._cell % self._columns
