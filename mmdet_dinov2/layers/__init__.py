@@ -9,6 +9,7 @@ from .frozen import HoldsFrozenWeights
 from .padding import padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import interpolate_pos_embed
+from .pyramid import PyramidLayout
 from .tokens import Segments, TokenLayout
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     'LayerScale',
     'Mlp',
     'PatchEmbed',
+    'PyramidLayout',
     'Segments',
     'SwiGLU',
     'TokenLayout',

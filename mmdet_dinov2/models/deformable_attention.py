@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -129,22 +128,29 @@ class DeformableAttention(MultiScaleDeformableAttention):
         reference_points: Tensor | None = None,
         spatial_shapes: Tensor | None = None,
         level_start_index: Tensor | None = None,
+        query_images: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
         """Attends to sampling points around the reference points.
 
+        Values and queries of images of different sizes are streams, image after image and without
+        padding, when they have no dimension of the batch. A batch of queries may look at a stream
+        of values.
+
         Args:
-            query: Shape (B, Q, C), or (Q, B, C) without ``batch_first``.
+            query: Shape (B, Q, C), or (Q, B, C) without ``batch_first``; a stream has (Q, C).
             key: Not used, as in mmcv.
-            value: Cells of all levels, shape (B, N, C) or (N, B, C); None takes the queries.
+            value: Cells of all levels, shape (B, N, C) or (N, B, C); a stream has (N, C). None
+                takes the queries.
             identity: What the result is added to; None takes the queries.
             query_pos: Added to the queries, not to the values, shape of the queries.
-            key_padding_mask: True at cells that count as zero, shape (B, N).
-            reference_points: Points (x, y) or boxes (cx, cy, w, h) relative to the canvas, shape
-                (B, Q, levels, 2) or (B, Q, levels, 4).
-            spatial_shapes: Height and width of each level, shape (levels, 2).
-            level_start_index: First cell of each level, shape (levels,); only mmcv's operator reads
-                it.
+            key_padding_mask: True at cells that count as zero, shape (B, N), for a batch of values.
+            reference_points: Points (x, y) or boxes (cx, cy, w, h) relative to each level, shape
+                (B, Q, levels, 2) or (B, Q, levels, 4), without B for a stream of queries.
+            spatial_shapes: Height and width of each level, shape (levels, 2); for a stream of
+                values those of each image, shape (B, levels, 2).
+            level_start_index: Not used; it follows from the shapes.
+            query_images: Number of the image of each query of a stream, ascending, shape (Q,).
             **kwargs: Not used, as in mmcv.
 
         Returns:
@@ -158,68 +164,85 @@ class DeformableAttention(MultiScaleDeformableAttention):
         identity = query if identity is None else identity
         query = query if query_pos is None else query + query_pos
         if not self.batch_first:
-            query, value = query.transpose(0, 1), value.transpose(0, 1)
+            query, value = (t.transpose(0, 1) if t.dim() == 3 else t for t in (query, value))
         value = self.value_proj(value)
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None], 0.0)
+        if value.dim() == 3:
+            spatial_shapes = spatial_shapes.expand(len(value), -1, -1)
+            value = value.flatten(0, 1)
         value = value.unflatten(-1, (self.num_heads, -1))
+        shape = query.shape
+        if query.dim() == 3:
+            images = torch.arange(len(query), device=query.device)
+            query_images = images[:, None].expand(shape[:2]).flatten()
+            query, reference_points = query.flatten(0, 1), reference_points.flatten(0, 1)
         with torch.autocast(query.device.type, enabled=False):
-            points = self._sampling_points(query, reference_points, spatial_shapes)
-        output = self.output_proj(self._sample(value, spatial_shapes, level_start_index, *points))
-        if not self.batch_first:
+            points = self._sampling_points(query, reference_points, spatial_shapes, query_images)
+        output = self.output_proj(self._sample(value, spatial_shapes, query_images, *points))
+        output = output.view(shape)
+        if output.dim() == 3 and not self.batch_first:
             output = output.transpose(0, 1)
         return self.dropout(output) + identity
 
     def _sampling_points(
-        self, query: Tensor, reference_points: Tensor, spatial_shapes: Tensor
+        self, query: Tensor, reference_points: Tensor, shapes: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Locations (B, Q, heads, levels, points, 2) and weights (B, Q, heads, levels, points)."""
+        """Locations (Q, heads, levels, points, 2) and weights (Q, heads, levels, points)."""
         points = (self.num_heads, self.num_levels, self.num_points)
         query = query.to(self.sampling_offsets.weight.dtype)
         exact = torch.promote_types(query.dtype, torch.float32)
         offsets = self.sampling_offsets(query).to(exact).unflatten(-1, (*points, 2))
         logits = self.attention_weights(query).to(exact).unflatten(-1, (self.num_heads, -1))
         weights = logits.softmax(-1).unflatten(-1, points[1:])
-        # (B, Q, levels, 2 or 4) -> (B, Q, 1, levels, 1, 2 or 4)
-        reference = reference_points.to(exact)[:, :, None, :, None]
+        # (Q, levels, 2 or 4) -> (Q, 1, levels, 1, 2 or 4)
+        reference = reference_points.to(exact)[:, None, :, None]
         if reference.shape[-1] == 2:
-            offsets = offsets / spatial_shapes.to(query.device).flip(1)[:, None]
+            sides = shapes.to(query.device).flip(2)
+            offsets = offsets / sides[images][:, None, :, None]
         elif reference.shape[-1] == 4:
             reference, side = reference.split(2, -1)
             offsets = offsets * (0.5 / self.num_points) * side
         else:
             raise ValueError(
-                'reference_points must be points (B, Q, levels, 2) or boxes (B, Q, levels, 4), '
-                f'got {tuple(reference_points.shape)}'
+                'reference_points must be points (..., levels, 2) or boxes (..., levels, 4), got '
+                f'{tuple(reference_points.shape)}'
             )
         return reference + offsets, weights
 
     def _sample(
-        self,
-        value: Tensor,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor | None,
-        locations: Tensor,
-        weights: Tensor,
+        self, value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
         chosen = choose_implementation(value.device, value.dtype, self.implementation).name
         if chosen != 'mmcv':
-            return deformable_attention(value, spatial_shapes, locations, weights, chosen)
-        if level_start_index is None:
-            areas = spatial_shapes.prod(1)
-            level_start_index = areas.cumsum(0) - areas
-        # The operator takes equal parts of the batch.
-        batch = len(value)
-        step = batch if batch <= self.im2col_step else math.gcd(batch, self.im2col_step)
-        output = MultiScaleDeformableAttnFunction.apply(
-            value.to(locations.dtype).contiguous(),
-            spatial_shapes.contiguous(),
-            level_start_index.contiguous(),
-            locations.contiguous(),
-            weights.contiguous(),
-            step,
-        )
-        return output.to(value.dtype)
+            return deformable_attention(value, shapes, locations, weights, chosen, images)
+        return _sample_by_mmcv(value, shapes, images, locations, weights)
+
+
+def _sample_by_mmcv(
+    value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
+) -> Tensor:
+    """mmcv's operator on each image, because it knows but one size of the levels."""
+    areas = shapes.prod(2)
+    starts = areas.cumsum(1) - areas
+    cells = areas.sum(1).tolist()
+    queries = torch.bincount(images, minlength=len(shapes)).tolist()
+    of_images = zip(
+        value.to(locations.dtype).split(cells),
+        shapes,
+        starts,
+        locations.split(queries),
+        weights.split(queries),
+        strict=True,
+    )
+    outputs = [
+        MultiScaleDeformableAttnFunction.apply(
+            of_image[None].contiguous(), shape, start, x[None].contiguous(), w[None].contiguous(), 1
+        )[0]
+        for of_image, shape, start, x, w in of_images
+        if len(x)
+    ]
+    return torch.cat(outputs).to(value.dtype) if outputs else value.new_zeros(0, value[0].numel())
 
 
 def use_deformable_attention(model: nn.Module, implementation: str = 'auto') -> int:

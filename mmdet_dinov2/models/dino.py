@@ -11,12 +11,12 @@ from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor
 
-from ..layers import compile_tokenwise, padding_mask, valid_cells
+from ..layers import PyramidLayout, compile_tokenwise, padding_mask, valid_cells
 from ..sample_meta import sample_seeds
 from .deformable_attention import use_deformable_attention
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
-from .dino_encoder import PaddingAwareEncoder, level_centers
+from .dino_encoder import PaddingAwareEncoder
 
 # Classification logit of queries that no proposal was left for. They carry no gradient.
 _FILLER_LOGIT = -10.0
@@ -30,12 +30,13 @@ class PaddingAwareDINO(DINO):
 
     What differs from mmdet's ``DINO``:
 
-    - The valid size of each image reaches backbone and neck, which keep padding out.
+    - The valid size of each image reaches backbone and neck, which keep padding out. Encoder, query
+      selection and decoder work on the stream of valid cells (:class:`.layers.PyramidLayout`).
     - Batches are padded to the coarsest stride of the pyramid, alone and together, whatever the
       data preprocessor did.
     - Boxes and reference points are relative to the exact image size on every level: a point lies
       at the same place of the image on all of them.
-    - Padding and proposals too close to the border never become queries (mmdet gives them a
+    - Proposals too close to the border never become queries (mmdet gives them and padding a
       constant score). Where fewer proposals than ``num_queries`` are left, the other queries start
       from the whole image.
     - Query selection, box refinement and losses run in fp32 under autocast.
@@ -140,12 +141,10 @@ class PaddingAwareDINO(DINO):
         seeds = sample_seeds(batch_data_samples) if self.training and batch_data_samples else None
         feats = self.extract_feat(batch_inputs, img_shapes, seeds)
         encoder_inputs, decoder_inputs = self.pre_transformer(feats, img_shapes)
-        encoder_outputs = self.forward_encoder(**encoder_inputs)
         queries, head_inputs = self.pre_decoder(
-            **encoder_outputs, batch_data_samples=batch_data_samples
+            **self.forward_encoder(**encoder_inputs), batch_data_samples=batch_data_samples
         )
-        decoder_inputs.update(queries)
-        head_inputs.update(self.forward_decoder(**decoder_inputs))
+        head_inputs.update(self.forward_decoder(**decoder_inputs, **queries))
         head_inputs['hidden_states'] = head_inputs['hidden_states'].float()
         return head_inputs
 
@@ -179,81 +178,67 @@ class PaddingAwareDINO(DINO):
     def pre_transformer(
         self, mlvl_feats: tuple[Tensor, ...], img_shapes: Sequence[tuple[int, int]]
     ) -> tuple[dict, dict]:
-        """Flattens the pyramid for the encoder.
+        """Takes the valid cells of the pyramid for the encoder.
 
         Args:
             mlvl_feats: Maps of shape (B, C, H_l, W_l).
             img_shapes: Valid height and width of each image in pixels.
 
         Returns:
-            Keyword arguments of ``forward_encoder`` and part of those of ``forward_decoder``, as in
-            mmdet. The valid ratios (B, levels, 2) are width and height of each image over those of
-            the canvas, the same on all levels.
+            Keyword arguments of ``forward_encoder``, and part of those of ``forward_decoder``.
         """
         device = mlvl_feats[0].device
-        masks, positions = [], []
-        for lvl, (feat, stride) in enumerate(zip(mlvl_feats, self.strides, strict=True)):
+        layout = PyramidLayout(img_shapes, self.strides, device)
+        positions = []
+        for feat, stride in zip(mlvl_feats, self.strides, strict=True):
             size = tuple(feat.shape[-2:])
             mask = padding_mask(valid_cells(img_shapes, stride), size, device)
             if mask is None:
                 mask = torch.zeros(len(feat), *size, dtype=torch.bool, device=device)
-            positions.append(self.positional_encoding(mask) + self.level_embed[lvl][:, None, None])
-            masks.append(mask)
-        # (B, C, H_l, W_l) of all levels -> (B, sum of H_l * W_l, C)
-        feat = torch.cat([f.flatten(2) for f in mlvl_feats], 2).transpose(1, 2)
-        feat_pos = torch.cat([p.flatten(2) for p in positions], 2).transpose(1, 2)
-        feat_mask = torch.cat([m.flatten(1) for m in masks], 1)
-        spatial_shapes = torch.tensor([f.shape[-2:] for f in mlvl_feats], device=device)
-        ends = spatial_shapes.prod(1).cumsum(0)
-        canvas = [n * self.strides[0] for n in mlvl_feats[0].shape[-2:]]
-        ratios = torch.tensor(
-            [(w / canvas[1], h / canvas[0]) for h, w in img_shapes], dtype=torch.float32
-        ).to(device)
-        shared = dict(
-            spatial_shapes=spatial_shapes,
-            level_start_index=F.pad(ends[:-1], (1, 0)),
-            valid_ratios=ratios[:, None].expand(-1, len(mlvl_feats), -1),
-        )
-        return (
-            dict(feat=feat, feat_mask=feat_mask, feat_pos=feat_pos, **shared),
-            dict(memory_mask=feat_mask, **shared),
-        )
+            positions.append(self.positional_encoding(mask))
+        feat_pos = layout.pack(positions) + F.embedding(layout.levels, self.level_embed)
+        inputs = dict(feat=layout.pack(mlvl_feats), feat_pos=feat_pos, layout=layout)
+        return inputs, dict(layout=layout)
 
-    def forward_encoder(self, *, valid_ratios: Tensor, **kwargs) -> dict:
-        """mmdet's ``forward_encoder``, handing the valid ratios on to ``pre_decoder``."""
-        outputs = super().forward_encoder(valid_ratios=valid_ratios, **kwargs)
-        return dict(valid_ratios=valid_ratios, **outputs)
+    def forward_encoder(self, feat: Tensor, feat_pos: Tensor, layout: PyramidLayout) -> dict:
+        """Runs the encoder.
+
+        Args:
+            feat: Stream of cells, shape (T, C).
+            feat_pos: Their positions, shape (T, C).
+            layout: Where the cells come from.
+
+        Returns:
+            Part of the keyword arguments of ``pre_decoder``; the memory has the shape (T, C).
+        """
+        return dict(memory=self.encoder(feat, feat_pos, layout), layout=layout)
 
     def pre_decoder(
         self,
         memory: Tensor,
-        memory_mask: Tensor,
-        spatial_shapes: Tensor,
-        valid_ratios: Tensor,
+        layout: PyramidLayout,
         batch_data_samples: OptSampleList = None,
     ) -> tuple[dict, dict]:
         """Selects the proposals that become queries and adds the denoising queries.
 
         Args:
-            memory: Encoder output, shape (B, N, C).
-            memory_mask: True at padding, shape (B, N).
-            spatial_shapes: Height and width of each level, shape (levels, 2).
-            valid_ratios: Shape (B, levels, 2).
+            memory: Encoder output, a stream of cells of shape (T, C).
+            layout: Where the cells come from.
             batch_data_samples: Ground truth, needed in training.
 
         Returns:
             Part of the keyword arguments of ``forward_decoder`` and of the head, as in mmdet.
         """
         with torch.autocast(memory.device.type, enabled=False):
-            proposals, usable = self.gen_proposals(memory_mask, spatial_shapes, valid_ratios)
+            proposals, usable = self.gen_proposals(layout)
             features = memory.float().masked_fill(~usable[..., None], 0.0)
             features = self.memory_trans_norm(self.memory_trans_fc(features))
             last = self.decoder.num_layers
             scores = self.bbox_head.cls_branches[last](features)
             boxes = self.bbox_head.reg_branches[last](features) + proposals
-            scores, boxes = _select_proposals(scores, boxes, usable, self.num_queries)
+            scores, boxes = _select_proposals(scores, boxes, usable, layout, self.num_queries)
 
-        query = self.query_embedding.weight[None].expand(len(memory), -1, -1)
+        query = self.query_embedding.weight[None].expand(len(boxes), -1, -1)
         reference_points = boxes.detach()
         dn_mask = None
         head_inputs = {}
@@ -274,28 +259,52 @@ class PaddingAwareDINO(DINO):
         )
         return decoder_inputs, head_inputs
 
-    def gen_proposals(
-        self, memory_mask: Tensor, spatial_shapes: Tensor, valid_ratios: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Makes one box proposal for each position of the encoder memory.
+    def gen_proposals(self, layout: PyramidLayout) -> tuple[Tensor, Tensor]:
+        """Makes one box proposal for each cell of the encoder memory.
 
         Args:
-            memory_mask: True at padding, shape (B, N).
-            spatial_shapes: Height and width of each level, shape (levels, 2).
-            valid_ratios: Shape (B, levels, 2).
+            layout: Where the cells come from.
 
         Returns:
-            Logits of the boxes (cx, cy, w, h) relative to the image, shape (B, N, 4), 0 where not
-            usable; and whether a proposal is usable, that is not padding and with all four numbers
-            in (0.01, 0.99), as in Deformable DETR, shape (B, N).
+            Logits of the boxes (cx, cy, w, h) relative to the image, shape (T, 4), 0 where not
+            usable; and whether a proposal is usable, that is with all four numbers in (0.01, 0.99),
+            as in Deformable DETR, shape (T,).
         """
-        # The ratios are the same on all levels.
-        centers = level_centers(spatial_shapes, memory_mask.device) / valid_ratios[:, :1]
-        level = torch.arange(len(spatial_shapes), device=memory_mask.device)
-        side = (0.05 * 2**level).repeat_interleave(spatial_shapes.prod(1))
-        boxes = torch.cat((centers, side[None, :, None].expand(len(centers), -1, 2)), -1)
-        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & ~memory_mask
-        return torch.logit(boxes.masked_fill(~usable[..., None], 0.5)), usable
+        sides = (0.05 * 2**layout.levels)[:, None].expand(-1, 2)
+        boxes = torch.cat((layout.centers, sides), -1)
+        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
+        return torch.logit(boxes.masked_fill(~usable[:, None], 0.5)), usable
+
+    def forward_decoder(
+        self,
+        query: Tensor,
+        memory: Tensor,
+        reference_points: Tensor,
+        layout: PyramidLayout,
+        dn_mask: Tensor | None = None,
+    ) -> dict:
+        """Runs the decoder.
+
+        Args:
+            query: Content queries, shape (B, Q, C).
+            memory: Encoder output, a stream of cells of shape (T, C).
+            reference_points: Boxes (cx, cy, w, h) relative to the image, in [0, 1], (B, Q, 4).
+            layout: Where the cells come from.
+            dn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
+
+        Returns:
+            Part of the keyword arguments of the head: ``hidden_states`` (layers, B, Q, C) and
+            ``references``, the boxes before the first and after each layer.
+        """
+        states, references = self.decoder(
+            query=query,
+            value=memory,
+            self_attn_mask=dn_mask,
+            reference_points=reference_points,
+            layout=layout,
+            reg_branches=self.bbox_head.reg_branches,
+        )
+        return dict(hidden_states=states, references=list(references))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise decay; all behind the backbone counts as last."""
@@ -314,27 +323,29 @@ def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list
 
 
 def _select_proposals(
-    scores: Tensor, boxes: Tensor, usable: Tensor, num_queries: int
+    scores: Tensor, boxes: Tensor, usable: Tensor, layout: PyramidLayout, num_queries: int
 ) -> tuple[Tensor, Tensor]:
-    """Keeps the best usable proposals, best first.
+    """Keeps the best usable proposals of each image, best first.
 
     Args:
-        scores: Class logits, shape (B, N, classes).
-        boxes: Box logits, shape (B, N, 4).
-        usable: Shape (B, N).
+        scores: Class logits, shape (T, classes).
+        boxes: Box logits, shape (T, 4).
+        usable: Shape (T,).
+        layout: Where the cells come from.
         num_queries: Number of proposals to keep.
 
     Returns:
         Logits of the kept scores (B, num_queries, classes) and boxes (B, num_queries, 4). Where
         fewer are usable, the last ones are constant: no class, a box that is the whole image.
     """
-    missing = max(0, num_queries - scores.shape[1])
     ranking = scores.detach().amax(-1).masked_fill(~usable, -torch.inf)
+    ranking = layout.pad(ranking, -torch.inf)
+    missing = max(0, num_queries - ranking.shape[1])
     ranking, index = F.pad(ranking, (0, missing), value=-torch.inf).topk(num_queries, dim=1)
     filler = torch.isneginf(ranking)[..., None]
-    index = index.clamp(max=scores.shape[1] - 1)[..., None]
-    scores = scores.gather(1, index.expand(-1, -1, scores.shape[-1]))
-    boxes = boxes.gather(1, index.expand(-1, -1, 4))
+    index = (index + layout.starts[:, None]).masked_fill(filler[..., 0], 0)
+    # Every row is taken once, so gradients do not add up but at the fillers, where they are 0.
+    scores, boxes = scores[index], boxes[index]
     whole_image = boxes.new_tensor([0.0, 0.0, _FILLER_SIDE, _FILLER_SIDE])
     return (
         scores.masked_fill(filler, _FILLER_LOGIT),

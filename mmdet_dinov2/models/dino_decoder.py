@@ -9,6 +9,7 @@ from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, i
 from mmengine.model import ModuleList
 from torch import Tensor, nn
 
+from ..layers import PyramidLayout
 from .dino_encoder import sampling_shift
 from .query_attention import QuerySelfAttention
 from .transformer_layers import DecoderLayer, set_recomputed
@@ -47,35 +48,28 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
         self,
         query: Tensor,
         value: Tensor,
-        key_padding_mask: Tensor | None,
         self_attn_mask: Tensor | None,
         reference_points: Tensor,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor,
-        valid_ratios: Tensor,
+        layout: PyramidLayout,
         reg_branches: nn.ModuleList,
-        **kwargs,
     ) -> tuple[Tensor, Tensor]:
         """Refines the queries layer by layer.
 
         Args:
             query: Content queries, shape (B, Q, C).
-            value: Encoder memory, shape (B, N, C).
-            key_padding_mask: True at padding of the memory, shape (B, N).
+            value: Encoder memory, a stream of cells of shape (T, C).
             self_attn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
             reference_points: Boxes (cx, cy, w, h) relative to the image, in [0, 1], (B, Q, 4).
-            spatial_shapes: Height and width of each level, shape (levels, 2).
-            level_start_index: First position of each level, shape (levels,).
-            valid_ratios: Width and height of the image over those of the canvas, (B, levels, 2).
+            layout: Where the cells come from.
             reg_branches: Box heads of the layers.
-            **kwargs: Handed to the layers.
 
         Returns:
             Queries after each layer, shape (layers, B, Q, C), and the boxes before the first and
             after each layer, shape (layers + 1, B, Q, 4).
         """
-        on_canvas = torch.cat((valid_ratios, valid_ratios), -1)[:, None]
-        shift = F.pad(sampling_shift(spatial_shapes, value.device), (0, 2))  # of the centre
+        # Boxes relative to each level, (B, 1, levels, 4).
+        to_levels = torch.cat((layout.extents, layout.extents), -1)[:, None]
+        shift = F.pad(sampling_shift(layout), (0, 2))[:, None]  # of the centre
         reference_points = reference_points.float()
         states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
@@ -84,13 +78,9 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
                 query,
                 query_pos=self.ref_point_head(encoding),
                 value=value,
-                key_padding_mask=key_padding_mask,
                 self_attn_mask=self_attn_mask,
-                spatial_shapes=spatial_shapes,
-                level_start_index=level_start_index,
-                valid_ratios=valid_ratios,
-                reference_points=reference_points[:, :, None] * on_canvas + shift,
-                **kwargs,
+                spatial_shapes=layout.shapes,
+                reference_points=reference_points[:, :, None] * to_levels + shift,
             )
             with torch.autocast(query.device.type, enabled=False):
                 offset = reg_branch(query.float())

@@ -1,12 +1,12 @@
-"""mmdet's deformable encoder with reference points at the same place on every level."""
+"""mmdet's deformable encoder on a stream of cells, without padding."""
 
 from __future__ import annotations
 
-import torch
 from mmdet.models.layers import DeformableDetrTransformerEncoder
 from mmengine.model import ModuleList
 from torch import Tensor
 
+from ..layers import PyramidLayout
 from .transformer_layers import EncoderLayer, set_recomputed
 
 # Rounding errors of coordinates are a hundred times smaller.
@@ -14,7 +14,7 @@ _SHIFT_IN_CELLS = 2.0**-10
 
 
 class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
-    """Deformable DETR encoder (arXiv:2010.04159) on levels that cover the same canvas.
+    """Deformable DETR encoder (arXiv:2010.04159) on the valid cells of all images.
 
     Args:
         *args: As for mmdet's ``DeformableDetrTransformerEncoder``.
@@ -35,52 +35,57 @@ class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
         self.layers = ModuleList(EncoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
         self.embed_dims = self.layers[0].embed_dims
 
-    @staticmethod
-    def get_encoder_reference_points(
-        spatial_shapes: Tensor, valid_ratios: Tensor, device: torch.device | str
-    ) -> Tensor:
-        """Centre of each position, relative to the canvas.
-
-        All levels cover the same canvas, so the centre is the same point on each of them. (mmdet
-        goes by the valid share of each level, which rounding makes unequal.)
+    def forward(self, query: Tensor, query_pos: Tensor, layout: PyramidLayout) -> Tensor:
+        """Runs the layers.
 
         Args:
-            spatial_shapes: Height and width of each level, shape (levels, 2).
-            valid_ratios: Shape (B, levels, 2); only the shape counts.
-            device: Device of the result.
+            query: Stream of cells, shape (T, C).
+            query_pos: Their positions, shape (T, C).
+            layout: Where the cells come from.
 
         Returns:
-            Points (x, y) in [0, 1], shape (B, N, levels, 2); see :func:`sampling_shift`.
+            The memory, shape (T, C).
         """
-        centers = level_centers(spatial_shapes, torch.device(device))
-        batch, levels, _ = valid_ratios.shape
-        points = centers[None, :, None].expand(batch, -1, levels, -1)
-        return points + sampling_shift(spatial_shapes, points.device)
+        reference_points = self.reference_points(layout)
+        for layer in self.layers:
+            query = layer(
+                query,
+                query_pos,
+                reference_points=reference_points,
+                spatial_shapes=layout.shapes,
+                query_images=layout.images,
+            )
+        return query
+
+    @staticmethod
+    def reference_points(layout: PyramidLayout) -> Tensor:
+        """Centre of each cell, relative to each level of its image.
+
+        A cell lies at the same place of the image on all levels. (mmdet goes by the valid share of
+        each level, which rounding makes unequal.)
+
+        Args:
+            layout: Where the cells come from.
+
+        Returns:
+            Points (x, y), shape (T, levels, 2); see :func:`sampling_shift`.
+        """
+        to_levels, shift = (t[layout.images] for t in (layout.extents, sampling_shift(layout)))
+        return layout.centers[:, None] * to_levels + shift
 
 
-def sampling_shift(spatial_shapes: Tensor, device: torch.device) -> Tensor:
-    """A thousandth of a cell, relative to the canvas, for reference points of each level.
+def sampling_shift(layout: PyramidLayout) -> Tensor:
+    """Moves sampling points off the kinks of the bilinear interpolation, by a thousandth of a cell.
 
-    The initial sampling offsets are whole cells, so that points of a cell's own level fall exactly
-    between two linear pieces of the bilinear interpolation. Its gradient there is decided by
-    rounding, which depends on the size of the canvas: without the shift, gradients of the offsets
-    differ by up to 20 % between an image alone and the same image in a batch.
+    Centres of cells plus the whole cells that sampling offsets start from are kinks of the
+    interpolation, for images whose sides the strides divide: the gradient there is decided by
+    rounding. Without the shift, gradients of the offsets differ by up to 20 % between an image
+    alone and the same image in a batch.
 
     Args:
-        spatial_shapes: Height and width of each level, shape (levels, 2).
-        device: Device of the result.
+        layout: Where the cells come from.
 
     Returns:
-        Shift (x, y) of each level, shape (levels, 2).
+        Shift (x, y) relative to each level, shape (images, levels, 2).
     """
-    return _SHIFT_IN_CELLS / spatial_shapes.flip(1).to(device=device, dtype=torch.float32)
-
-
-def level_centers(spatial_shapes: Tensor, device: torch.device) -> Tensor:
-    """Centres (x, y) of all cells of all levels, relative to the canvas, shape (N, 2)."""
-    levels = []
-    for height, width in spatial_shapes.tolist():
-        rows = (torch.arange(height, device=device) + 0.5) / height
-        cols = (torch.arange(width, device=device) + 0.5) / width
-        levels.append(torch.stack(torch.meshgrid(cols, rows, indexing='xy'), -1).flatten(0, 1))
-    return torch.cat(levels)
+    return _SHIFT_IN_CELLS / layout.shapes.flip(2).float()

@@ -25,22 +25,21 @@ class EncoderLayer(TokenwiseModule, DeformableDetrTransformerEncoderLayer):
     with_cp = False
 
     def forward(self, *args, **kwargs) -> Tensor:
-        """Runs the layer; see mmdet's ``DetrTransformerEncoderLayer.forward``."""
+        """Runs the layer.
+
+        Args:
+            query: Stream of cells, shape (T, C).
+            query_pos: Their positions, of the same shape.
+            **kwargs: Handed to the deformable attention.
+
+        Returns:
+            Shape (T, C).
+        """
         return recompute.call(self._forward, *args, recompute=self.with_cp, **kwargs)
 
-    def _forward(
-        self, query: Tensor, query_pos: Tensor, key_padding_mask: Tensor | None, **kwargs
-    ) -> Tensor:
-        query = self.self_attn(
-            query=query,
-            key=query,
-            value=query,
-            query_pos=query_pos,
-            key_pos=query_pos,
-            key_padding_mask=key_padding_mask,
-            **kwargs,
-        )
-        return self._after_attention(query.flatten(0, 1)).view(query.shape)
+    def _forward(self, query: Tensor, query_pos: Tensor, **kwargs) -> Tensor:
+        query = self.self_attn(query=query, value=query, query_pos=query_pos, **kwargs)
+        return self._after_attention(query)
 
     @tokenwise
     def _after_attention(self, tokens: Tensor) -> Tensor:
@@ -58,7 +57,18 @@ class DecoderLayer(TokenwiseModule, DeformableDetrTransformerDecoderLayer):
     with_cp = False
 
     def forward(self, *args, **kwargs) -> Tensor:
-        """Runs the layer; see mmdet's ``DetrTransformerDecoderLayer.forward``."""
+        """Runs the layer.
+
+        Args:
+            query: Shape (B, Q, C).
+            value: Stream of cells, shape (T, C).
+            query_pos: Shape of the queries.
+            self_attn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
+            **kwargs: Handed to the deformable attention.
+
+        Returns:
+            Shape (B, Q, C).
+        """
         return recompute.call(self._forward, *args, recompute=self.with_cp, **kwargs)
 
     def _forward(
@@ -67,16 +77,11 @@ class DecoderLayer(TokenwiseModule, DeformableDetrTransformerDecoderLayer):
         value: Tensor,
         query_pos: Tensor | None = None,
         self_attn_mask: Tensor | None = None,
-        key_padding_mask: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
-        query = self.self_attn(query=query, query_pos=query_pos, attn_mask=self_attn_mask, **kwargs)
+        query = self.self_attn(query=query, query_pos=query_pos, attn_mask=self_attn_mask)
         query = self.cross_attn(
-            query=self.norms[0](query),
-            value=value,
-            query_pos=query_pos,
-            key_padding_mask=key_padding_mask,
-            **kwargs,
+            query=self.norms[0](query), value=value, query_pos=query_pos, **kwargs
         )
         return self._after_attention(query.flatten(0, 1)).view(query.shape)
 

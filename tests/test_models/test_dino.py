@@ -1,10 +1,15 @@
 import pytest
 import torch
+from mmdet.models.layers import DeformableDetrTransformerEncoder
 from mmdet.registry import MODELS
 
+from mmdet_dinov2.layers import PyramidLayout
+from mmdet_dinov2.models import dino_encoder
+from mmdet_dinov2.models.deformable_attention import use_deformable_attention
 from mmdet_dinov2.models.dino import _select_proposals
+from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
 
-from ..tiny import data_sample, detector_cfg, pad_batch, tiny_detector, total_loss
+from ..tiny import data_sample, detector_cfg, pad_batch, randomize, tiny_detector, total_loss
 
 SIZES = [(75, 52), (130, 190)]
 CANVAS = (230, 340)
@@ -60,50 +65,82 @@ def test_the_padding_that_the_batch_came_with_does_not_matter(detector, images):
 def test_no_proposal_lies_in_padding(detector, images):
     feats = detector.extract_feat(pad_batch(images, CANVAS), SIZES)
     inputs, _ = detector.pre_transformer(feats, SIZES)
-    proposals, usable = detector.gen_proposals(
-        inputs['feat_mask'], inputs['spatial_shapes'], inputs['valid_ratios']
+    layout = inputs['layout']
+    assert inputs['feat'].shape[0] == (11 * 8 + 6 * 4 + 3 * 2 + 2) + (
+        19 * 28 + 10 * 14 + 5 * 7 + 12
     )
-    assert not (usable & inputs['feat_mask']).any()
+    proposals, usable = detector.gen_proposals(layout)
     boxes = proposals.sigmoid()[usable]
     assert ((boxes > 0.01) & (boxes < 0.99)).all()
     # A proposal of stride s lies at the centre of its cell, in pixels of the image.
-    first = proposals[0].sigmoid()[usable[0]][0, :2] * torch.tensor([SIZES[0][1], SIZES[0][0]])
+    first = proposals[0].sigmoid()[:2] * torch.tensor([SIZES[0][1], SIZES[0][0]])
+    assert usable[0]
     torch.testing.assert_close(first, torch.tensor([3.5, 3.5]), rtol=1e-4, atol=1e-4)
-    # mmdet gives padding a constant logit; a detector that prefers padding shows whether it counts.
-    detector_scores = torch.full((*usable.shape, 3), -5.0)
-    detector_scores[inputs['feat_mask']] = 5.0
-    scores, _ = _select_proposals(detector_scores, proposals, usable, 20)
-    assert (scores == -5.0).all()
 
 
-def test_select_proposals_fills_up_with_the_whole_image():
-    scores = torch.tensor([[[1.0], [3.0], [2.0], [9.0]]])
-    boxes = torch.arange(16.0).view(1, 4, 4).requires_grad_()
-    usable = torch.tensor([[True, True, False, False]])
-    kept, kept_boxes = _select_proposals(scores, boxes, usable, 6)
-    assert kept.flatten().tolist() == [3.0, 1.0, -10.0, -10.0, -10.0, -10.0]
+@pytest.fixture
+def layout():
+    """Four cells and one cell."""
+    return PyramidLayout([(20, 18), (6, 7)], [10], torch.device('cpu'))
+
+
+def test_select_proposals_fills_up_with_the_whole_image(layout):
+    scores = torch.tensor([[1.0], [3.0], [2.0], [9.0], [5.0]])
+    boxes = torch.arange(20.0).view(5, 4).requires_grad_()
+    usable = torch.tensor([True, True, False, False, True])
+    kept, kept_boxes = _select_proposals(scores, boxes, usable, layout, 6)
+    fillers = [-10.0] * 5
+    assert kept[..., 0].tolist() == [[3.0, 1.0, *fillers[:4]], [5.0, *fillers]]
     assert kept_boxes[0, :2].tolist() == [[4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0]]
-    whole = kept_boxes[0, 2:].sigmoid()
+    assert kept_boxes[1, 0].tolist() == [16.0, 17.0, 18.0, 19.0]
+    whole = torch.cat((kept_boxes[0, 2:], kept_boxes[1, 1:])).sigmoid()
     assert ((whole[:, :2] == 0.5) & (whole[:, 2:] > 0.98)).all()
     kept_boxes.sum().backward()
-    assert boxes.grad[0, 2:].count_nonzero() == 0
+    assert boxes.grad.tolist() == [[1.0] * 4, [1.0] * 4, [0.0] * 4, [0.0] * 4, [1.0] * 4]
+
+
+def test_select_proposals_keeps_the_best_of_each_image(layout):
+    scores = torch.tensor([[1.0, 0.0], [3.0, 8.0], [2.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
+    boxes = torch.arange(20.0).view(5, 4)
+    kept, kept_boxes = _select_proposals(scores, boxes, scores[:, 0] > 0, layout, 1)
+    assert kept.tolist() == [[[9.0, 0.0]], [[5.0, 0.0]]]
+    assert kept_boxes[:, 0, 0].tolist() == [12.0, 16.0]
 
 
 @torch.no_grad()
-def test_reference_points_are_the_same_place_on_all_levels(detector, images):
-    feats = detector.extract_feat(pad_batch(images, CANVAS), SIZES)
-    inputs, _ = detector.pre_transformer(feats, SIZES)
-    points = detector.encoder.get_encoder_reference_points(
-        inputs['spatial_shapes'], inputs['valid_ratios'], 'cpu'
-    )
-    assert points.shape == (2, inputs['feat'].shape[1], 4, 2)
+def test_reference_points_are_the_same_place_on_all_levels():
+    layout = PyramidLayout(SIZES, (7.0, 14.0, 28.0), torch.device('cpu'))
+    points = PaddingAwareEncoder.reference_points(layout)
+    assert points.shape == (sum(layout.lengths), 3, 2)
     # But for the thousandth of a cell that keeps them off the kinks of the interpolation.
-    shift = 2.0**-10 / inputs['spatial_shapes'].flip(1)
-    points = points - shift
-    torch.testing.assert_close(points, points[:, :, :1].expand_as(points), rtol=0, atol=1e-6)
-    torch.testing.assert_close(
-        points[0, 1, 0] * torch.tensor([392.0, 280.0]), torch.tensor([10.5, 3.5])
+    sides = layout.shapes.flip(2)[layout.images]
+    pixels = (points * sides - 2.0**-10) * torch.tensor(layout.strides)[:, None]
+    torch.testing.assert_close(pixels, pixels[:, :1].expand_as(pixels), rtol=0, atol=1e-3)
+    torch.testing.assert_close(pixels[1, 0], torch.tensor([10.5, 3.5]))
+
+
+def test_encoder_equals_mmdets_where_there_is_no_padding(monkeypatch):
+    """Sizes that all strides divide, so that mmdet's ratios are exact too."""
+    monkeypatch.setattr(dino_encoder, '_SHIFT_IN_CELLS', 0.0)
+    cfg = dict(detector_cfg()['encoder'])
+    theirs = randomize(DeformableDetrTransformerEncoder(**cfg))
+    ours = PaddingAwareEncoder(**cfg)
+    ours.load_state_dict(theirs.state_dict())
+    use_deformable_attention(ours)
+    layout = PyramidLayout([(112, 168)] * 2, (7.0, 14.0, 28.0, 56.0), torch.device('cpu'))
+    stream, positions = torch.randn(2, sum(layout.lengths), ours.embed_dims)
+    shapes = layout.shapes[0]
+    areas = shapes.prod(1)
+    expected = theirs(
+        query=stream.unflatten(0, (2, -1)),
+        query_pos=positions.unflatten(0, (2, -1)),
+        key_padding_mask=torch.zeros(2, int(areas.sum()), dtype=torch.bool),
+        spatial_shapes=shapes,
+        level_start_index=areas.cumsum(0) - areas,
+        valid_ratios=torch.ones(2, 4, 2),
     )
+    got = ours(stream, positions, layout)
+    torch.testing.assert_close(got, expected.flatten(0, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_of_sampling_offsets_do_not_depend_on_the_canvas():

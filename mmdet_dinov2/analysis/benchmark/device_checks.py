@@ -72,9 +72,7 @@ def encoder_error(spec: dict, size: list[int]) -> dict:
         with autocast(place):
             inputs, _ = moved.pre_transformer(leaves, [(height, width)])
             memory = moved.forward_encoder(**inputs)['memory'].float()
-        valid = ~inputs['feat_mask'][..., None]
         weights = torch.randn(memory.shape) if weights is None else weights
-        memory = memory * valid
         grads = torch.autograd.grad((memory * weights.to(memory)).sum(), leaves)
         results.append((memory, torch.cat([grad.flatten() for grad in grads])))
     (memory, grad), (device_memory, device_grad) = results
