@@ -204,10 +204,11 @@ class _Axis:
         fraction = position - lower
         upper = lower + 1
         last = size - 1
-        inside = [((c >= 0) & (c <= last)).to(location.dtype) for c in (lower, upper)]
         zero = torch.zeros_like(last)
         # NaN is no cell; it goes on in the shares.
-        self.cells = [torch.clamp(c.nan_to_num(), zero, last).int() for c in (lower, upper)]
+        clamped = [torch.clamp(c.nan_to_num(), zero, last) for c in (lower, upper)]
+        inside = [(a == b).to(b.dtype) for a, b in zip(clamped, (lower, upper), strict=True)]
+        self.cells = [c.int() for c in clamped]
         self.shares = [(1 - fraction) * inside[0], fraction * inside[1]]
         self.slopes = [-size * inside[0], size * inside[1]]
 
