@@ -5,6 +5,7 @@ from .attention import Attention, segment_attention
 from .block import Block, LayerScale, Mlp, SwiGLU
 from .compiling import TokenwiseModule, compile_tokenwise, tokenwise
 from .deformable_attention import deformable_attention, triton_problem
+from .focal_loss import focal_gap, negative_focal_loss
 from .frozen import HoldsFrozenWeights
 from .padding import padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
@@ -27,7 +28,9 @@ __all__ = [
     'compile_tokenwise',
     'deformable_attention',
     'extract_patches',
+    'focal_gap',
     'interpolate_pos_embed',
+    'negative_focal_loss',
     'padding_mask',
     'recompute',
     'resample_patch_kernel',

@@ -12,6 +12,7 @@ from mmengine.dist import get_world_size
 from torch import Tensor
 
 from ..errors import InputError
+from ..layers import focal_gap, negative_focal_loss
 from ..sample_meta import step_counts
 from .denoising import DenoisingLayout
 from .matching import BatchedHungarianAssigner, Matches
@@ -47,10 +48,12 @@ class BatchedDINOHead(DINOHead):
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
                 f'but it is {type(self.assigner).__name__}; bbox_head of type DINOHead takes others'
             )
-        if not isinstance(self.loss_cls, FocalLoss):
+        if type(self.loss_cls) is not FocalLoss or self.loss_cls.activated:
+            activated = ' with activated=True' if getattr(self.loss_cls, 'activated', False) else ''
             raise InputError(
-                f'{type(self).__name__} needs loss_cls of type FocalLoss, but it is '
-                f'{type(self.loss_cls).__name__}; bbox_head of type DINOHead takes others'
+                f'{type(self).__name__} needs loss_cls of type FocalLoss that takes logits, but it '
+                f'is {type(self.loss_cls).__name__}{activated}; bbox_head of type DINOHead takes '
+                'others'
             )
 
     def loss_by_feat(
@@ -135,19 +138,29 @@ class BatchedDINOHead(DINOHead):
         Returns:
             Losses of each layer, shape (L,).
         """
-        num_layers = len(scores)
+        num_layers, num_pairs = len(scores), len(matches.query)
+        if weights is None:
+            weights = targets.boxes.new_ones(scores.shape[1:3])
+        weights_of_pairs = weights[matches.image, matches.query]
+
+        def of_layers(loss_of_pairs: Tensor) -> Tensor:
+            if loss_of_pairs.dim() > 1:
+                loss_of_pairs = loss_of_pairs.sum(1)
+            weighted = loss_of_pairs * weights_of_pairs
+            return weighted.reshape(num_layers, num_pairs // num_layers).sum(1)
+
+        # All classes of all queries as negative, and the difference where they are not.
+        focal = dict(alpha=self.loss_cls.alpha, gamma=self.loss_cls.gamma)
+        negative = (negative_focal_loss(scores, **focal) * weights).sum((1, 2))
         labels = targets.labels[matches.image, matches.target]
-        classes = torch.zeros_like(scores)
-        classes[matches.layer, matches.image, matches.query, labels] = 1.0
-        loss_cls = self.loss_cls(
-            scores.flatten(0, 2), classes.flatten(0, 2), reduction_override='none'
+        gap = focal_gap(
+            scores[matches.layer, matches.image, matches.query, labels].float(), **focal
         )
-        if weights is not None:
-            loss_cls = loss_cls.view_as(scores) * weights[..., None]
+        loss_cls = self.loss_cls.loss_weight * (negative + of_layers(gap))
 
         predicted = boxes[matches.layer, matches.image, matches.query]
         wanted = targets.boxes[matches.image, matches.target]
-        if len(matches.query):
+        if num_pairs:
             loss_bbox = self.loss_bbox(predicted, wanted, reduction_override='none')
             sizes = targets.sizes[matches.image]
             loss_iou = self.loss_iou(
@@ -157,15 +170,10 @@ class BatchedDINOHead(DINOHead):
             )
         else:  # mmdet's losses of nothing are a single zero
             loss_bbox = loss_iou = predicted
-        if weights is not None:
-            of_match = weights[matches.image, matches.query]
-            loss_bbox = loss_bbox * of_match[:, None]
-            loss_iou = loss_iou * of_match[:, None] if loss_iou.dim() > 1 else loss_iou * of_match
-        losses = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, loss_iou=loss_iou)
-        return {
-            name: loss.reshape(num_layers, loss.numel() // num_layers).sum(1) / num_boxes
-            for name, loss in losses.items()
-        }
+        losses = dict(
+            loss_cls=loss_cls, loss_bbox=of_layers(loss_bbox), loss_iou=of_layers(loss_iou)
+        )
+        return {name: loss / num_boxes for name, loss in losses.items()}
 
 
 def _boxes_per_micro_batch(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmdet.models.task_modules.assigners.match_cost import (
     BaseMatchCost,
@@ -21,6 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import InputError
+from ..layers import focal_gap
 from .targets import BoxTargets
 
 # Areas in pixels are at least this, so that nothing is divided by 0; mmdet's value.
@@ -100,7 +101,7 @@ class BatchedHungarianAssigner(HungarianAssigner):
         layers_at_once = max(1, limit // numbers_per_layer)
         costs = torch.cat(
             [
-                sum(_COSTS[type(cost)](cost, *part, targets) for cost in self.match_costs)
+                self._costs(*part, targets)
                 for part in zip(
                     scores.float().split(layers_at_once),
                     boxes.float().split(layers_at_once),
@@ -112,10 +113,15 @@ class BatchedHungarianAssigner(HungarianAssigner):
         pairs = []
         for layer in range(num_layers):
             for image, count in enumerate(targets.counts):
-                query, target = linear_sum_assignment(self._finite(costs[layer, image, :, :count]))
+                target, query = linear_sum_assignment(self._finite(costs[layer, image, :count]))
                 place = np.full_like(query, layer), np.full_like(query, image)
                 pairs.append(np.stack((*place, query, target)))
         return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(device))
+
+    def _costs(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
+        """Sum of the costs, shape (L, B, T, Q): scipy wants the shorter side first."""
+        costs = (_COSTS[type(cost)](cost, scores, boxes, targets) for cost in self.match_costs)
+        return reduce(Tensor.add_, costs)
 
     def _finite(self, costs: np.ndarray) -> np.ndarray:
         bad = ~np.isfinite(costs)
@@ -126,44 +132,62 @@ class BatchedHungarianAssigner(HungarianAssigner):
 
 
 def _focal_cost(cost: FocalLossCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Focal loss of the class of each box as positive minus as negative, shape (L, B, Q, T)."""
-    probability = scores.sigmoid()
-    # -log(1 - p) = softplus(x) and -log(p) = softplus(x) - x, finite where p rounds to 0 or 1.
-    surprise = F.softplus(scores)
-    positive = cost.alpha * (1 - probability).pow(cost.gamma) * (surprise - scores)
-    negative = (1 - cost.alpha) * probability.pow(cost.gamma) * surprise
-    labels = targets.labels[None, :, None].expand(*scores.shape[:3], -1)
-    return cost.weight * (positive - negative).gather(-1, labels)
+    """Focal loss of the class of each box as positive minus as negative, shape (L, B, T, Q)."""
+    image = torch.arange(len(targets.labels), device=scores.device)[:, None]
+
+    def of_boxes(values: Tensor) -> Tensor:
+        return values.mT[:, image, targets.labels]
+
+    if scores.shape[-1] <= targets.labels.shape[1]:
+        return of_boxes(focal_gap(scores, cost.alpha, cost.gamma)).mul_(cost.weight)
+    return focal_gap(of_boxes(scores), cost.alpha, cost.gamma).mul_(cost.weight)
 
 
 def _l1_cost(cost: BBoxL1Cost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """L1 distance of boxes relative to the image, shape (L, B, Q, T)."""
-    return cost.weight * torch.cdist(boxes, targets.boxes.expand(len(boxes), -1, -1, -1), p=1)
+    """L1 distance of boxes relative to the image, shape (L, B, T, Q)."""
+    pairs = zip(*_coordinates(boxes, targets.boxes), strict=True)
+    distances = ((predicted - wanted).abs_() for predicted, wanted in pairs)
+    return reduce(Tensor.add_, distances).mul_(cost.weight)
 
 
 def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Negative overlap of boxes in pixels, shape (L, B, Q, T).
-
-    Computes what mmdet's ``bbox_overlaps`` computes, coordinate by coordinate: pairs of numbers in
-    the last dimension are several times slower on a CPU.
-    """
-    predicted = bbox_cxcywh_to_xyxy(boxes) * targets.sizes[:, None]
-    wanted = bbox_cxcywh_to_xyxy(targets.boxes) * targets.sizes[:, None]
-    left, top, right, bottom = predicted[..., None, :].unbind(-1)  # (L, B, Q, 1)
-    other_left, other_top, other_right, other_bottom = wanted[:, None].unbind(-1)  # (B, 1, T)
-    width = (right.minimum(other_right) - left.maximum(other_left)).clamp_(min=0)
-    height = (bottom.minimum(other_bottom) - top.maximum(other_top)).clamp_(min=0)
+    """Negative overlap of boxes in pixels, shape (L, B, T, Q), as mmdet's ``bbox_overlaps``."""
+    sizes = targets.sizes[:, None]
+    (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = _coordinates(
+        bbox_cxcywh_to_xyxy(boxes) * sizes, bbox_cxcywh_to_xyxy(targets.boxes) * sizes
+    )
+    width = right.minimum(other_right).sub_(left.maximum(other_left)).clamp_(min=0)
+    height = bottom.minimum(other_bottom).sub_(top.maximum(other_top)).clamp_(min=0)
     overlap = width.mul_(height)
     area = (right - left) * (bottom - top)
     other_area = (other_right - other_left) * (other_bottom - other_top)
     union = (area + other_area).sub_(overlap).clamp_(min=_MIN_AREA)
     similarity = overlap.div_(union)
     if cost.iou_mode == 'giou':
-        width = (right.maximum(other_right) - left.minimum(other_left)).clamp_(min=0)
-        height = (bottom.maximum(other_bottom) - top.minimum(other_top)).clamp_(min=0)
+        width = right.maximum(other_right).sub_(left.minimum(other_left)).clamp_(min=0)
+        height = bottom.maximum(other_bottom).sub_(top.minimum(other_top)).clamp_(min=0)
         hull = width.mul_(height).clamp_(min=_MIN_AREA)
         similarity = similarity.sub_(union.sub_(hull).neg_().div_(hull))
     return similarity.mul_(-cost.weight)
+
+
+def _coordinates(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The four coordinates of boxes, for operations on all pairs.
+
+    Each is contiguous, the queries last: operations on pairs of numbers that lie apart are several
+    times slower on a CPU.
+
+    Args:
+        predicted: Shape (L, B, Q, 4).
+        wanted: Shape (B, T, 4).
+
+    Returns:
+        Tensors of shape (4, L, B, 1, Q) and (4, B, T, 1).
+    """
+    return (
+        predicted.movedim(-1, 0).contiguous()[..., None, :],
+        wanted.movedim(-1, 0).contiguous()[..., None],
+    )
 
 
 _COSTS: dict[type[BaseMatchCost], Callable[..., Tensor]] = {

@@ -7,7 +7,12 @@ import torch
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers.transformer import CdnQueryGenerator
-from mmdet.models.task_modules.assigners import HungarianAssigner, IoUCost
+from mmdet.models.task_modules.assigners import (
+    BBoxL1Cost,
+    FocalLossCost,
+    HungarianAssigner,
+    IoUCost,
+)
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
 
@@ -43,6 +48,7 @@ def heads():
     cfg = detector_cfg()
     options = cfg['bbox_head'] | dict(share_pred_layer=False, num_pred_layer=3, as_two_stage=True)
     options.pop('type')
+    options['loss_cls'] = dict(type='FocalLoss', gamma=1.5, alpha=0.3, loss_weight=2.0)
     theirs = dict(assigner=dict(type='HungarianAssigner', match_costs=MATCH_COSTS))
     ours = dict(assigner=dict(type='BatchedHungarianAssigner', match_costs=MATCH_COSTS))
     return (
@@ -66,7 +72,8 @@ def assigned_by_mmdet(scores, boxes, sample):
     return {(q, result.gt_inds[q].item() - 1) for q in query.tolist()}
 
 
-@pytest.mark.parametrize('counts', [(4, 1, 7), (0, 3, 0), (12, 25, 1)])  # 25 boxes, 20 queries
+# 20 queries: fewer, as many and more boxes.
+@pytest.mark.parametrize('counts', [(4, 1, 7), (0, 3, 0), (20, 25, 1)])
 @pytest.mark.parametrize('limit', [2**26, 1])
 def test_assignments_are_those_of_mmdet(counts, limit, monkeypatch):
     monkeypatch.setattr(matching, '_MAX_COSTS_AT_ONCE', limit)
@@ -111,23 +118,39 @@ def test_extreme_scores_have_finite_costs():
     assert assigner.num_nonfinite == 0
 
 
-@pytest.mark.parametrize('mode', ['iou', 'giou'])
-def test_overlaps_are_those_of_mmdet(mode):
-    targets = collate(ground_truth((4, 1, 7)))
-    _, boxes = predictions(2, 3, 6)
+@pytest.mark.parametrize('counts', [(1, 2, 0), (4, 1, 7)])  # fewer and more boxes than classes
+@pytest.mark.parametrize(
+    'cost',
+    [
+        FocalLossCost(weight=2.0, alpha=0.4, gamma=1.5),
+        BBoxL1Cost(weight=5.0, box_format='xywh'),
+        IoUCost(weight=3.0, iou_mode='iou'),
+        IoUCost(weight=2.0, iou_mode='giou'),
+    ],
+    ids=['focal', 'l1', 'iou', 'giou'],
+)
+def test_costs_are_those_of_mmdet(cost, counts):
+    samples = ground_truth(counts)
+    scores, boxes = predictions(2, 3, 6)
     boxes[0, 0, 0] = torch.nan
     boxes[0, 1, 2, 2:] = 0.0  # no area
-    cost = IoUCost(iou_mode=mode, weight=2.0)
-    expected = [
-        cost(
-            InstanceData(bboxes=bbox_cxcywh_to_xyxy(queries) * size),
-            InstanceData(bboxes=bbox_cxcywh_to_xyxy(wanted) * size),
-        )
-        for layer in boxes
-        for queries, wanted, size in zip(layer, targets.boxes, targets.sizes, strict=True)
-    ]
-    got = matching._iou_cost(cost, None, boxes, targets).flatten(0, 1)
-    torch.testing.assert_close(got, torch.stack(expected), equal_nan=True)
+    targets = collate(samples)
+    got = matching._COSTS[type(cost)](cost, scores, boxes, targets)
+    assert got.shape == (2, 3, max(counts), 6)
+    for layer in range(2):
+        for image, sample in enumerate(samples):
+            queries = InstanceData(
+                scores=scores[layer, image],
+                bboxes=bbox_cxcywh_to_xyxy(boxes[layer, image]) * targets.sizes[image],
+            )
+            expected = cost(queries, sample.gt_instances, sample.metainfo)
+            torch.testing.assert_close(
+                got[layer, image, : counts[image]],
+                expected.T,
+                rtol=1e-5,
+                atol=1e-5,
+                equal_nan=True,
+            )
 
 
 @pytest.mark.parametrize(
@@ -360,6 +383,9 @@ def test_other_assigners_and_losses_are_refused():
         BatchedDINOHead(**cfg['bbox_head'], **shared, train_cfg=theirs)
     cfg['bbox_head']['loss_cls'] = dict(type='QualityFocalLoss')
     with pytest.raises(InputError, match='but it is QualityFocalLoss'):
+        BatchedDINOHead(**cfg['bbox_head'], **shared, train_cfg=cfg['train_cfg'])
+    cfg['bbox_head']['loss_cls'] = dict(type='FocalLoss', activated=True)
+    with pytest.raises(InputError, match='but it is FocalLoss with activated=True'):
         BatchedDINOHead(**cfg['bbox_head'], **shared, train_cfg=cfg['train_cfg'])
 
 
