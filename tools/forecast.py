@@ -9,17 +9,17 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
-from mmdet_dinov2.analysis.curve_fits import FAMILIES
-from mmdet_dinov2.analysis.forecast import (
+from mmdet_dinov2.analysis.forecast_picture import draw_forecast
+from mmdet_dinov2.engine import cli
+from mmdet_dinov2.runs.curve_fits import FAMILIES
+from mmdet_dinov2.runs.forecast import (
     describe_fits,
     describe_gain,
-    draw_forecast,
     make_forecast,
 )
-from mmdet_dinov2.analysis.lr_drop import describe_prior
-from mmdet_dinov2.analysis.run_log import parse_step, read_run
-from mmdet_dinov2.analysis.saved_config import plan_of
-from mmdet_dinov2.engine import cli
+from mmdet_dinov2.runs.lr_drop import describe_prior
+from mmdet_dinov2.runs.run_log import parse_step, read_run
+from mmdet_dinov2.runs.saved_config import plan_of
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,8 +10,8 @@ except ImportError as error:
     sys.exit(f'error: {error}')
 
 from mmdet_dinov2.analysis.curves import X_AXES, draw_curves
-from mmdet_dinov2.analysis.run_log import read_run
 from mmdet_dinov2.engine import cli
+from mmdet_dinov2.runs.run_log import read_run
 
 
 def parse_args() -> argparse.Namespace:

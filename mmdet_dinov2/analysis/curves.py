@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator
 
 from ..engine.log_processor import summarize_losses
 from ..errors import InputError
-from .run_log import RunLog
+from ..runs.run_log import RunLog
 
 X_AXES = ('steps', 'hours')
 _LOSSES = ('loss', 'loss_cls', 'loss_bbox', 'loss_iou', 'loss_dn')

@@ -19,6 +19,10 @@ from matplotlib.figure import Figure
 
 from ..data.coco_file import CocoFile
 from ..errors import InputError
+from ..runs.forecast import describe_fits, describe_gain, make_forecast
+from ..runs.lr_drop import describe_prior
+from ..runs.run_log import RunLog
+from ..runs.saved_config import planned_drops, planned_end
 from ..scoring.coco_evaluation import coco_table, count_sizes, evaluate_boxes
 from ..scoring.image_boxes import boxes_of_files
 from ..scoring.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
@@ -27,10 +31,7 @@ from ..scoring.quality import ClassQuality, measure_quality
 from .box_pictures import draw_file
 from .config_diff import diff, nearest_config
 from .curves import curve_panels, draw_panel
-from .forecast import describe_fits, describe_gain, draw_forecast_axes, make_forecast
-from .lr_drop import describe_prior
-from .run_log import RunLog
-from .saved_config import planned_drops, planned_end
+from .forecast_picture import draw_forecast_axes
 
 _TEMPLATE = 'report.html.j2'
 # A table of more classes cannot be read; the most frequent confusions say it then.

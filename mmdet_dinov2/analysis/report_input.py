@@ -9,10 +9,10 @@ from typing import Any
 from ..data.coco_file import CocoFile, read_coco_file
 from ..data.dataset_source import iter_dataset_configs, read_source
 from ..errors import InputError
+from ..runs.run_log import RunLog, read_run
+from ..runs.saved_config import find_config, read_saved_config
 from .predictions import find_checkpoint, make_predictions, read_predictions
 from .report import ReportInput, read_environment
-from .run_log import RunLog, read_run
-from .saved_config import find_config, read_saved_config
 
 
 def collect(

@@ -7,9 +7,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..analysis.forecast import MIN_EVALUATIONS, Forecast, make_forecast
-from ..analysis.run_log import read_run
-from ..analysis.saved_config import planned_drops
+from ..runs.forecast import MIN_EVALUATIONS, Forecast, make_forecast
+from ..runs.run_log import read_run
+from ..runs.saved_config import planned_drops
 
 
 @HOOKS.register_module()

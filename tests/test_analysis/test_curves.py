@@ -5,11 +5,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from mmdet_dinov2.analysis.curves import curve_panels, draw_curves, draw_panel
-from mmdet_dinov2.analysis.run_log import RunLog, read_run
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.run_log import RunLog, read_run
 
+from ..logs import write_part
 from ..test_engine.tools import failure_of, run_tool
-from .logs import write_part
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from PIL import Image
 from mmdet_dinov2.analysis.config_diff import diff, nearest_config
 from mmdet_dinov2.analysis.report import ReportInput, read_environment, render_report
 from mmdet_dinov2.analysis.report_input import collect
-from mmdet_dinov2.analysis.run_log import RunLog, read_run
+from mmdet_dinov2.runs.run_log import RunLog, read_run
 
+from ..logs import write_part
 from ..test_engine.tools import failure_of, run_tool, write_config
 from .browser import open_page
-from .logs import write_part
 
 HOSTILE = '</td><script>console.error("class")</script><img src=x onerror=alert(1)>'
 HOSTILE_FILE = '"><img src=x onerror=console.error(2)>.png'

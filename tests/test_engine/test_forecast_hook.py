@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmdet_dinov2.engine import ForecastHook
 
-from ..test_analysis.logs import power_law, write_part
+from ..logs import power_law, write_part
 from .tools import run_tool, write_config
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import t as student_t
 
-from mmdet_dinov2.analysis.curve_fits import FAMILIES, fit_best, fit_curve, held_out_error
-from mmdet_dinov2.analysis.run_log import read_run
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.curve_fits import FAMILIES, fit_best, fit_curve, held_out_error
+from mmdet_dinov2.runs.run_log import read_run
 
-from .logs import power_law
+from ..logs import power_law
 
 STEPS = np.arange(1, 31) * 1000.0
 

@@ -4,19 +4,20 @@ import cv2
 import numpy as np
 import pytest
 
-from mmdet_dinov2.analysis.forecast import describe_gain, draw_forecast, make_forecast
-from mmdet_dinov2.analysis.lr_drop import (
+from mmdet_dinov2.analysis.forecast_picture import draw_forecast
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.forecast import describe_gain, make_forecast
+from mmdet_dinov2.runs.lr_drop import (
     PUBLISHED_DROPS,
     DropGain,
     describe_prior,
     log_odds,
     published_gain,
 )
-from mmdet_dinov2.analysis.run_log import read_run
-from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.run_log import read_run
 
+from ..logs import power_law, write_part
 from ..test_engine.tools import failure_of, run_tool
-from .logs import power_law, write_part
 
 CURVE = 'data/ap-curve/bbox_ap.csv'
 STEPS = np.arange(1, 21) * 500

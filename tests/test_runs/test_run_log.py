@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from mmdet_dinov2.analysis.run_log import parse_step, read_run
-from mmdet_dinov2.analysis.saved_config import (
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.run_log import parse_step, read_run
+from mmdet_dinov2.runs.saved_config import (
     find_config,
     plan_of,
     planned_drops,
     planned_end,
     read_saved_config,
 )
-from mmdet_dinov2.errors import InputError
 
-from .logs import power_law, write_part
+from ..logs import power_law, write_part
 
 
 def test_a_work_folder(tmp_path):
