@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
@@ -36,7 +38,8 @@ class DetectionOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor)
 
     Raises:
         InputError: If ``paramwise_cfg`` has other keys, a key of ``custom_keys`` is in no name, no
-            parameter is trained, or decay is asked for a model without ``get_layer_depth``.
+            parameter is trained, decay is asked for a model without ``get_layer_depth``, or the
+            optimizer knows no weight decay.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -49,7 +52,7 @@ class DetectionOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor)
                 f'paramwise_cfg has unknown keys {unknown}; {type(self).__name__} knows '
                 f'{list(_PARAMWISE_KEYS)}'
             )
-        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        super().__init__(_with_weight_decay(optim_wrapper_cfg), paramwise_cfg)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Builds the optimizer wrapper of a model, wrapped or not."""
@@ -121,3 +124,17 @@ class DetectionOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor)
 
 def _one_depth(name: str) -> tuple[int, int]:
     return 0, 1
+
+
+def _with_weight_decay(optim_wrapper_cfg: dict) -> dict:
+    """Writes down the weight decay, which mmpretrain's constructor needs, where it is not given."""
+    optimizer = optim_wrapper_cfg.get('optimizer') or {}
+    cls = optimizer.get('type')
+    if isinstance(cls, str):
+        cls = OPTIMIZERS.get(cls)
+    if cls is None or 'weight_decay' in optimizer:
+        return optim_wrapper_cfg  # what is wrong with it is said where it is built
+    default = inspect.signature(cls).parameters.get('weight_decay')
+    if default is None:
+        raise InputError(f'optimizer {optimizer["type"]} has no weight_decay, which groups need')
+    return dict(optim_wrapper_cfg, optimizer=dict(optimizer, weight_decay=default.default))

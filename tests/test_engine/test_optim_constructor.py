@@ -177,3 +177,22 @@ def test_bad_settings(model, paramwise, message):
 
 def test_models_without_depths_train_at_one_rate():
     assert len(toy_groups(nn.Linear(2, 2)).param_groups) == 1
+
+
+def linear_groups(optimizer):
+    cfg = dict(
+        constructor='DetectionOptimWrapperConstructor',
+        optimizer=dict(type=optimizer, lr=0.1),
+        paramwise_cfg=dict(norm_decay_mult=0.0),
+    )
+    return build_optim_wrapper(nn.Linear(2, 2), cfg).optimizer.param_groups
+
+
+@pytest.mark.parametrize(('optimizer', 'decay'), [('AdamW', 0.01), ('SGD', 0.0)])
+def test_without_weight_decay_it_is_that_of_the_optimizer(optimizer, decay):
+    assert [group['weight_decay'] for group in linear_groups(optimizer)] == [decay]
+
+
+def test_an_optimizer_without_weight_decay():
+    with pytest.raises(InputError, match='Rprop has no weight_decay'):
+        linear_groups('Rprop')
