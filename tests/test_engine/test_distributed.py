@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from .test_config_format import truncated  # noqa: F401
 from .test_resume import losses_of
 from .tools import ROOT, run_script, write_config
 
@@ -71,9 +70,8 @@ def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path, environm
     assert without > 0.01
 
 
-def test_two_processes_train_and_test(tmp_path, environment, truncated):  # noqa: F811
+def test_two_processes_train_and_test(tmp_path, environment):
     config = write_config(tmp_path)
-    environment = dict(environment, XDG_CACHE_HOME=str(truncated))
     work = tmp_path / 'work dir'  # a space, on purpose
     result = run_script(
         ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', work, cwd=tmp_path, env=environment
