@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,9 @@ except ImportError as error:
 from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# mmengine's data sets collect garbage when they are built, which goes over all that was imported.
+gc.freeze()
 
 # Fixtures of a wider scope build models before the ones of a test.
 init_default_scope('mmdet')
