@@ -103,7 +103,11 @@ def test_an_error_is_printed_once(tmp_path, environment):
     ('hook', 'message'),
     [
         ("dict(type='FailAtStep', step=2, rank=1)", 'the third wheel came off'),
-        ("dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')", 'Signal 9 (SIGKILL)'),
+        pytest.param(
+            "dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')",
+            'Signal 9 (SIGKILL)',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_dying_process_ends_all(tmp_path, environment, hook, message):
@@ -122,6 +126,7 @@ custom_hooks = [{hook}]
     assert message in summary and 'rank      : 1' in summary
 
 
+@pytest.mark.slow
 def test_batches_without_boxes_on_one_process(tmp_path, environment):
     # Every 25th picture from the 13th on is empty: rank 0 of 2 gets one, at a batch of 1.
     extra = """
@@ -201,6 +206,7 @@ def test_a_port_in_use(tmp_path, environment):
     assert f'port {port} is in use' in result.stderr
 
 
+@pytest.mark.slow
 def test_more_processes_than_images(tmp_path, environment):
     extra = 'train_dataloader["dataset"] = dict(dataset, indices=1)\n'
     config = write_config(tmp_path, extra)
