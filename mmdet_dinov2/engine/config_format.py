@@ -18,10 +18,10 @@ _INDENT = '    '
 class ReadableConfig(Config):
     """A config whose text is laid out by this module.
 
-    mmengine asks for the text some six times before the first step and again for each checkpoint,
-    and lays it out with yapf, which takes seconds each time. yapf also shares files in the cache
-    folder of the user between processes without a lock, so that of several that start at once one
-    may die.
+    mmengine asks for the text five times before the first step and again for each checkpoint, and
+    lays it out with yapf, which takes more than a second each time. yapf also shares files in the
+    cache folder of the user between processes without a lock, so that of several that start at
+    once one may die.
     """
 
     @classmethod
