@@ -27,7 +27,7 @@ quickstart: $(VENV)/.done-env  ## train a small detector on generated pictures, 
 	$(RUN) START=$(START) RETRAIN='$(RETRAIN)' tools/quickstart.sh
 
 test: $(VENV)/.done-tests  ## run the tests (ARGS="-k word": some of them)
-	$(RUN) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(RUN) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.done-lint  ## check style and formatting; installs nothing but ruff
 	$(BIN) -m ruff check .

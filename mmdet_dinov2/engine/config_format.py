@@ -1,30 +1,97 @@
-"""Formatting of configs by processes that start at once."""
+"""Text of configs, as it goes to the log, to the work folder and into checkpoints."""
 
 from __future__ import annotations
 
-import os
-import sys
+import copy
+import keyword
+from collections.abc import Mapping
+from typing import Any
 
-_CACHE_FOLDER = 'XDG_CACHE_HOME'
+from mmengine.config import Config
+
+from ..errors import InputError
+
+_WIDTH = 100
+_INDENT = '    '
 
 
-def load_yapf() -> None:
-    """Imports yapf, with which mmengine formats configs, without its cache of grammars.
+class ReadableConfig(Config):
+    """A config whose text is laid out by this module.
 
-    On its first import yapf writes the grammars to the cache folder of the user and gives the files
-    their final names before their content has left its buffer. Another process that starts at that
-    moment, or any later one if the first was killed then, dies with ``EOFError: Ran out of input``.
-    To make the grammars anew takes a tenth of a second.
+    mmengine asks for the text five times before the first step and again for each checkpoint, and
+    lays it out with yapf, which takes more than a second each time. yapf also shares files in the
+    cache folder of the user between processes without a lock, so that of several that start at
+    once one may die.
     """
-    if 'yapf' in sys.modules:
-        return
-    before = os.environ.get(_CACHE_FOLDER)
-    # A folder that cannot exist: nothing is found in it, and yapf goes on when it cannot write.
-    os.environ[_CACHE_FOLDER] = os.devnull
-    try:
-        import yapf  # noqa: F401
-    finally:
-        if before is None:
-            del os.environ[_CACHE_FOLDER]
-        else:
-            os.environ[_CACHE_FOLDER] = before
+
+    @classmethod
+    def of(cls, cfg: Config | dict) -> ReadableConfig:
+        """Copies a config."""
+        if not isinstance(cfg, Config):
+            return cls(copy.deepcopy(cfg))
+        new = cls.__new__(cls)
+        new.__setstate__(copy.deepcopy(cfg.__getstate__()))
+        return new
+
+    @property
+    def pretty_text(self) -> str:
+        """Assignments in alphabetical order, which mmengine reads as a config file.
+
+        Raises:
+            InputError: If a key of the first level cannot be the name of a variable.
+        """
+        return format_config(self.to_dict())
+
+
+def format_config(content: Mapping[str, Any]) -> str:
+    """Lays out a config as Python assignments.
+
+    Args:
+        content: Values by name: what Python literals can say, and classes.
+
+    Returns:
+        One assignment after another, sorted; what does not fit on a line is divided.
+
+    Raises:
+        InputError: If a key of the first level cannot be the name of a variable.
+    """
+    for key in content:
+        if not _is_name(key):
+            raise InputError(
+                f'config key {key!r} cannot be the name of a variable, so the config cannot be '
+                'written to a file; rename it'
+            )
+    lines = (f'{key} = ' + _format(content[key], '', len(key) + 3) for key in sorted(content))
+    return ''.join(f'{line}\n' for line in lines)
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+
+
+def _format(value: Any, indent: str, used: int) -> str:
+    """A value on one line if it fits behind ``used`` characters, else an entry on each line."""
+    if isinstance(value, Mapping):
+        named = all(map(_is_name, value))
+        keys = sorted(value, key=str)
+        opening, closing = ('dict(', ')') if named else ('{', '}')
+        entries = [(f'{key}=' if named else f'{key!r}: ', value[key]) for key in keys]
+    elif isinstance(value, (list, tuple)):
+        opening, closing = '[]' if isinstance(value, list) else '()'
+        entries = [('', item) for item in value]
+    elif isinstance(value, type):
+        return (
+            value.__name__
+            if value.__module__ == 'builtins'
+            else f'{value.__module__}.{value.__name__}'
+        )
+    else:
+        return repr(value) if isinstance(value, str) else str(value)
+    deeper = indent + _INDENT
+    # One character less for the comma.
+    texts = [key + _format(item, deeper, len(deeper) + len(key) + 1) for key, item in entries]
+    comma = ',' if isinstance(value, tuple) and len(texts) == 1 else ''
+    line = f'{opening}{", ".join(texts)}{comma}{closing}'
+    if not texts or (used + len(line) <= _WIDTH and '\n' not in line):
+        return line
+    return ''.join([opening, *(f'\n{deeper}{text},' for text in texts), f'\n{indent}{closing}'])

@@ -39,7 +39,7 @@ from .batch import (
 from .changes import check_changes, training_settings
 from .checkpoints import build_checkpoint
 from .coco_metric import DetectionCocoMetric
-from .config_format import load_yapf
+from .config_format import ReadableConfig
 from .evaluation import DetectionEvaluator
 from .files import write_checkpoint
 from .fsdp import FullyShardedModel, clip_grad_norm
@@ -88,8 +88,9 @@ class DetectionRunner(Runner):
             checkpoint_hook['type'] = 'DetectionCheckpointHook'
         return super().from_cfg(cfg)
 
-    def __init__(self, *args, train_dataloader=None, optim_wrapper=None, **kwargs) -> None:
-        load_yapf()  # before mmengine formats the config
+    def __init__(
+        self, *args, train_dataloader=None, optim_wrapper=None, cfg=None, **kwargs
+    ) -> None:
         self.accumulative_counts = 1
         # Set by signal handlers; agreed on by all processes at the end of a step.
         self.stop_requested = False
@@ -105,7 +106,11 @@ class DetectionRunner(Runner):
             train_dataloader = copy.deepcopy(train_dataloader)
             train_dataloader['batch_size'] *= self.accumulative_counts
         super().__init__(
-            *args, train_dataloader=train_dataloader, optim_wrapper=optim_wrapper, **kwargs
+            *args,
+            train_dataloader=train_dataloader,
+            optim_wrapper=optim_wrapper,
+            cfg=ReadableConfig.of(cfg or {}),
+            **kwargs,
         )
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:

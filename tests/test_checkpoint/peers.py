@@ -56,7 +56,7 @@ def timm_peer(name: str, size: tuple[int, int], depth: int | None = None) -> Pee
     )
 
 
-def transformers_peer(registers: int) -> Peer:
+def transformers_peer(registers: int, depth: int = 12) -> Peer:
     """A small model of Hugging Face transformers, with its own interpolation."""
     import transformers
 
@@ -64,7 +64,7 @@ def transformers_peer(registers: int) -> Peer:
     config_type = getattr(transformers, f'{kind}Config')
     config = config_type(
         hidden_size=384,
-        num_hidden_layers=12,
+        num_hidden_layers=depth,
         num_attention_heads=6,
         image_size=518,
         patch_size=14,
@@ -76,7 +76,7 @@ def transformers_peer(registers: int) -> Peer:
         lambda x: model(pixel_values=x).last_hidden_state[:, 1 + registers :],
         # transformers antialiases with registers and not without, by the size in both.
         dict(
-            arch='small',
+            arch=_arch('vit_small', depth),
             num_registers=registers,
             pos_embed_antialias=bool(registers),
             pos_embed_offset=0.0,
@@ -84,19 +84,19 @@ def transformers_peer(registers: int) -> Peer:
     )
 
 
-def mmpretrain_peer() -> Peer:
+def mmpretrain_peer(depth: int = 12) -> Peer:
     """mmpretrain's small model; it interpolates bicubically without antialiasing."""
     from mmpretrain.models import VisionTransformer
 
     model = VisionTransformer(
-        arch='dinov2-small', img_size=518, patch_size=14, layer_scale_init_value=1e-5,
-        out_type='featmap',
+        arch=dict(embed_dims=384, num_layers=depth, num_heads=6, feedforward_channels=384 * 4),
+        img_size=518, patch_size=14, layer_scale_init_value=1e-5, out_type='featmap',
     )  # fmt: skip
     randomize(model)
     return Peer(
         model,
         lambda x: model(x)[0].flatten(2).transpose(1, 2),
-        dict(arch='small', pos_embed_antialias=False, pos_embed_offset=0.0),
+        dict(arch=_arch('vit_small', depth), pos_embed_antialias=False, pos_embed_offset=0.0),
     )
 
 

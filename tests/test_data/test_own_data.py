@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -246,7 +247,7 @@ def boxes_by_image(content):
     """Corners inside the image, in pixels, of every box, by image, class and order."""
     images = {image['id']: image for image in content['images']}
     names = {category['id']: category['name'] for category in content['categories']}
-    boxes, seen = {}, set()
+    boxes, seen, counts = {}, set(), Counter()
     for annotation in content['annotations']:
         image = images[annotation['image_id']]
         x, y, w, h = annotation['bbox']
@@ -254,9 +255,10 @@ def boxes_by_image(content):
         if key in seen:  # YOLO keeps no double boxes
             continue
         seen.add(key)
+        counts[key[:2]] += 1
         corners = (
             max(x, 0), max(y, 0), min(x + w, image['width']), min(y + h, image['height'])
         )  # fmt: skip
         for index, value in enumerate(corners):
-            boxes[(*key[:2], sum(k[:2] == key[:2] for k in seen), index)] = value
+            boxes[(*key[:2], counts[key[:2]], index)] = value
     return boxes

@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from .test_config_format import truncated  # noqa: F401
 from .test_resume import losses_of
 from .tools import ROOT, run_script, write_config
 
@@ -71,9 +70,8 @@ def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path, environm
     assert without > 0.01
 
 
-def test_two_processes_train_and_test(tmp_path, environment, truncated):  # noqa: F811
+def test_two_processes_train_and_test(tmp_path, environment):
     config = write_config(tmp_path)
-    environment = dict(environment, XDG_CACHE_HOME=str(truncated))
     work = tmp_path / 'work dir'  # a space, on purpose
     result = run_script(
         ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', work, cwd=tmp_path, env=environment
@@ -105,7 +103,11 @@ def test_an_error_is_printed_once(tmp_path, environment):
     ('hook', 'message'),
     [
         ("dict(type='FailAtStep', step=2, rank=1)", 'the third wheel came off'),
-        ("dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')", 'Signal 9 (SIGKILL)'),
+        pytest.param(
+            "dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')",
+            'Signal 9 (SIGKILL)',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_dying_process_ends_all(tmp_path, environment, hook, message):
@@ -124,6 +126,7 @@ custom_hooks = [{hook}]
     assert message in summary and 'rank      : 1' in summary
 
 
+@pytest.mark.slow
 def test_batches_without_boxes_on_one_process(tmp_path, environment):
     # Every 25th picture from the 13th on is empty: rank 0 of 2 gets one, at a batch of 1.
     extra = """
@@ -203,6 +206,7 @@ def test_a_port_in_use(tmp_path, environment):
     assert f'port {port} is in use' in result.stderr
 
 
+@pytest.mark.slow
 def test_more_processes_than_images(tmp_path, environment):
     extra = 'train_dataloader["dataset"] = dict(dataset, indices=1)\n'
     config = write_config(tmp_path, extra)

@@ -186,10 +186,16 @@ def test_expected_gradients_on_two_ranks_are_those_without_drops():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context('spawn')
+    # Forked from a process that has imported this once.
+    context = torch.multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__])
     queue = context.SimpleQueue()
-    processes = torch.multiprocessing.spawn(
-        _expected_gradients_on_a_rank, (port, queue), nprocs=2, join=False
+    processes = torch.multiprocessing.start_processes(
+        _expected_gradients_on_a_rank,
+        (port, queue),
+        nprocs=2,
+        join=False,
+        start_method='forkserver',
     )
     expected, undropped = (torch.tensor(values) for values in queue.get())
     processes.join()

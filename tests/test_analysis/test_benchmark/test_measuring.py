@@ -73,10 +73,14 @@ def test_sizes_and_share():
 
 def test_a_process_of_its_own():
     assert run_isolated(dict, 120, a=[1, 2]) == {'a': [1, 2]}
-    with pytest.raises(CaseError, match="No module named 'nowhere'"):
-        run_isolated(importlib.import_module, 120, name='nowhere')
     with pytest.raises(CaseError, match='took longer than 0 s'):
         run_isolated(dict, 0.01)
+
+
+@pytest.mark.slow
+def test_a_failure_in_a_process_of_its_own():
+    with pytest.raises(CaseError, match="No module named 'nowhere'"):
+        run_isolated(importlib.import_module, 120, name='nowhere')
 
 
 def test_stock_detector_has_the_same_size():
