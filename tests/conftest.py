@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from mmengine.registry import init_default_scope
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The launch scripts run the interpreter of the tests, in a checkout without an environment too.
+os.environ.setdefault('PYTHON', sys.executable)
 # mmengine's data sets collect garbage when they are built, which goes over all that was imported.
 gc.freeze()
 
