@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -9,6 +10,7 @@ import torch
 from mmdet.models.detectors import DINO
 from mmengine.runner import Runner
 
+from ...engine.reproducible import reproducible_algorithms
 from .detectors import DetectorSpec, autocast, build_detector, build_optimizer, read_detector_config
 from .flops import count_flops
 from .memory import PeakMemory
@@ -154,8 +156,9 @@ def _passes(detector: DetectorSpec, batches: Batches, seed: int) -> Callable[[],
     made = [make() for make in _makers(model, batches, seed)]
 
     def train() -> None:
-        for batch in made:
-            model.train_step(batch, optim_wrapper=optim_wrapper)
+        with reproducible_algorithms() if detector.reproducible else contextlib.nullcontext():
+            for batch in made:
+                model.train_step(batch, optim_wrapper=optim_wrapper)
 
     return train
 

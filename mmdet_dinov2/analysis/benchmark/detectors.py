@@ -38,6 +38,7 @@ class DetectorSpec:
         precision: 'fp32', or 'bf16' for autocast.
         device: 'cpu' or 'cuda'.
         seed: Seed of the random weights.
+        reproducible: Whether training steps run as with ``reproducible=True``.
     """
 
     config: str
@@ -46,6 +47,7 @@ class DetectorSpec:
     precision: str = 'fp32'
     device: str = 'cpu'
     seed: int = 0
+    reproducible: bool = False
 
     def as_dict(self) -> dict:
         """The attributes by name."""

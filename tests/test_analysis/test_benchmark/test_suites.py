@@ -4,6 +4,7 @@ import json
 
 import cv2
 import pytest
+import torch
 
 from mmdet_dinov2.analysis.benchmark.isolated import run_here
 from mmdet_dinov2.analysis.benchmark.machine import describe_machine
@@ -13,6 +14,7 @@ from mmdet_dinov2.analysis.benchmark.settings import Settings
 from mmdet_dinov2.analysis.benchmark.suites import SUITES
 from mmdet_dinov2.analysis.benchmark.suites.gpu import PUBLISHED
 from mmdet_dinov2.analysis.benchmark.timing import Spread
+from mmdet_dinov2.models.dino import PaddingAwareDINO
 
 pytest.importorskip('timm')
 
@@ -81,6 +83,22 @@ def test_training_step(tmp_path):
     assert [part['model'].split()[0] for part in parts.rows] == ['ours', 'mmdet']
     for part in parts.rows:
         assert part['backbone s'] > 0 and part['backward s'] > 0
+
+
+def test_reproducible(tmp_path, monkeypatch):
+    switched_on = []
+    train_step = PaddingAwareDINO.train_step
+
+    def spy(*args, **kwargs):
+        switched_on.append(torch.are_deterministic_algorithms_enabled())
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr(PaddingAwareDINO, 'train_step', spy)
+    (table,) = run_suite('reproducible', tmp_path)
+    assert isinstance(table.rows[0]['ratio'], Spread)
+    # The warm-up and a round, backwards.
+    assert switched_on == [False, True, True, False]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.slow

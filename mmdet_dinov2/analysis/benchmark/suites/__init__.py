@@ -15,5 +15,6 @@ SUITES: dict[str, Callable[[Report, Settings], None]] = {
     'training-step': detector.training_step,
     'matching': matching.matching_and_losses,
     'batch-mates': batches.batch_mates,
+    'reproducible': detector.reproducible,
     'gpu': gpu.everything,
 }

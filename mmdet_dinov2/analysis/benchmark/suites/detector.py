@@ -46,6 +46,41 @@ def training_step(report: Report, settings: Settings) -> None:
             add_training_row(report, parts, settings, spec, batches)
 
 
+def reproducible(report: Report, settings: Settings) -> None:
+    """Time of training steps with ``reproducible=True``, relative to those without."""
+    # config, settings, long side, images of a batch, rounds
+    model = (QUICKSTART, {}, 168, 8, 15)
+    if settings.device == 'cuda':
+        model = ('dino_dinov2_b_12ep', {}, 800, 2, 15)
+    if settings.dry_run:
+        model = (QUICKSTART, TINY_OPTIONS, 84, 2, 1)
+    name, options, side, batch_size, repeats = model
+    without = DetectorSpec(config_path(name), options, device=settings.device, seed=settings.seed)
+    specs = [DetectorSpec(**{**without.as_dict(), 'reproducible': True}), without]
+    batches = [sizes_within(side, batch_size, settings.seed)]
+    patch_size = read_detector_config(without).model.backbone.patch_size
+    table = report.table(
+        f'{name}, long side {side}: training step with and without reproducible=True, fp32',
+        ('model', 'with s', 'without s', 'ratio'),
+        [*describe_batches(batches, patch_size, settings.seed), 'times in turns in one process'],
+    )
+    row: dict = {'model': name}
+    try:
+        times = settings.run_case(
+            cases.training_times,
+            settings.time_limit,
+            specs=[spec.as_dict() for spec in specs],
+            batches=batches,
+            seed=settings.seed,
+            repeats=settings.repeats or repeats,
+        )['seconds']
+        row |= {'with s': Spread.of(times[0]), 'without s': Spread.of(times[1])}
+        row['ratio'] = ratio(*times)
+    except CaseError as error:
+        row['with s'] = f'{NOT_MEASURED}: {error}'
+    report.add(table, row)
+
+
 def stock_of(ours: DetectorSpec) -> DetectorSpec:
     """mmdet's detector of the size of one of ours."""
     return DetectorSpec(**{**ours.as_dict(), 'stock': True})
