@@ -30,7 +30,8 @@ MOST_GROWTH = 50
 
 SOAK = f"""
 custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
-train_cfg = dict(_delete_=True, type='IterTrainLoop', max_iters={STEPS}, val_interval={STEPS})
+train_cfg = dict(_delete_=True, type='IterTrainLoop', max_iters={STEPS}, val_interval={STEPS},
+                 max_bad_share={0.5 if BAD_IMAGES else 0.001})
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end={WARM_UP}),
                    dict(type='CosineAnnealingLR', by_epoch=False, begin={WARM_UP}, end={STEPS},
                         T_max={STEPS - WARM_UP}, eta_min_ratio=0.01)]
@@ -53,7 +54,12 @@ train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, d
 val_dataloader['dataset'] = dict(dataset, generate=dict(num_train=20, num_val=4, seed=0))
 test_dataloader = val_dataloader
 """
-QUICKSTART = f"_base_ = '{ROOT}/configs/dino_dinov2_quickstart.py'\n"
+QUICKSTART = """
+_base_ = '{root}/configs/dino_dinov2_quickstart.py'
+train_dataloader = dict(dataset=dict(data_root='{data}/'))
+val_dataloader = dict(dataset=dict(data_root='{data}/'))
+test_dataloader = val_dataloader
+"""
 
 
 def config_of(folder, data, name, hook=''):
@@ -61,7 +67,7 @@ def config_of(folder, data, name, hook=''):
     if MODEL == 'tiny':
         return write_config(folder, TINY + extra, name=name, data=data)
     path = folder / name
-    path.write_text(QUICKSTART + extra)
+    path.write_text(QUICKSTART.format(root=ROOT, data=data) + extra)
     return path
 
 
@@ -103,7 +109,7 @@ def growth_of(work):
 
 @pytest.mark.slow
 def test_killed_and_stopped_runs_end_where_the_undisturbed_one_does(tmp_path):
-    data = tmp_path / 'shapes' if MODEL == 'tiny' else tmp_path / 'data/shapes'
+    data = tmp_path / 'shapes'
     plain = config_of(tmp_path, data, 'plain.py')
     if BAD_IMAGES:
         made = start(plain, tmp_path / 'made', '--cfg-options', 'train_cfg.max_iters=0')
