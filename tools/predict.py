@@ -19,6 +19,8 @@ from mmdet_dinov2.errors import InputError
 
 # Some inputs could not be read; the others are done.
 UNREADABLE_EXIT_CODE = 3
+# As shells report Ctrl-C.
+INTERRUPTED_EXIT_CODE = 130
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,13 +105,15 @@ class Run:
         if self.pictures is not None:
             name = file.name if file.name.endswith('.mp4') else f'{file.name}.mp4'
             out = VideoFile(self.pictures / name, video.fps)
-        for index, prediction in enumerate(self.detector.predict_each(video, **self.options)):
-            picture = self.keep(f'{file.name}/{index:06d}', prediction)
+        try:
+            for index, prediction in enumerate(self.detector.predict_each(video, **self.options)):
+                picture = self.keep(f'{file.name}/{index:06d}', prediction)
+                if out is not None:
+                    out.append(picture)
+                bar.update()
+        finally:
             if out is not None:
-                out.append(picture)
-            bar.update()
-        if out is not None:
-            out.close()
+                out.close()
 
     def keep(self, name: str, prediction):
         """Adds a prediction to the results and draws it, if pictures are asked for."""
@@ -128,15 +132,22 @@ def main() -> None:
             trust_checkpoints()
         files = expand_inputs(args.inputs)
         run = Run(args, files)
+    interrupted = False
     with cli.one_sentence_errors():
-        run.images([file for file in files if not file.is_video])
-        for file in files:
-            if file.is_video:
-                run.video(file)
+        try:
+            run.images([file for file in files if not file.is_video])
+            for file in files:
+                if file.is_video:
+                    run.video(file)
+        except KeyboardInterrupt:
+            interrupted = True
         run.results.write(run.folder)
     print(f'\n{run.num_images} images predicted: {run.folder}', file=sys.stderr)
     for problem in run.unreadable:
         print(f'not read: {problem}', file=sys.stderr)
+    if interrupted:
+        print('error: interrupted; what was predicted before is kept', file=sys.stderr)
+        sys.exit(INTERRUPTED_EXIT_CODE)
     if run.unreadable:
         count = len(run.unreadable)
         print(f'error: {count} of {len(files)} inputs could not be read', file=sys.stderr)

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 
 import mmdet_dinov2
 from mmdet_dinov2.checkpoint.embedded_config import CONFIG_KEY
+from mmdet_dinov2.engine.detector import Detector
 from mmdet_dinov2.engine.image_inputs import expand_inputs
 from mmdet_dinov2.errors import InputError
 
@@ -212,6 +213,35 @@ def test_72_photos_with_a_broken_one(trained, shared, tmp_path, capfd):
     assert f'not read: {broken} is damaged (image file is truncated' in printed
     results = COCO(out / 'images.json').loadRes(str(out / 'predictions.json'))
     assert len(results.imgToAnns) == len(list((out / 'pictures').iterdir())) == 71
+
+
+@pytest.mark.parametrize('video', [False, True])
+def test_an_interrupted_prediction_keeps_what_is_done(
+    trained, images, tmp_path, capfd, monkeypatch, video
+):
+    predict_each = Detector.predict_each
+
+    def interrupt(self, *args, **kwargs):
+        predictions = predict_each(self, *args, **kwargs)
+        yield next(predictions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Detector, 'predict_each', interrupt)
+    source = tmp_path / ('clip.avi' if video else 'photos')
+    if video:
+        writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*'MJPG'), 10, (90, 60))
+        for _ in range(3):
+            writer.write(images[0])
+        writer.release()
+    else:
+        source.mkdir()
+        for name in ('a.png', 'b.png'):
+            cv2.imwrite(str(source / name), images[0])
+    out = tmp_path / 'out'
+    printed = predict(capfd, trained[1], source, '--out', out, code=130)
+    assert '1 images predicted' in printed and 'error: interrupted; what was' in printed
+    assert len(json.loads((out / 'images.json').read_text())['images']) == 1
+    assert (out / 'predictions.csv').is_file() and len(list((out / 'pictures').iterdir())) == 1
 
 
 @pytest.mark.parametrize('content', [b'', b'text', b'\xff\xd8\xff\xe0'])
