@@ -4,12 +4,14 @@ Importing the package registers its modules, so a config needs only
 ``custom_imports = dict(imports=['mmdet_dinov2'])``.
 """
 
-from .environment import explain_import_error
+from .environment import explain_import_error, printed_without
 from .version import __version__
 
 try:
-    from . import data, engine, models
-    from .engine import load
+    # mmdet tells everybody that data sets of another product are missing.
+    with printed_without('Could not import OneDL'):
+        from . import data, engine, models
+        from .engine import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
     if (getattr(error, 'name', None) or '').startswith(__name__):
         raise  # a fault of this package, not of the environment

@@ -1,4 +1,4 @@
-"""The error of input that cannot be used."""
+"""Errors of input that cannot be used."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one sentence with what was expected, what came and what to do; the tools print it
     without a traceback.
     """
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file of the user does not exist."""

@@ -48,9 +48,13 @@ count=0
 [[ -z $pictures ]] || count=$(find "$pictures" -name '*.png' -o -name '*.jpg' | wc -l)
 ((count > 0)) || die 1 "the evaluation drew no pictures below $work_dir/test."
 
+scores=$(find "$work_dir/test" -path '*/20*/20*.json' | sort | tail -n 1)
+# score NAME: the last one of the evaluation, rounded
+score() { grep -oE "\"coco/$1\": [0-9.]+" "$scores" | tail -n 1 | awk '{printf "%.3f", $2}'; }
+
 cat <<EOF
 
-Quick start finished.
+Quick start finished: bbox_mAP $(score bbox_mAP), bbox_mAP_50 $(score bbox_mAP_50) on pictures it has not seen.
   environment  $(elapsed $((before_training - ${START:-before_training})))
   training     $(elapsed $((before_test - before_training)))
   evaluation   $(elapsed $((after_test - before_test)))

@@ -242,7 +242,9 @@ install_env() {
   "$python" -c 'import cv2' &>/dev/null ||
     step 'Replacing OpenCV by its headless build: the other one does not load here, probably for lack of libGL' \
       pip install -c "$lock" --no-deps --force-reinstall opencv-python-headless
-  step 'Installing mmdet_dinov2 (editable)' pip install --no-deps --no-build-isolation -e .
+  # compat: by its path. Otherwise Python, started beside the checkout, takes the folder for the package.
+  step 'Installing mmdet_dinov2 (editable)' pip install --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat -e .
   hint=("If a shared library is missing, on Debian and Ubuntu: $(apt_install libgl1 libglib2.0-0)")
   step 'Checking that everything can be imported' "$python" -c \
     'import cv2, torch, torchvision, pycocotools.mask, mmengine, mmcv.ops, mmdet.models, mmpretrain.models'

@@ -16,7 +16,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # This many losses in a row that are infinite or NaN: stop, name the images, keep the batch.
     nonfinite=dict(type='NonFiniteHook', max_steps=5),
-    preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1: save, requeue, end
+    preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1, Ctrl-C: save, end
     forecast=dict(type='ForecastHook'),  # the final AP, foretold after each evaluation
     visualization=dict(type='ReadableVisualizationHook'),
     loader_memory=dict(type='LoaderMemoryHook'),

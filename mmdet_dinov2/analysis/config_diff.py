@@ -12,7 +12,9 @@ from ..plain_config import flatten
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 # Where and how a run is started, not what it is.
-_NOT_SETTINGS = ('work_dir', 'launcher', 'resume', 'local_rank')
+_NOT_SETTINGS = ('work_dir', 'launcher', 'resume', 'local_rank', 'visualizer', 'vis_backends')
+# Filled in from the data set where the config leaves it open.
+_FILLED_IN = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
 _ABSENT = '(not set)'
 
 
@@ -24,7 +26,7 @@ def diff(base: Mapping[str, Any], changed: Mapping[str, Any]) -> list[tuple[str,
         if key.split('.')[0] in _NOT_SETTINGS:
             continue
         pair = [flat.get(key, _ABSENT) for flat in (first, second)]
-        if pair[0] != pair[1]:
+        if pair[0] != pair[1] and not (key in _FILLED_IN and _ABSENT in pair):
             rows.append((key, *pair))
     return rows
 

@@ -26,6 +26,7 @@ _LOSS_TITLES = {
     'loss_iou': 'box loss (IoU)',
     'loss_dn': 'denoising loss',
 }
+_MARKERS = {'-': 'o', '--': 's', ':': '^'}
 _APS = {'': 'AP', '_50': 'AP 50', '_75': 'AP 75'}
 
 
@@ -54,7 +55,7 @@ def curve_panels(runs: Sequence[RunLog]) -> list[Panel]:
 def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: str = 'steps') -> None:
     """Draws one panel; ``x`` as for ``draw_curves``."""
     for run, color, lines in zip(runs, _colors(len(runs)), panel.curves, strict=True):
-        for style, (steps, values) in zip(('-', '--', ':'), lines, strict=False):
+        for style, (steps, values) in zip(_MARKERS, lines, strict=False):
             where = run.hours(steps) if x == 'hours' else steps
             _line(axes, where, values, color, style)
     axes.set(title=panel.title, xlabel='hours of training' if x == 'hours' else 'optimizer step')
@@ -104,7 +105,7 @@ def draw_curves(
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, color, style: str) -> None:
     # A few points are evaluations of which each counts; a single one would be no line at all.
-    marker = 'o' if len(x) <= 40 else None
+    marker = _MARKERS[style] if len(x) <= 40 else None
     axes.plot(x, y, style, color=color, marker=marker, ms=3, lw=1.2)
 
 
@@ -134,7 +135,9 @@ def _loss_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
 
 
 def _other_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
-    yield Panel('AP (dashed AP 50, dotted AP 75)', [_ap_lines(run) for run in runs])
+    yield Panel(
+        'AP (dashed, square: AP 50; dotted, triangle: AP 75)', [_ap_lines(run) for run in runs]
+    )
     for key, name in (
         ('lr', 'learning rate'),
         ('time', 'seconds per step'),

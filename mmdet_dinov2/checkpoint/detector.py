@@ -130,9 +130,14 @@ def check_classes(
         lacking = [name for name in trained if name not in classes]
         extra = [name for name in classes if name not in trained]
         what = f'(only in the checkpoint: {lacking[:5]}; only in the data: {extra[:5]})'
+    remedy = f'set metainfo=dict(classes={tuple(trained)}) for the data set'
+    if not set(trained) & set(classes):
+        remedy = (
+            'they have no class in common; test with a checkpoint that was trained for this data'
+        )
     raise InputError(
         f'{source} was trained with the classes {tuple(trained)}, the data set has '
-        f'{tuple(classes)}, {what}: set metainfo=dict(classes={tuple(trained)}) for the data set'
+        f'{tuple(classes)}, {what}: {remedy}'
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, MissingFileError
 
 TRUST_FLAG = '--trust-checkpoint'
 _TRUST_VARIABLE = 'MMDET_DINOV2_TRUST_CHECKPOINT'
@@ -58,7 +58,7 @@ def read_checkpoint(
     """
     path = _download(str(source)) if '://' in str(source) else Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {path} does not exist; check the path')
+        raise MissingFileError(f'checkpoint {path} does not exist; check the path')
     if path.suffix == '.safetensors':
         return _read_safetensors(path, map_location)
     try:
@@ -108,7 +108,7 @@ def _download(url: str) -> Path:
             # Writes to a temporary file and renames it.
             torch.hub.download_url_to_file(url, str(path), progress=False)
         except (urllib.error.URLError, OSError) as error:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f'{url} cannot be reached ({_first_sentence(error)}): put the file at {path}, or '
                 'name a local copy in init_cfg.checkpoint; to train without pretrained weights set '
                 'model.backbone.init_cfg=None'

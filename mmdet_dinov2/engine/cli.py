@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import difflib
 import inspect
 import io
 import os
@@ -29,6 +28,7 @@ from ..data.own_data import find_own_data
 from ..data.preflight import check_config, raise_on_errors
 from ..errors import InputError
 from .checkpoint_hook import find_last_checkpoint
+from .config_names import check_loader_keys, check_option_names, did_you_mean
 from .runner import DetectionRunner
 
 _TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
@@ -102,6 +102,7 @@ def read_config(args: argparse.Namespace) -> Config:
         use_own_data(cfg, data)
         if is_main_process():
             print('\n'.join(f'data: {note}' for note in data.notes))
+    check_option_names(options, cfg)
     cfg.merge_from_dict(options)
     cfg.work_dir = work_dir
     fill_classes(cfg)
@@ -184,6 +185,7 @@ def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
         ValueError: If something cannot be used.
         FileNotFoundError: If a file is missing.
     """
+    check_loader_keys(cfg, splits)
     # Without memory for the parameters, only to see whether all keys are known and fit together.
     with torch.device('meta'):
         MODELS.build(copy.deepcopy(cfg.model))  # mmdet adds keys to what it builds from
@@ -198,6 +200,20 @@ def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
                     print(f'warning [{finding.split}]: {finding.message}', file=sys.stderr)
 
 
+def warn_of_busy_cpu() -> None:
+    """Says what helps where other programs keep the cores busy that PyTorch's threads wait for."""
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if torch.cuda.is_available() or 'OMP_NUM_THREADS' in os.environ or threads == 1:
+        return
+    if hasattr(os, 'getloadavg') and os.getloadavg()[0] > cores / 2 and is_main_process():
+        print(
+            f'warning: other programs keep the {cores} cores of this machine busy; the {threads} '
+            'threads of PyTorch then wait for each other, and a step may take many times as long. '
+            'OMP_NUM_THREADS=1 in front of the command avoids it',
+            file=sys.stderr,
+        )
+
+
 def build_runner(cfg: Config) -> Runner:
     """Builds the runner; configs without ``runner_type`` get this project's."""
     cfg.setdefault('runner_type', 'DetectionRunner')
@@ -205,6 +221,7 @@ def build_runner(cfg: Config) -> Runner:
         raise InputError(
             f"runner_type={cfg.runner_type!r} is not supported by this tool; use 'DetectionRunner'"
         )
+    warn_of_busy_cpu()
     return DetectionRunner.from_cfg(cfg)
 
 
@@ -276,6 +293,5 @@ def _describe(error: Exception) -> str:
     if cls is None:
         return message
     known = [name for name in inspect.signature(cls).parameters if name not in ('args', 'kwargs')]
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f'did you mean {close[0]}? ' if close else ''
-    return f'config key {key!r} does not exist on {class_name}; {hint}it takes {", ".join(known)}'
+    hint = did_you_mean(key, known) or ';'
+    return f'config key {key!r} does not exist on {class_name}{hint} it takes {", ".join(known)}'

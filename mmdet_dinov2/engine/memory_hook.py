@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 
@@ -26,6 +27,7 @@ class LoaderMemoryHook(Hook):
         """Logs after the last step of each pass."""
         if (runner.iter + 1) % max(len(runner.train_dataloader), 1):
             return
+        return_freed_memory()
         main, workers = loader_memory()
         if main is None:
             return
@@ -36,6 +38,17 @@ class LoaderMemoryHook(Hook):
         runner.visualizer.add_scalars(
             {'memory/main_mib': main, 'memory/workers_mib': sum(workers)}, step=runner.iter + 1
         )
+
+
+def return_freed_memory() -> None:
+    """Gives freed memory back to the system, where the C library is glibc.
+
+    Batches of many sizes leave holes between what is still used, which glibc keeps: without this a
+    training on a CPU grows for thousands of steps.
+    """
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(0)
 
 
 def loader_memory() -> tuple[float | None, list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 
 from mmengine.dist import barrier, is_main_process
@@ -26,7 +27,8 @@ class PreemptionHook(Hook):
 
     A signal on any process is agreed on by all of them at the end of the step, which needs no
     communication of its own: the request travels with the losses. The checkpoint holds the state
-    after this step, and ``last_checkpoint`` names it. A Slurm batch job requeues itself.
+    after this step, and ``last_checkpoint`` names it. A Slurm batch job requeues itself, unless it
+    was interrupted (SIGINT, Ctrl-C). A second SIGINT ends the run at once, without a checkpoint.
 
     Args:
         signals: Names of the signals; Slurm sends SIGTERM, and others on request
@@ -39,17 +41,28 @@ class PreemptionHook(Hook):
     # After the schedulers have stepped, as for checkpoints.
     priority = 'VERY_LOW'
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT')) -> None:
         unknown = [name for name in signals if not hasattr(signal, name)]
         if unknown:
             raise ValueError(f'signals={list(signals)}: there are no signals {unknown}')
         self.signals = tuple(signals)
         self._previous: dict = {}
+        self._interrupted = False
 
     def before_train(self, runner: Runner) -> None:
         """Listens to the signals from now on."""
 
+        process = os.getpid()
+
         def request(number: int, frame) -> None:
+            if os.getpid() != process:
+                return  # loading processes inherit this; the run ends them
+            if number == signal.SIGINT:
+                if self._interrupted:
+                    raise KeyboardInterrupt
+                self._interrupted = True
+                if is_main_process():
+                    print('\nStopping after this step; Ctrl-C again ends at once', file=sys.stderr)
             runner.stop_requested = True
 
         for name in self.signals:
@@ -81,7 +94,8 @@ class PreemptionHook(Hook):
         path = os.path.join(runner.work_dir, CHECKPOINT_NAME)
         if is_main_process():
             write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
-            remedy = 'the job was requeued' if _requeue() else 'go on with --resume'
+            requeued = not self._interrupted and _requeue()
+            remedy = 'the job was requeued' if requeued else 'go on with --resume'
             runner.logger.warning(
                 f'Asked to stop: saved the state after step {runner.iter + 1} to {path}; {remedy}'
             )

@@ -105,10 +105,10 @@ def make_forecast(
     steps, ap = steps[seen], ap[seen]
     before = steps <= (np.inf if drop is None else drop)
     if before.sum() < MIN_EVALUATIONS:
-        where = 'evaluations' if drop is None else f'evaluations up to the drop at step {drop}'
+        where = '' if drop is None else f' up to the drop at step {drop}'
         raise InputError(
-            f'a forecast needs at least {MIN_EVALUATIONS} evaluations, there are {before.sum()} '
-            f'{where}'
+            f'a forecast needs at least {MIN_EVALUATIONS} evaluations{where}, but the log has '
+            f'{before.sum()}; train_cfg.val_interval says how often a training evaluates'
         )
     fit, errors = fit_best(steps[before], ap[before], family)
     gain = None

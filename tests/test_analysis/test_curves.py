@@ -28,7 +28,7 @@ def test_panels_and_runs(runs, tmp_path):
     assert rate.curves[0][0][1].tolist() == [1e-4] * 4 + [1e-5] * 2
     figure = Figure()
     axes = figure.subplots()
-    draw_panel(axes, panels['AP (dashed AP 50, dotted AP 75)'], runs, 'hours')
+    draw_panel(axes, panels['AP (dashed, square: AP 50; dotted, triangle: AP 75)'], runs, 'hours')
     assert len(axes.lines) == 4  # AP and AP 50 of two runs
     assert axes.lines[0].get_xdata() == pytest.approx([50 / 3600, 100 / 3600, 150 / 3600])
     assert axes.get_xlabel() == 'hours of training'

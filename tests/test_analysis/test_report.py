@@ -142,7 +142,7 @@ def test_only_a_log(tmp_path):
     write_part(tmp_path, '20250101_000000', 1, 90)  # no evaluation
     text = render_report(collect(tmp_path))
     assert 'loss, sum of all terms' in text
-    assert 'No forecast: a forecast needs at least 5 evaluations, there are 0' in text
+    assert 'No forecast: a forecast needs at least 5 evaluations, but the log has 0' in text
     assert 'no single validation data set' in text
 
 

@@ -270,6 +270,7 @@ def test_other_classes_are_refused(run, work, capfd):
     printed = ''.join(capfd.readouterr())
     assert "classes  ('a', 'b', 'c', 'd', 'e')  ('circle', " in printed
     assert "was trained with the classes ('a'," in printed
+    assert 'no class in common; test with a checkpoint that was trained for this data' in printed
 
 
 def test_weights_alone_are_not_resumed(run, work, capfd):

@@ -1,6 +1,7 @@
 """A run that was stopped and resumed is the run that was not."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -105,6 +106,37 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, acc
         run_tool('train', config, '--work-dir', work_dir, '--resume')
         assert losses_of(work_dir) == expected_losses
         assert_same(states_of(work_dir), expected)
+
+
+INTERRUPTED = """
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+train_cfg = dict(max_epochs=1)
+custom_hooks = [dict(type='SignalAtStep', step=2, name='SIGINT'){more}]
+"""
+
+
+def test_ctrl_c_saves_the_state(tmp_path, data, capfd):
+    config = write_config(tmp_path, INTERRUPTED.format(more=''), data=data)
+    with pytest.raises(SystemExit) as caught:
+        run_tool('train', config, '--work-dir', tmp_path / 'work')
+    assert caught.value.code == STOPPED_EXIT_CODE
+    assert find_last_checkpoint(tmp_path / 'work') == str(tmp_path / 'work/stopped.pth')
+    assert 'Stopping after this step; Ctrl-C again ends at once' in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path, data):
+    more = ", dict(type='SignalAtStep', step=2, name='SIGINT')"
+    config = write_config(tmp_path, INTERRUPTED.format(more=more), data=data)
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_tool('train', config, '--work-dir', tmp_path / 'work')
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert not (tmp_path / 'work/stopped.pth').exists()
 
 
 def test_resuming_without_a_checkpoint_starts_anew(tmp_path, data, capfd):

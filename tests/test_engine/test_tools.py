@@ -11,6 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdet_dinov2.engine import cli
+
 from .tools import ROOT, failure_of, run_script, run_tool, write_config
 
 
@@ -204,6 +206,14 @@ BAD_OPTIONS = {
         ('model.backbone.window_size=4',),
         ('window_size=4', 'global_attn_indexes'),
     ),
+    'misspelled setting': (
+        ('optim_wraper.optimizer.lr=0.1',),
+        ('optim_wraper.optimizer.lr', 'did you mean optim_wrapper'),
+    ),
+    'unknown dataloader key': (
+        ('train_dataloader.bach_size=2',),
+        ('bach_size', 'train_dataloader', 'did you mean batch_size'),
+    ),
     'unknown detector': (('model.type=DINO9',), ('DINO9', 'registry')),
 }
 
@@ -216,6 +226,36 @@ def test_bad_config_is_one_sentence(trained, capfd, case):
     error = failure_of(capfd, 'train', config, '--work-dir', work, '--cfg-options', *options)
     for fact in facts:
         assert fact in error, error
+
+
+def test_weights_that_cannot_be_had_are_one_sentence(trained, tmp_path, capfd):
+    folder, _, _ = trained
+    init_cfg = (
+        "model['backbone']['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint='{}')\n"
+    )
+    for checkpoint, expected in (
+        ('http://localhost:9/dinov2.pth', 'cannot be reached'),
+        (str(tmp_path / 'dinov2.pth'), 'does not exist'),
+    ):
+        config = write_config(folder, init_cfg.format(checkpoint), 'weights.py')
+        error = failure_of(capfd, 'train', config, '--work-dir', tmp_path / 'work')
+        assert expected in error and checkpoint in error
+
+
+@pytest.mark.parametrize(
+    ('load', 'variables', 'warned'),
+    [(9.0, {}, True), (0.1, {}, False), (9.0, {'OMP_NUM_THREADS': '1'}, False)],
+)
+def test_a_busy_machine_is_said(monkeypatch, capfd, load, variables, warned):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    monkeypatch.setattr(os, 'getloadavg', lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cli.warn_of_busy_cpu()
+    assert ('OMP_NUM_THREADS=1 in front of the command' in capfd.readouterr().err) == warned
 
 
 @pytest.mark.usefixtures('untouched')

@@ -25,7 +25,7 @@ def training_step(report: Report, settings: Settings) -> None:
     # config, settings, long side, images of a batch, batches, rounds
     models = [
         (QUICKSTART, {}, 168, 8, 2, 7),
-        ('dino_dinov2_s_12ep', {}, 518, 2, 1, 3),
+        ('dino_dinov2_s_12ep', {}, 518, 4, 1, 3),
     ]
     if settings.dry_run:
         models = [(QUICKSTART, TINY_OPTIONS, 84, 2, 1, 1)]

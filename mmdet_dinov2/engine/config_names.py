@@ -1,0 +1,83 @@
+"""Names in configs that nothing would read."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from ..errors import InputError
+
+# Settings that mmengine and this project read beside the arguments of the runner.
+_OTHER_SETTINGS = (
+    'activation_checkpointing',
+    'auto_scale_lr',
+    'auto_scale_world_size',
+    'backend_args',
+    'compile',
+    'custom_imports',
+    'detect_anomalous_params',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'min_epoch_steps',
+    'model_wrapper_cfg',
+    'reference_world_size',
+    'reproducible',
+    'runner_type',
+    'strategy',
+    'sync_bn',
+)
+# Keys of a dataloader that mmengine's runner takes out before it builds one.
+_LOADER_KEYS = ('num_batch_per_epoch',)
+
+
+def check_option_names(options: Mapping[str, Any], cfg: Config) -> None:
+    """Refuses options that nothing would read, by the first part of their names.
+
+    What follows is checked by what is built from it.
+
+    Args:
+        options: Values by dotted name, as in ``--cfg-options``.
+        cfg: The config that they change.
+
+    Raises:
+        InputError: If a name is unknown.
+    """
+    known = {*cfg, *inspect.signature(Runner).parameters, *_OTHER_SETTINGS}
+    for option in options:
+        name = option.partition('.')[0]
+        if name not in known:
+            raise InputError(
+                f'--cfg-options {option}: there is no setting {name!r}{did_you_mean(name, known)}'
+            )
+
+
+def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:
+    """Refuses keys that the dataloaders would refuse later, when they are built.
+
+    Args:
+        cfg: The config.
+        splits: Data splits to check, of 'train', 'val', 'test'.
+
+    Raises:
+        InputError: If a key is unknown.
+    """
+    known = {*inspect.signature(DataLoader).parameters, *_LOADER_KEYS}
+    for split in splits:
+        for key in cfg.get(f'{split}_dataloader') or {}:
+            if key not in known:
+                raise InputError(
+                    f'config key {key!r} does not exist on {split}_dataloader'
+                    + did_you_mean(key, known)
+                )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like a wrong one, as the end of a sentence; or nothing."""
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f'; did you mean {close[0]}?' if close else ''
