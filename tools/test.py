@@ -44,7 +44,7 @@ def main() -> None:
         runner = cli.build_runner(cfg)
         if args.out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    with cli.one_sentence_errors(), cli.joined_processes():
+    with cli.one_sentence_errors(), cli.joined_processes(args.launcher):
         runner.test()
 
 

@@ -97,7 +97,7 @@ def main() -> None:
         cfg = apply_training_arguments(cfg, args)
         cli.check(cfg, ('train', 'val'), preflight=not args.no_preflight)
         runner = cli.build_runner(cfg)
-    with cli.one_sentence_errors(), cli.joined_processes():
+    with cli.one_sentence_errors(), cli.joined_processes(args.launcher):
         runner.train()
 
 

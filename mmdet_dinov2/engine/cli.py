@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import copy
 import inspect
 import io
@@ -251,24 +252,36 @@ def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def joined_processes() -> Iterator[None]:
-    """Takes the process group apart after what all processes do together.
+def joined_processes(launcher: str) -> Iterator[None]:
+    """Ends a process that a launcher started, after what all processes do together.
 
-    A thread of the group that still holds tensors while Python shuts down aborts its process, after
-    all the work was done (pytorch issue 190489). After an error the group is left as it is: other
-    processes may be waiting in it, and taking it apart would wait for them.
+    A thread of the process group that still holds tensors while Python shuts down aborts its
+    process, after all the work was done (pytorch issue 190489), and what holds the group keeps its
+    threads alive. So the process ends without taking Python apart. After an error it ends as usual:
+    other processes may be waiting in the group.
+
+    Args:
+        launcher: What started the processes; with 'none' nothing is done.
     """
+    code = 0
     try:
         yield
-    except SystemExit:  # asked to stop, which all processes have agreed on
-        _leave_process_group()
-        raise
-    _leave_process_group()
+    except SystemExit as stop:  # asked to stop, which all processes have agreed on
+        if launcher == 'none':
+            raise
+        code = stop.code
+    if launcher != 'none':
+        _end_process(code)
 
 
-def _leave_process_group() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+def _end_process(code: int) -> None:
+    """Ends this process after the functions that are registered for its end."""
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    atexit._run_exitfuncs()  # ends loading processes, closes logs
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def record_error(error: Exception) -> None:

@@ -1,38 +1,58 @@
 """What the command lines share."""
 
+import subprocess
+import sys
+
 import pytest
-import torch.distributed as dist
 
 from mmdet_dinov2.engine import cli
 
+from .tools import ROOT
 
-@pytest.fixture
-def group():
-    """A process group of this process alone."""
-    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
+# A process that has what runs when Python is taken apart, and what runs before.
+PROGRAM = """
+import atexit, sys
+import torch.distributed as dist
+from mmdet_dinov2.engine import cli
 
+class Last:
+    def __del__(self):
+        print('taken apart')
 
-def test_the_process_group_is_taken_apart_at_the_end(group):
-    with cli.joined_processes():
-        assert dist.is_initialized()
-    assert not dist.is_initialized()
-
-
-def test_the_process_group_is_taken_apart_when_all_are_asked_to_stop(group):
-    with pytest.raises(SystemExit, match='75'), cli.joined_processes():
-        raise SystemExit(75)
-    assert not dist.is_initialized()
-
-
-def test_an_error_does_not_wait_for_the_other_processes(group):
-    with pytest.raises(RuntimeError), cli.joined_processes():
-        raise RuntimeError
-    assert dist.is_initialized()
+last = Last()
+atexit.register(print, 'registered')
+dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+with cli.joined_processes({launcher!r}):
+    print('worked')
+    {end}
+"""
 
 
-def test_without_a_process_group():
-    with cli.joined_processes():
+def run(launcher, end):
+    result = subprocess.run(
+        [sys.executable, '-c', PROGRAM.format(launcher=launcher, end=end)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return result.returncode, result.stdout.split('\n')[:-1], result.stderr
+
+
+def test_a_launched_process_ends_without_taking_python_apart():
+    code, lines, errors = run('pytorch', 'pass')
+    assert (code, lines) == (0, ['worked', 'registered']), errors
+
+
+def test_a_process_that_was_asked_to_stop_tells_so():
+    assert run('slurm', 'sys.exit(75)')[:2] == (75, ['worked', 'registered'])
+
+
+def test_an_error_ends_as_usual():
+    code, lines, errors = run('pytorch', '1 / 0')
+    assert code == 1 and 'ZeroDivisionError' in errors
+    assert lines == ['worked', 'registered', 'taken apart']
+
+
+def test_a_process_alone_goes_on():
+    with cli.joined_processes('none'):
         pass
+    with pytest.raises(SystemExit, match='75'), cli.joined_processes('none'):
+        raise SystemExit(75)

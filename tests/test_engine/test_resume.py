@@ -117,25 +117,26 @@ custom_hooks = [dict(type='SignalAtStep', step=2, name='SIGINT'){more}]
 
 def test_ctrl_c_saves_the_state(tmp_path, data, capfd):
     config = write_config(tmp_path, INTERRUPTED.format(more=''), data=data)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as caught:
         run_tool('train', config, '--work-dir', tmp_path / 'work')
     assert caught.value.code == STOPPED_EXIT_CODE
     assert find_last_checkpoint(tmp_path / 'work') == str(tmp_path / 'work/stopped.pth')
     assert 'Stopping after this step; Ctrl-C again ends at once' in capfd.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path, data):
     more = ", dict(type='SignalAtStep', step=2, name='SIGINT')"
     config = write_config(tmp_path, INTERRUPTED.format(more=more), data=data)
-    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGUSR1)}
+    names = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = {name: signal.getsignal(name) for name in names}
     try:
         with pytest.raises(KeyboardInterrupt):
             run_tool('train', config, '--work-dir', tmp_path / 'work')
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     assert not (tmp_path / 'work/stopped.pth').exists()
 
 
