@@ -73,9 +73,7 @@ def test_evaluations_after_the_drop_correct_the_prior():
 def test_too_few_evaluations():
     with pytest.raises(InputError, match='at least 5 evaluations, but the log has 4;'):
         make_forecast(STEPS[:4], power_law(STEPS[:4]))
-    with pytest.raises(
-        InputError, match='up to the drop at step 1000, but the log has 2;'
-    ):
+    with pytest.raises(InputError, match='up to the drop at step 1000, but the log has 2;'):
         make_forecast(STEPS, power_law(STEPS), drop=1000)
 
 
