@@ -27,9 +27,11 @@ from ..data.class_names import fill_classes
 from ..data.own_config import use_own_data
 from ..data.own_data import find_own_data
 from ..data.preflight import check_config, raise_on_errors
+from ..environment import busy_cores
 from ..errors import InputError
 from .checkpoint_hook import find_last_checkpoint
 from .config_names import check_loader_keys, check_option_names, did_you_mean
+from .preemption import STOPPED_EXIT_CODE
 from .runner import DetectionRunner
 
 _TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
@@ -203,13 +205,16 @@ def check(cfg: Config, splits: tuple[str, ...], preflight: bool = True) -> None:
 
 def warn_of_busy_cpu() -> None:
     """Says what helps where other programs keep the cores busy that PyTorch's threads wait for."""
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    threads = torch.get_num_threads()
     if torch.cuda.is_available() or 'OMP_NUM_THREADS' in os.environ or threads == 1:
         return
-    if hasattr(os, 'getloadavg') and os.getloadavg()[0] > cores / 2 and is_main_process():
+    if 'RANK' in os.environ or 'SLURM_PROCID' in os.environ:
+        return  # the others of this run are busy too
+    cores, busy = os.cpu_count() or 1, busy_cores()
+    if busy is not None and busy > cores / 2:
         print(
-            f'warning: other programs keep the {cores} cores of this machine busy; the {threads} '
-            'threads of PyTorch then wait for each other, and a step may take many times as long. '
+            f'warning: other programs keep {busy:.1f} of {cores} cores busy; the {threads} threads '
+            'of PyTorch then wait for each other, and a step may take many times as long. '
             'OMP_NUM_THREADS=1 in front of the command avoids it',
             file=sys.stderr,
         )
@@ -266,10 +271,10 @@ def joined_processes(launcher: str) -> Iterator[None]:
     code = 0
     try:
         yield
-    except SystemExit as stop:  # asked to stop, which all processes have agreed on
-        if launcher == 'none':
+    except SystemExit as stop:
+        if launcher == 'none' or stop.code != STOPPED_EXIT_CODE:
             raise
-        code = stop.code
+        code = STOPPED_EXIT_CODE  # which all processes have agreed on
     if launcher != 'none':
         _end_process(code)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import sys
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -14,6 +15,8 @@ from mmengine.runner import Runner
 @HOOKS.register_module()
 class LoaderMemoryHook(Hook):
     """Logs the memory of the process and of its loading processes once per pass over the data.
+
+    Freed memory is given back to the system before; see :func:`return_freed_memory`.
 
     Pages that several processes share, such as the annotations, count in parts: the sum is what the
     machine gives away. Without ``/proc`` (not Linux) nothing is logged.
@@ -46,9 +49,10 @@ def return_freed_memory() -> None:
     Batches of many sizes leave holes between what is still used, which glibc keeps: without this a
     training on a CPU grows for thousands of steps.
     """
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-    if trim is not None:
-        trim(0)
+    if sys.platform == 'linux':
+        trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+        if trim is not None:
+            trim(0)
 
 
 def loader_memory() -> tuple[float | None, list[float]]:

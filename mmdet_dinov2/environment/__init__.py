@@ -6,11 +6,13 @@ what may fail is tried in another process. ``tools/check_env.py`` loads this pac
 """
 
 from .explain import explain_import_error
+from .load import busy_cores
 from .quiet import printed_without
 from .report import Problem, check_environment, format_report
 
 __all__ = [
     'Problem',
+    'busy_cores',
     'check_environment',
     'explain_import_error',
     'format_report',

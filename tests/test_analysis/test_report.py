@@ -170,6 +170,10 @@ def test_config_diff(root):
     base = dict(a=1, b=dict(c=(1, 2), d=[dict(e=1)]), work_dir='x')
     changed = dict(a=2, b=dict(c=[1, 2], d=[dict(e=1), dict(e=3)]), work_dir='y')
     assert diff(base, changed) == [('a', '1', '2'), ('b.d.1.e', '(not set)', '3')]
+    filled = dict(val_evaluator=dict(ann_file='val.json'), visualizer=dict(type='V'))
+    assert diff(base, {**base, **filled}) == []
+    named = dict(val_evaluator=dict(ann_file='other.json'))
+    assert len(diff({**base, **filled}, {**base, **filled, **named})) == 1
     from mmengine.config import Config
 
     cfg = Config.fromfile(root / 'configs/dino_dinov2_b_12ep_cosine.py').to_dict()

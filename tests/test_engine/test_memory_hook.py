@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import platform
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mmdet_dinov2.engine.memory_hook import (
     loader_memory,
     private_memory,
     proportional_memory,
+    return_freed_memory,
 )
 
 pytestmark = pytest.mark.skipif(
@@ -131,3 +133,16 @@ def test_memory_is_steady_over_epochs(tmp_path):
     # 15 epochs of 48 images: a leak of one decoded image in a hundred would be more.
     growth = memory[-5:].mean(0) - memory[4:9].mean(0)
     assert (growth < 5).all(), memory.round(1)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
+def test_holes_between_what_is_used_are_given_back():
+    """100 MiB in blocks too small to be mapped on their own, all but a tenth of them freed."""
+    blocks = [np.ones(2**16, np.uint8) for _ in range(1600)]
+    kept = blocks[::10]
+    before = private_memory(os.getpid())
+    del blocks
+    gc.collect()
+    return_freed_memory()
+    assert private_memory(os.getpid()) < before - 60
+    assert len(kept) == 160

@@ -243,13 +243,19 @@ def test_weights_that_cannot_be_had_are_one_sentence(trained, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ('load', 'variables', 'warned'),
-    [(9.0, {}, True), (0.1, {}, False), (9.0, {'OMP_NUM_THREADS': '1'}, False)],
+    ('busy', 'variables', 'warned'),
+    [
+        (1.6, {}, True),
+        (0.4, {}, False),
+        (None, {}, False),
+        (1.6, {'OMP_NUM_THREADS': '1'}, False),
+        (1.6, {'RANK': '0'}, False),
+    ],
 )
-def test_a_busy_machine_is_said(monkeypatch, capfd, load, variables, warned):
+def test_a_busy_machine_is_said(monkeypatch, capfd, busy, variables, warned):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-    monkeypatch.setattr(os, 'getloadavg', lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(cli, 'busy_cores', lambda: busy)
     monkeypatch.setattr(os, 'cpu_count', lambda: 2)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     for name, value in variables.items():
