@@ -32,7 +32,7 @@ randomness = dict(seed=0)
 # TensorBoard is used where it is installed. Weights & Biases, offline too, is one more entry:
 # dict(type='WandbVisBackend', init_kwargs=dict(mode='offline'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+visualizer = dict(type='BoxVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='DetectionLogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None

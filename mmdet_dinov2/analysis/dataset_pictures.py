@@ -16,8 +16,8 @@ from ..data.coco_file import CocoFile, complete_annotation
 from ..data.dataset_source import DatasetSource
 from ..data.image_checks import image_paths
 from ..data.image_file import MAX_PIXELS, check_size, decode, read_header
+from ..drawing.box_pictures import draw_boxes
 from ..errors import InputError
-from .box_pictures import draw_boxes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

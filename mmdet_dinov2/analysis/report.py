@@ -18,6 +18,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ..data.coco_file import CocoFile
+from ..drawing.box_pictures import draw_file
 from ..errors import InputError
 from ..runs.forecast import describe_fits, describe_gain, make_forecast
 from ..runs.lr_drop import describe_prior
@@ -28,7 +29,6 @@ from ..scoring.image_boxes import boxes_of_files
 from ..scoring.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
 from ..scoring.plots import draw_precision_recall
 from ..scoring.quality import ClassQuality, measure_quality
-from .box_pictures import draw_file
 from .config_diff import diff, nearest_config
 from .curves import curve_panels, draw_panel
 from .forecast_picture import draw_forecast_axes
@@ -226,7 +226,8 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
         classes=_classes(quality.classes),
         precision_recall=_svg(
             lambda axes: draw_precision_recall(
-                axes, quality.recalls, quality.curves, [name[:24] for name in names], _MAX_CURVES
+                axes, quality.recalls, quality.curves, [name[:24] for name in names], _MAX_CURVES,
+                in_points=True,
             ),
             5, 3.4, 'Precision over recall at an IoU of 0.5, classes and their mean',
         ),
@@ -278,30 +279,45 @@ def _confusions(
     ]
 
 
+def _match_note(match: ImageMatch) -> str:
+    """What was found in an image, in words."""
+    counts = {
+        'right': len(match.correct),
+        'of another class': len(match.pairs) - len(match.correct),
+        'on a box that has one already': len(match.repeated),
+        'on no box': len(match.surplus) - len(match.repeated),
+    }
+    kinds = ', '.join(f'{count} {kind}' for kind, count in counts.items() if count)
+    found = f'{len(match.correct)} of {match.num_boxes} boxes found'
+    predictions = f'{len(match.detections)} predictions' + (f' ({kinds})' if kinds else '')
+    return f'{found}, {predictions}, F1 {match.f1:.2f}'
+
+
 def _pictures(
     chosen: Sequence[int], matches: Sequence[ImageMatch], given: ReportInput
 ) -> list[dict[str, Any]]:
     items = []
     coco, names = given.annotations, {c['id']: c['name'] for c in given.annotations.categories}
     for match, image in ((matches[index], coco.images[index]) for index in chosen):
-        truth = [
-            a for a in coco.annotations if a['image_id'] == image['id'] and not a.get('iscrowd')
-        ]
-        # In the order of the file, as the detections were matched.
+        # In the order of the files, as they were matched.
+        truth = [a for a in coco.annotations if a['image_id'] == image['id']]
         found = [p for p in given.predictions if p['image_id'] == image['id']]
-        found = [found[index] for index in match.detections]
+        boxes = [index for index, a in enumerate(truth) if not a.get('iscrowd')]
+        confused = set(match.pairs) - set(match.correct)
+        not_found = {*match.missed, *(box for box, _ in confused)}
+        wrong = {*match.surplus, *(index for _, index in confused)}
         file_name = str(image['file_name'])
-        item = dict(
-            name=file_name,
-            note=f'{match.num_correct} of {match.num_boxes} boxes found, '
-            f'{len(found)} predictions, F1 {match.f1:.2f}',
-            pictures=[],
-        )
+        item = dict(name=file_name, note=_match_note(match), pictures=[])
         try:
             path = Path(given.image_folder or '') / file_name
-            for what, boxes in (('ground truth', truth), ('predictions', found)):
-                picture = base64.b64encode(draw_file(path, boxes, names)).decode()
-                item['pictures'].append((what, f'data:image/jpeg;base64,{picture}'))
+            for what, entries, shown, broken in (
+                ('ground truth', truth, boxes, not_found),
+                ('predictions', found, match.detections, wrong),
+            ):
+                dashed = [index in broken for index in shown]
+                picture = draw_file(path, [entries[index] for index in shown], names, dashed=dashed)
+                encoded = base64.b64encode(picture).decode()
+                item['pictures'].append((what, f'data:image/jpeg;base64,{encoded}'))
         except (OSError, ValueError) as error:
             item['note'] += f'; the picture cannot be shown ({error})'
         items.append(item)

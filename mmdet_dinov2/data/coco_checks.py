@@ -167,11 +167,16 @@ def check_boxes(
             f'{count} {reason} ({_list_examples(counts, reason)})'
             for reason, count in counts.dropped.items()
         )
+        fate = (
+            'are left out of training'
+            if source.split == 'train'
+            else 'are scored, although training would leave them out'
+        )
         findings.append(
             Finding(
                 'warning',
                 source.split,
-                f"{counts.dropped.total()} of {total} boxes of '{path}' are left out of training: "
+                f"{counts.dropped.total()} of {total} boxes of '{path}' {fate}: "
                 f'{dropped}; correct the file if they matter.',
             )
         )

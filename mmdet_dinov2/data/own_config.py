@@ -10,11 +10,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ..drawing.palette import class_colours
 from ..errors import InputError
 from .dataset_source import dataset_class, is_coco_format
 from .evaluators import iter_metrics
 from .own_data import OwnData, OwnSplit
-from .palette import class_colours
 from .shapes_dataset import ShapesDataset
 
 # Of a dataset config, what says how images are used and not which.

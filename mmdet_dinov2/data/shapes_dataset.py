@@ -7,6 +7,7 @@ from typing import Any
 
 from mmdet.registry import DATASETS
 
+from ..drawing.palette import class_colours
 from ..errors import InputError
 from .coco_dataset import DetectionCocoDataset
 from .shapes import generate_shapes
@@ -33,10 +34,7 @@ class ShapesDataset(DetectionCocoDataset):
             is not a local folder or holds anything else.
     """
 
-    METAINFO = dict(
-        classes=CLASSES,
-        palette=[(220, 60, 60), (60, 120, 220), (60, 180, 90), (230, 180, 40), (160, 80, 200)],
-    )
+    METAINFO = dict(classes=CLASSES, palette=class_colours(len(CLASSES)))
 
     def __init__(
         self, *args: Any, generate: Mapping[str, int] | None = None, **kwargs: Any

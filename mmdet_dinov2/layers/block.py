@@ -23,6 +23,10 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
 
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """``x + self(branch)`` in one pass over memory."""
+        return torch.addcmul(x, branch, self.gamma)
+
 
 class Mlp(nn.Module):
     """Two linear layers with GELU between them, on the last dimension."""
@@ -136,10 +140,10 @@ class Block(TokenwiseModule):
         scale = 1 / (1 - self.drop_path_rate)
         with_attention, with_feed_forward = (layout.token_index(i, x.device) for i in kept)
         attended = self._attend(x[with_attention], layout.select(kept[0]))
-        residual = self._attention_branch(attended) * scale
-        x = x.index_add(0, with_attention, residual.to(x.dtype))
-        residual = self._feed_forward_branch(x[with_feed_forward]) * scale
-        return x.index_add(0, with_feed_forward, residual.to(x.dtype))
+        residual = self._attention_branch(attended)
+        x = x.index_add(0, with_attention, residual.to(x.dtype), alpha=scale)
+        residual = self._feed_forward_branch(x[with_feed_forward])
+        return x.index_add(0, with_feed_forward, residual.to(x.dtype), alpha=scale)
 
     def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
         return self.attn.attend(self._qkv(x), layout.segments(self.windowed))
@@ -150,8 +154,8 @@ class Block(TokenwiseModule):
 
     @tokenwise
     def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self._attention_branch(attended)
-        return x + self._feed_forward_branch(x)
+        x = self.ls1.add(x, self.attn.proj(attended))
+        return self.ls2.add(x, self.mlp(self.norm2(x)))
 
     @tokenwise
     def _attention_branch(self, attended: Tensor) -> Tensor:

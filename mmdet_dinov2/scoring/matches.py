@@ -22,16 +22,18 @@ class ImageMatch:
     Attributes:
         detections: Indices of the detections from the score threshold on, the highest score first.
         pairs: Indices (box, detection) of those that lie on each other.
+        correct: Those of ``pairs`` of equal class.
         missed: Indices of the boxes without a detection; crowd regions are none.
         surplus: Indices of the detections that lie on no box and on no crowd region.
-        num_correct: Pairs of equal class.
+        repeated: Those of ``surplus`` that lie on a box of their class, which another one has.
     """
 
     detections: list[int]
     pairs: list[tuple[int, int]]
+    correct: list[tuple[int, int]]
     missed: list[int]
     surplus: list[int]
-    num_correct: int
+    repeated: list[int]
 
     @property
     def num_boxes(self) -> int:
@@ -42,7 +44,7 @@ class ImageMatch:
     def f1(self) -> float:
         """Harmonic mean of precision and recall; 1 for an empty image without detections."""
         total = 2 * len(self.pairs) + len(self.missed) + len(self.surplus)
-        return 2 * self.num_correct / total if total else 1.0
+        return 2 * len(self.correct) / total if total else 1.0
 
 
 def match_boxes(
@@ -78,14 +80,17 @@ def match_boxes(
             box_of[index] = int(np.where(allowed, overlaps[index], -1).argmax())
             free[box_of[index]] = False
     on_crowd = box_iou(image.boxes, image.true_boxes[image.crowd], over_first=True) >= iou_thr
+    pairs = [(box, index) for index, box in box_of.items()]
+    surplus = [i for i in detections if i not in box_of and not on_crowd[i].any()]
+    own_class = ~image.crowd & (image.true_labels == image.labels[:, None])
     return ImageMatch(
         detections=detections,
-        pairs=[(box, index) for index, box in box_of.items()],
+        pairs=pairs,
+        correct=[(box, i) for box, i in pairs if image.true_labels[box] == image.labels[i]],
         missed=np.flatnonzero(free).tolist(),
-        surplus=[i for i in detections if i not in box_of and not on_crowd[i].any()],
-        num_correct=sum(
-            bool(image.true_labels[box] == image.labels[index]) for index, box in box_of.items()
-        ),
+        surplus=surplus,
+        # A box of their class, had it been free, would be theirs.
+        repeated=[i for i in surplus if (own_class[i] & (overlaps[i] >= iou_thr)).any()],
     )
 
 

@@ -50,6 +50,7 @@ def draw_precision_recall(
     curves: np.ndarray,
     names: Sequence[str],
     max_named: int = _MAX_CURVES,
+    in_points: bool = False,
 ) -> None:
     """Draws precision over recall.
 
@@ -59,19 +60,24 @@ def draw_precision_recall(
         curves: Precision of every class, (C, R) in 0..1; -1 where a class has no box.
         names: Names of the classes.
         max_named: Of more classes the mean is drawn and the others are thin lines without names.
+        in_points: Whether AP is written as 0 to 100 instead of 0 to 1.
     """
+
+    def ap(curve: np.ndarray) -> str:
+        return f'AP {100 * curve.mean():.1f}' if in_points else f'AP {curve.mean():.3f}'
+
     from matplotlib import colormaps
 
     shown = [label for label in range(len(names)) if curves[label].max() >= 0]
     many = len(shown) > max_named
     colors = colormaps['viridis'](np.linspace(0, 0.9, max(len(shown), 1)))
     for color, label in zip(colors, shown, strict=False):
-        text = None if many else f'{names[label]}, AP {curves[label].mean():.2f}'
+        text = None if many else f'{names[label]}, {ap(curves[label])}'
         width = 0.5 if many else 1.5
         axes.plot(recalls, curves[label], color=color, label=text, linewidth=width)
     if shown:
         mean = curves[shown].mean(0)
-        axes.plot(recalls, mean, color='black', label=f'mean, AP {mean.mean():.2f}', linewidth=2)
+        axes.plot(recalls, mean, color='black', label=f'mean, {ap(mean)}', linewidth=2)
         axes.legend(fontsize=8)
     axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.3)

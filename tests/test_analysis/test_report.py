@@ -119,6 +119,32 @@ def test_pictures_have_texts(page):
     assert all('aria-label="' in tag for tag in re.findall(r'<svg [^>]*>', text))
 
 
+def test_mistakes_are_named_and_drawn_broken(work_dir, monkeypatch):
+    given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
+    given.base = BASE
+    # Image 7 has three boxes, the first of crowd: one is found twice, one as another class.
+    truth = [a for a in given.annotations.annotations if a['image_id'] == 7]
+    truth[0].update(iscrowd=1, bbox=[80, 4, 20, 30])
+    first, second = [dict(p) for p in given.predictions if p['image_id'] == 7][1:]
+    second['category_id'] = second['category_id'] % 12 + 1
+    others = [p for p in given.predictions if p['image_id'] != 7]
+    nothing = dict(first, bbox=[130, 4, 20, 30])
+    given.predictions = [*others, first, second, dict(first, score=0.4), nothing]
+    drawn = []
+    monkeypatch.setattr(
+        'mmdet_dinov2.analysis.report.draw_file',
+        lambda path, boxes, names, dashed: drawn.append((path.name, list(boxes), dashed)) or b'',
+    )
+    text = render_report(given)
+    assert (
+        '7.png</strong>: 1 of 2 boxes found, 4 predictions (1 right, 1 of another class, '
+        '1 on a box that has one already, 1 on no box), F1 0.33' in text
+    )
+    (_, boxes, dashed), (_, found, wrong) = [entry for entry in drawn if entry[0] == '7.png']
+    assert boxes == truth[1:] and dashed == [False, True]
+    assert len(found) == 4 and [p for p, w in zip(found, wrong, strict=True) if not w] == [first]
+
+
 def test_classes_are_sorted(work_dir):
     given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
     given.predictions = [p for p in given.predictions if p['category_id'] != 2]

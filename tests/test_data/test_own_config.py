@@ -7,7 +7,7 @@ from mmengine.config import Config
 
 from mmdet_dinov2.data.own_config import repeat_small_training_set, use_own_data
 from mmdet_dinov2.data.own_data import OwnData, OwnSplit
-from mmdet_dinov2.data.palette import class_colours
+from mmdet_dinov2.drawing.palette import class_colours
 from mmdet_dinov2.errors import InputError
 
 

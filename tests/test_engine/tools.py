@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MessageHub, MMLogger
+
+from mmdet_dinov2.drawing import BoxVisualizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,7 +104,7 @@ def write_config(folder: Path, extra: str = '', name: str = 'tiny.py', data: Pat
 def run_tool(name: str, *args: object) -> None:
     """Runs ``tools/<name>.py`` in this process."""
     # One program, one run: mmengine keeps these for the life of the process.
-    for keeper in (DetLocalVisualizer, MessageHub, MMLogger):
+    for keeper in (BoxVisualizer, MessageHub, MMLogger):
         keeper._instance_dict.clear()
     argv = sys.argv
     sys.argv = [f'tools/{name}.py', *map(str, args)]

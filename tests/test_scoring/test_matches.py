@@ -139,7 +139,7 @@ def test_confusions_of_one_image():
     assert count_confusions([image], 2, 0.5).matrix.tolist() == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]
     match = match_boxes(image, 0.5)
     assert (match.detections, match.missed, match.surplus) == ([0, 5, 1, 2, 3], [2], [2, 3])
-    assert (match.num_boxes, match.num_correct) == (3, 1)
+    assert (match.num_boxes, match.correct, match.repeated) == (3, [(0, 0)], [3])
     assert match.f1 == pytest.approx(2 / 7)  # the one on the crowd is no mistake
 
 
@@ -147,7 +147,8 @@ def test_equal_classes_are_matched_first():
     """Although the other class is surer and overlaps more."""
     image = one_image([square(0), square(1)], [0.9, 0.6], [1, 0], [square(0)], [0])
     match = match_boxes(image)
-    assert match.pairs == [(0, 1)] and match.num_correct == 1
+    assert match.pairs == match.correct == [(0, 1)]
+    assert (match.surplus, match.repeated) == ([0], [])  # of another class than the box
     assert match.f1 == pytest.approx(2 / 3)
     assert count_confusions([image], 2).matrix.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
 

@@ -1,7 +1,9 @@
 """Sample data set of drawn shapes, made on first use in `data/shapes` beside the configs."""
 
+import os.path as osp
+
 dataset_type = 'ShapesDataset'
-data_root = '{{ fileDirname }}/../../../data/shapes/'
+data_root = osp.normpath('{{ fileDirname }}/../../../data/shapes') + '/'
 generate = dict(num_train=400, num_val=100, seed=0)
 
 train_pipeline = [

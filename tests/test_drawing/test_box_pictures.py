@@ -8,8 +8,8 @@ import torch
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from mmdet_dinov2.analysis.box_pictures import draw_boxes, draw_detections, draw_file
-from mmdet_dinov2.data.palette import class_colours
+from mmdet_dinov2.drawing.box_pictures import draw_boxes, draw_detections, draw_file
+from mmdet_dinov2.drawing.palette import class_colours
 
 CLASSES = ('cell', 'größer als alles')
 

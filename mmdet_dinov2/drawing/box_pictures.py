@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw, ImageFont
 
-from ..data.palette import class_colours
+from .palette import class_colours
 
 # Shares of the longer side of the picture.
 _LINE_WIDTH = 1 / 400
 _FONT_SIZE = 1 / 60
-_MIN_FONT_SIZE = 11
+_MIN_FONT_SIZE = 12
 _MAX_NAME = 24
 _NO_CLASS = (128, 128, 128)
 
@@ -50,9 +51,8 @@ def draw_boxes(
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.copy()
     draw = ImageDraw.Draw(picture)
-    longer = max(picture.size)
-    width = max(2, round(longer * _LINE_WIDTH))
-    font = _font(max(_MIN_FONT_SIZE, round(longer * _FONT_SIZE)))
+    width = max(2, round(max(picture.size) * _LINE_WIDTH))
+    font = label_font(picture.size)
     palette = class_colours(max(labels, default=-1) + 1)
     colours = [palette[label] if label >= 0 else _NO_CLASS for label in labels]
     corners = np.asarray(boxes, dtype=float).reshape(-1, 2, 2)
@@ -79,19 +79,21 @@ def draw_detections(
         image: H x W x 3, uint8, BGR.
         instances: ``bboxes`` (n x 4: x1, y1, x2, y2 in pixels), ``labels`` and, for detections,
             ``scores``.
-        classes: Class names, in the order of the labels.
+        classes: Class names, in the order of the labels; numbers are written where there is none.
 
     Returns:
         A new picture, H x W x 3, uint8, BGR.
     """
-    boxes, labels = np.array(instances.bboxes.tolist()).reshape(-1, 4), instances.labels.tolist()
+    boxes = np.array(get_box_tensor(instances.bboxes).tolist()).reshape(-1, 4)
+    labels = instances.labels.tolist()
+    names = [classes[label] if label < len(classes) else f'class {label}' for label in labels]
     scores = instances.scores.tolist() if 'scores' in instances else [None] * len(boxes)
     order = sorted(range(len(boxes)), key=lambda index: scores[index] or 0)
     picture = draw_boxes(
         np.ascontiguousarray(image[..., ::-1]),
         boxes[order],
         [labels[index] for index in order],
-        [_text(classes[labels[index]], scores[index]) for index in order],
+        [_text(names[index], scores[index]) for index in order],
     )
     return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
 
@@ -101,6 +103,7 @@ def draw_file(
     boxes: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     side: int = 480,
+    dashed: Sequence[bool] | None = None,
 ) -> bytes:
     """Draws boxes with class and, where they have some, scores into a small copy of an image.
 
@@ -109,6 +112,7 @@ def draw_file(
         boxes: Dicts with ``bbox`` (x, y, w, h in pixels), ``category_id`` and perhaps ``score``.
         names: Name of each category, in the order of the labels.
         side: Length of the longer side of the picture in pixels.
+        dashed: Whether each box is drawn as a broken line; none is if not given.
 
     Returns:
         A JPEG file.
@@ -120,7 +124,8 @@ def draw_file(
         image = file.convert('RGB')
     scale = side / max(image.size)
     image = image.resize([max(1, round(length * scale)) for length in image.size])
-    boxes = sorted(boxes, key=lambda box: box.get('score', 1.0))
+    order = sorted(range(len(boxes)), key=lambda index: boxes[index].get('score', 1.0))
+    boxes = [boxes[index] for index in order]
     corners = np.array([box['bbox'] for box in boxes], dtype=float).reshape(-1, 4) * scale
     corners[:, 2:] += corners[:, :2]
     label_of = {category_id: label for label, category_id in enumerate(names)}
@@ -129,6 +134,7 @@ def draw_file(
         corners,
         [label_of[box['category_id']] for box in boxes],
         [_text(names[box['category_id']], box.get('score')) for box in boxes],
+        None if dashed is None else [dashed[index] for index in order],
     )
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=82)
@@ -171,6 +177,11 @@ def _draw_label(
     luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     middle = (left + width / 2, top + height / 2)
     draw.text(middle, text, fill='black' if luminance > 140 else 'white', font=font, anchor='mm')
+
+
+def label_font(size: Sequence[int]) -> ImageFont.FreeTypeFont:
+    """Font of the texts in a picture of this size in pixels."""
+    return _font(max(_MIN_FONT_SIZE, round(max(size) * _FONT_SIZE)))
 
 
 @functools.cache
