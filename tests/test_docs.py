@@ -1,5 +1,6 @@
 """The documentation: its commands run, its links and names exist."""
 
+import inspect
 import json
 import os
 import re
@@ -9,6 +10,23 @@ import sys
 
 import pytest
 import yaml
+from mmdet.registry import DATASETS, METRICS, MODELS, TASK_UTILS, TRANSFORMS, VISUALIZERS
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    EVALUATOR,
+    HOOKS,
+    LOG_PROCESSORS,
+    LOOPS,
+    MODEL_WRAPPERS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIM_WRAPPERS,
+    RUNNERS,
+)
+
+from mmdet_dinov2.models.dino_decoder import PaddingAwareDecoder
+from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
 
 from .test_engine.tools import ROOT, run_tool, write_config
 
@@ -172,6 +190,81 @@ def test_the_pages_of_the_api_name_modules_that_exist():
             parts = [part for part in name.split('.') if not part[:1].isupper()]
             path = ROOT.joinpath(*parts)
             assert path.is_dir() or path.with_suffix('.py').is_file(), f'{page}: {name}'
+
+
+REGISTRIES = (
+    DATASETS, DATA_SAMPLERS, EVALUATOR, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, MODELS,
+    MODEL_WRAPPERS, OPTIM_WRAPPERS, OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS, TASK_UTILS,
+    TRANSFORMS, VISUALIZERS,
+)  # fmt: skip
+
+
+def test_every_registered_class_is_on_a_page_of_the_api():
+    named = {
+        name
+        for page in (ROOT / 'docs/api').glob('*.md')
+        for name in re.findall(r'^::: (.+)$', page.read_text(), re.M)
+    }
+    registered = {
+        module
+        for registry in REGISTRIES
+        for module in registry.module_dict.values()
+        if module.__module__.startswith('mmdet_dinov2.')
+    }
+    assert len(registered) > 25
+    for module in registered:
+        assert named & {module.__module__, f'{module.__module__}.{module.__name__}'}, module
+
+
+def keys_of_page(page):
+    """Settings that a page names whole, such as ``model.num_queries``."""
+    roots = 'model|optim_wrapper|train_cfg|train_dataloader|default_hooks|randomness'
+    return re.findall(rf'`((?:{roots})(?:\.\w+)+)`', page.read_text())
+
+
+def test_the_settings_for_people_from_elsewhere_exist():
+    keys = keys_of_page(ROOT / 'docs/coming-from.md')
+    cfg = Config.fromfile(ROOT / 'configs/dino_dinov2_b_ft_12ep.py')
+    # Arguments that the configs leave at their default.
+    defaults = {
+        'model.encoder.with_cp': PaddingAwareEncoder,
+        'model.decoder.with_cp': PaddingAwareDecoder,
+        'optim_wrapper.accumulative_counts': OptimWrapper,
+    }
+    assert len(keys) > 20
+    for key in keys:
+        if key in defaults:
+            assert key.rpartition('.')[2] in inspect.signature(defaults[key]).parameters, key
+            continue
+        value = cfg
+        for part in key.split('.'):
+            assert part in value, key
+            value = value[part]
+
+
+PYTHON_BLOCKS = [
+    (page.name, block)
+    for page in PAGES
+    for block in re.findall(r'^```python\n(.*?)^```', page.read_text(), re.M | re.S)
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('page', 'block'), PYTHON_BLOCKS)
+def test_python_runs(things, monkeypatch, tmp_path, page, block):
+    folder, _, places = things
+    monkeypatch.chdir(tmp_path)
+    if '_base_' in block:  # a config
+        block = block.replace("'dino_", f"'{ROOT}/configs/dino_")
+        (tmp_path / 'own.py').write_text(block)
+        cfg = Config.fromfile(tmp_path / 'own.py')
+        assert cfg.train_dataloader.dataset.ann_file == 'annotations/train.json'
+        assert 'classes' in cfg.val_dataloader.dataset.metainfo
+        return
+    image = next(places['images'].iterdir())
+    for name in ('a.jpg', 'b.jpg'):
+        shutil.copy(image, tmp_path / name)
+    exec(re.sub(r"'work_dirs/[^']+'", repr(str(places['checkpoint'])), block), {})
 
 
 def test_the_model_index_lists_every_config():

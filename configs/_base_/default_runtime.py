@@ -25,7 +25,9 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=False,  # image sizes change from batch to batch
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),  # processes without GPUs use gloo
+    # Processes without GPUs use gloo. Seconds that the others wait for one that evaluates or draws
+    # (NCCL: 600 otherwise).
+    dist_cfg=dict(backend='nccl', timeout=3600),
 )
 randomness = dict(seed=0)
 

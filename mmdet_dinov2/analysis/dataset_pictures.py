@@ -15,7 +15,7 @@ from ..data.box_counts import is_trained_on
 from ..data.coco_file import CocoFile, complete_annotation
 from ..data.dataset_source import DatasetSource
 from ..data.image_checks import image_paths
-from ..data.image_file import MAX_PIXELS, check_size, decode, read_header
+from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_boxes
 from ..errors import InputError
 
@@ -86,18 +86,14 @@ def _annotated(
     title = f'{source.split}: {image["file_name"]}'
     scale, pixels = 1.0, None
     try:
-        content = Path(path).read_bytes()
-        header = read_header(content)
-        check_size(header, MAX_PIXELS)
-        annotated = (image['width'], image['height']) if source.by_name else None
-        pixels = decode(content, header, annotated)
+        pixels = read_image(path, (image['width'], image['height']) if source.by_name else None)
         scale = _SIDE / max(pixels.shape[:2])
         size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]
         # Small images are enlarged, so that there is room for texts.
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         pixels = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=how)[:, :, ::-1])
     except (InputError, OSError) as error:
-        title = f'{title}\n{str(error)[:60]}'
+        title = f'{title}\n{str(error.__cause__ or error)[:60]}'  # without the path
     categories = [names.get(annotation['category_id'], '?') for annotation in annotations]
     classes = list(source.classes)
     boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4) * scale

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..checkpoint import load_state_dict, read_checkpoint, state_dict_of
+from ..data.image_file import read_image
 from ..errors import InputError
 from ..models import DINOv2
 
@@ -77,13 +78,7 @@ def prepare_image(cfg: Config, path: str | Path, size: int) -> tuple[np.ndarray,
     """
     if size < 1:
         raise InputError(f'the longer side must have at least 1 pixel, not {size}')
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'image {path} does not exist; check the path')
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert('RGB')
-    except OSError as error:
-        raise InputError(f'{path} cannot be read as an image ({error})') from error
+    image = Image.fromarray(np.ascontiguousarray(read_image(path)[..., ::-1]))
     scale = size / max(image.size)
     image = image.resize(
         [max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC

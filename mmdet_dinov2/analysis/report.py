@@ -17,8 +17,9 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..data.coco_file import CocoFile
-from ..drawing.box_pictures import draw_file
+from ..data.coco_file import CocoFile, leaves_folder
+from ..data.image_file import read_image
+from ..drawing.box_pictures import draw_small
 from ..errors import InputError
 from ..runs.forecast import describe_fits, describe_gain, make_forecast
 from ..runs.lr_drop import describe_prior
@@ -309,16 +310,26 @@ def _pictures(
         file_name = str(image['file_name'])
         item = dict(name=file_name, note=_match_note(match), pictures=[])
         try:
-            path = Path(given.image_folder or '') / file_name
+            pixels = _read_picture(given.image_folder or '', image)
             for what, entries, shown, broken in (
                 ('ground truth', truth, boxes, not_found),
                 ('predictions', found, match.detections, wrong),
             ):
                 dashed = [index in broken for index in shown]
-                picture = draw_file(path, [entries[index] for index in shown], names, dashed=dashed)
+                picture = draw_small(
+                    pixels, [entries[index] for index in shown], names, dashed=dashed
+                )
                 encoded = base64.b64encode(picture).decode()
                 item['pictures'].append((what, f'data:image/jpeg;base64,{encoded}'))
         except (OSError, ValueError) as error:
             item['note'] += f'; the picture cannot be shown ({error})'
         items.append(item)
     return items
+
+
+def _read_picture(folder: str, image: Mapping[str, Any]) -> np.ndarray:
+    """Reads an image of an annotation file, as its boxes see it: (H, W, 3) BGR."""
+    name = str(image['file_name'])
+    if leaves_folder(folder, name):
+        raise InputError(f'{name} lies outside of the image folder {folder}')
+    return read_image(Path(folder) / name, (image['width'], image['height']))

@@ -31,7 +31,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
         InputError: If a tensor is missing, unknown or of another shape; the model stays as it was.
     """
     state_dict = _unwrapped(state_dict)
-    expected = gather(model.state_dict())
+    expected = model.state_dict()
     groups = {
         'missing': [name for name in expected if name not in state_dict],
         'unknown': [name for name in state_dict if name not in expected],
@@ -61,8 +61,9 @@ def load_for_fine_tuning(
 
     Tensors of the same name and shape are loaded. Of those with a row for each class, the rows of
     classes that both know by name are loaded; without names on either side none is. A backbone is
-    loaded as a whole or, where none of its tensors fits, left as it is (as with the published
-    ResNet and Swin detectors of mmdet).
+    loaded as a whole or, where the checkpoint has another kind of backbone and this one has weights
+    of its own (``init_cfg``), left as it is (as with the published ResNet and Swin detectors of
+    mmdet).
 
     Args:
         model: The detector, initialised.
@@ -75,11 +76,12 @@ def load_for_fine_tuning(
         What was done.
 
     Raises:
-        InputError: If the checkpoint is no detector, or its backbone fits only in part; the model
-            then stays as it was.
+        InputError: If the checkpoint is no detector, its backbone fits only in part or is of
+            another size, or the backbone would start from random weights; the model then stays as
+            it was.
     """
     state_dict = _unwrapped(state_dict)
-    expected = gather(model.state_dict())
+    expected = model.state_dict()
     _refuse_plain_backbone(state_dict, expected, source)
     report = LoadReport(source)
     new_state: dict[str, Tensor] = {}
@@ -88,7 +90,7 @@ def load_for_fine_tuning(
         if target is None:
             report.left_out[name] = 'unknown to this model'
         elif _CLASS_ROWS.fullmatch(name):
-            rows = _match_rows(tensor, target, classes, checkpoint_classes)
+            rows = _match_rows(tensor, gather(target), classes, checkpoint_classes)
             if rows is None:
                 report.left_out[name] = 'class names are not known on both sides'
             else:
@@ -103,12 +105,13 @@ def load_for_fine_tuning(
             new_state[name] = tensor
             report.loaded.append(name)
     report.missing = [name for name in expected if name not in new_state]
-    _check_backbone(new_state, expected, report)
     if not any(not name.startswith('backbone.') for name in new_state):
         raise InputError(
             f'nothing of {source} fits this detector behind the backbone: it has no '
             f'{name_first(report.missing)}; load_from takes the checkpoint of a DINO detector'
         )
+    has_weights = bool(getattr(getattr(model, 'backbone', None), 'init_cfg', None))
+    _check_backbone(new_state, expected, report, has_weights)
     load_model_state(model, new_state, strict=False)
     return report
 
@@ -193,13 +196,21 @@ def _match_rows(
 
 
 def _check_backbone(
-    new_state: Mapping[str, Tensor], expected: Mapping[str, Tensor], report: LoadReport
+    new_state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    report: LoadReport,
+    has_weights: bool,
 ) -> None:
-    """Takes a backbone as a whole or not at all."""
+    """Takes a backbone as a whole, or leaves one that has weights already."""
     needed = [name for name in expected if name.startswith('backbone.')]
     fitting = [name for name in needed if name in new_state]
-    if fitting and len(fitting) < len(needed):
-        lacking = [name for name in needed if name not in new_state]
+    lacking = [name for name in needed if name not in new_state]
+    if not fitting and needed and not has_weights and not set(needed) & set(report.left_out):
+        raise InputError(
+            f'no tensor of the backbone is in {report.source} ({name_first(lacking)} are not), and '
+            'it has no weights of its own: name them in model.backbone.init_cfg'
+        )
+    if lacking and set(needed) & {*fitting, *report.left_out}:
         raise InputError(
             f'only {len(fitting)} of the {len(needed)} tensors of the backbone fit {report.source} '
             f'(not {name_first(lacking)}): use the arch, patch_size and num_registers of the '

@@ -19,7 +19,7 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def gather(value: Any, device: str | torch.device | None = None) -> Any:
+def gather(value: Any, device: str | torch.device | None = None, keep: bool = True) -> Any:
     """Makes the tensors in nested dicts, lists and tuples whole.
 
     All processes have to call it, as those that hold the parts send them.
@@ -27,13 +27,17 @@ def gather(value: Any, device: str | torch.device | None = None) -> Any:
     Args:
         value: What may contain divided tensors.
         device: Where tensors are moved to; None leaves them where they are.
+        keep: Whether this process wants them; others get None in the place of divided tensors, and
+            hold one whole tensor at a time.
     """
     if isinstance(value, Mapping):
-        return type(value)((key, gather(item, device)) for key, item in value.items())
+        return type(value)((key, gather(item, device, keep)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return type(value)(gather(item, device) for item in value)
+        return type(value)(gather(item, device, keep) for item in value)
     if isinstance(value, Tensor):
         whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if not keep:
+            return None
         return whole if device is None else whole.to(device)
     return value
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import mmcv
 import numpy as np
@@ -77,7 +79,7 @@ def check_size(header: ImageHeader, max_pixels: int) -> None:
     if header.width * header.height > max_pixels:
         raise InputError(
             f'the file declares {header.width} x {header.height} pixels, more than the allowed '
-            f'{max_pixels:,} (max_pixels of CheckedLoadImageFromFile)'
+            f'{max_pixels:,} (max_pixels of CheckedLoadImageFromFile in a pipeline)'
         )
 
 
@@ -133,6 +135,55 @@ def decode(
     if image is None:
         raise InputError('the file cannot be decoded')
     return image
+
+
+def read_image(
+    path: str | os.PathLike, annotated_size: tuple[float, float] | None = None
+) -> np.ndarray:
+    """Reads an image file of unknown origin, as the data sets of this project do.
+
+    Args:
+        path: A local file.
+        annotated_size: ``(width, height)`` in the annotation file, if known; see ``decode``.
+
+    Returns:
+        The picture, (H, W, 3) uint8 BGR.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
+    """
+    content, header = check_image(path)
+    try:
+        return decode(content, header, annotated_size)
+    except InputError as error:
+        raise InputError(f'{path} is damaged or no image ({error})') from error
+
+
+def check_image(path: str | os.PathLike) -> tuple[bytes, ImageHeader]:
+    """Looks whether a file is an image that can be decoded, as a whole.
+
+    Returns:
+        The content of the file and what its header declares.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'image {path} does not exist; check the path')
+    content = path.read_bytes()
+    try:
+        header = read_header(content)
+        check_size(header, MAX_PIXELS)
+        # OpenCV fills what is missing of a file with grey and says nothing.
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except Exception as error:  # parsers of broken files raise anything
+        reason = ' '.join(str(error).split())
+        raise InputError(f'{path} is damaged or no image ({reason})') from error
+    return content, header
 
 
 def ignores_orientation(header: ImageHeader, annotated_size: tuple[float, float] | None) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,8 +97,8 @@ def draw_detections(
     return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
 
 
-def draw_file(
-    path: str | Path,
+def draw_small(
+    image: np.ndarray,
     boxes: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     side: int = 480,
@@ -108,7 +107,7 @@ def draw_file(
     """Draws boxes with class and, where they have some, scores into a small copy of an image.
 
     Args:
-        path: Image file.
+        image: H x W x 3, uint8, BGR.
         boxes: Dicts with ``bbox`` (x, y, w, h in pixels), ``category_id`` and perhaps ``score``.
         names: Name of each category, in the order of the labels.
         side: Length of the longer side of the picture in pixels.
@@ -116,21 +115,18 @@ def draw_file(
 
     Returns:
         A JPEG file.
-
-    Raises:
-        OSError: If there is no such image or it cannot be read.
     """
-    with Image.open(path) as file:
-        image = file.convert('RGB')
-    scale = side / max(image.size)
-    image = image.resize([max(1, round(length * scale)) for length in image.size])
+    scale = side / max(image.shape[:2])
+    small = Image.fromarray(np.ascontiguousarray(image[..., ::-1])).resize(
+        [max(1, round(length * scale)) for length in image.shape[1::-1]]
+    )
     order = sorted(range(len(boxes)), key=lambda index: boxes[index].get('score', 1.0))
     boxes = [boxes[index] for index in order]
     corners = np.array([box['bbox'] for box in boxes], dtype=float).reshape(-1, 4) * scale
     corners[:, 2:] += corners[:, :2]
     label_of = {category_id: label for label, category_id in enumerate(names)}
     picture = draw_boxes(
-        image,
+        small,
         corners,
         [label_of[box['category_id']] for box in boxes],
         [_text(names[box['category_id']], box.get('score')) for box in boxes],

@@ -5,7 +5,7 @@ from .coco_metric import DetectionCocoMetric
 from .detector import Detector, load
 from .early_stopping import ResumableEarlyStoppingHook
 from .ema_hook import DetectionEMAHook
-from .evaluation import DetectionEvaluator, ReadableVisualizationHook
+from .evaluation import DetectionEvaluator
 from .forecast_hook import ForecastHook
 from .fsdp import FullyShardedModel
 from .log_processor import DetectionLogProcessor
@@ -16,6 +16,7 @@ from .optim_constructor import DetectionOptimWrapperConstructor
 from .optim_wrapper import Bf16OptimWrapper, GuardedOptimWrapper
 from .preemption import PreemptionHook
 from .runner import DetectionRunner
+from .visualization_hook import ReadableVisualizationHook
 
 __all__ = [
     'Bf16OptimWrapper',

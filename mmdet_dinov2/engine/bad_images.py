@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
 
+from ..data.image_file import check_image
 from ..errors import InputError
+
+# Where checkpoints keep them.
+_HUB_KEY = 'bad_images'
 
 
 class BadImages:
     """The images that could not be read so far, the same in all processes.
+
+    They are counted on when a run is resumed, without those that have been repaired.
 
     Args:
         max_share: Share of the images of the training data that may be unreadable, 0..1. One image
@@ -27,6 +33,7 @@ class BadImages:
             raise InputError(f'max_bad_share={max_share} must be between 0 and 1')
         self.max_share = max_share
         self._known: dict[str, str] = {}
+        self._resumed = False
 
     def __len__(self) -> int:
         return len(self._known)
@@ -42,8 +49,15 @@ class BadImages:
         Raises:
             InputError: If there are too many; in all processes.
         """
-        for part in all_gather_object(list(found)):
-            for path, reason in part:
+        earlier = []
+        if not self._resumed:
+            self._resumed = True
+            earlier = _still_bad(runner.message_hub.get_info(_HUB_KEY, {}))
+        gathered = all_gather_object((earlier, list(found)))
+        for earlier, _ in gathered:
+            self._known.update(earlier)
+        for _, here in gathered:
+            for path, reason in here:
                 if path in self._known:
                     continue
                 self._known[path] = reason
@@ -51,12 +65,24 @@ class BadImages:
                     f'Step {runner.iter + 1}: image {path} cannot be read ({reason}) and is '
                     f'replaced by another one; {len(self)} of {num_images} so far'
                 )
+        runner.message_hub.update_info(_HUB_KEY, dict(self._known))
         allowed = max(1, math.floor(self.max_share * num_images))
         if len(self) > allowed:
             names = '\n'.join(f'  {path}: {reason}' for path, reason in self._known.items())
             raise InputError(
                 f'{len(self)} of {num_images} training images cannot be read, more than the '
                 f'{allowed} that train_cfg.max_bad_share={self.max_share:g} allows:\n{names}\n'
-                'Repair or remove them (`python tools/check_dataset.py CONFIG` finds all), or '
-                'allow more, and go on from the last checkpoint with --resume.'
+                'Repair them (`python tools/check_dataset.py CONFIG` finds all), or allow more, '
+                'and go on from the last checkpoint with --resume.'
             )
+
+
+def _still_bad(known: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Images of an earlier part of the run that have not been repaired since."""
+    bad = []
+    for path, reason in known.items():
+        try:
+            check_image(path)
+        except (InputError, OSError):  # gone, damaged, or not a local file
+            bad.append((path, reason))
+    return bad

@@ -122,6 +122,30 @@ def describe_changes(
     return rows, '\n'.join(notes)
 
 
+def check_epoch_length(meta: Mapping[str, Any], length: int, path: str) -> None:
+    """Checks that epochs are as long as they were, so that the steps made are a place in them.
+
+    Args:
+        meta: ``meta`` of the checkpoint.
+        length: Steps of an epoch of this run.
+        path: The checkpoint, for the message.
+
+    Raises:
+        InputError: If they are longer or shorter.
+    """
+    done = meta['iter'] - meta['epoch'] * length
+    # A checkpoint of mmengine does not tell the length.
+    if meta.get('epoch_length', length) == length and 0 <= done <= length:
+        return
+    before = meta.get('epoch_length')
+    was = f'{before} steps' if before else f'{meta["iter"]} steps in {meta["epoch"]} epochs'
+    raise InputError(
+        f'{path} was trained with {was}{" an epoch" if before else ""}, an epoch of this run has '
+        f'{length}: go on with the same training images, batch and drop_last, or start a new '
+        'training from these weights with load_from'
+    )
+
+
 def check_optimizer(
     meta: Mapping[str, Any],
     state: Mapping[str, Any],

@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict
 
 import mmengine
+from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from ..checkpoint.embedded_config import CONFIG_KEY, plain_config
 from ..checkpoint.sharded import gather
@@ -25,10 +26,12 @@ def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler:
         save_param_scheduler: Whether to include the schedulers.
 
     Returns:
-        Whole tensors on the CPU. ``meta`` holds the class names (``dataset_meta``), the seed, the
-        config (as text and as plain values), as ``settings`` what decides the training, and as
-        ``batch`` how the images of a step are divided.
+        In the main process whole tensors on the CPU, in others None for each of them. ``meta``
+        holds the class names (``dataset_meta``), the seed, the config (as text and as plain
+        values), as ``settings`` what decides the training, as ``batch`` how the images of a step
+        are divided, and as ``epoch_length`` the steps of an epoch.
     """
+    keep = is_main_process()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     meta = dict(
         cfg=runner.cfg.pretty_text,
@@ -40,16 +43,18 @@ def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler:
         batch=asdict(runner.effective_batch),
         settings=training_settings(runner.cfg),
     )
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        meta['epoch_length'] = len(runner.train_dataloader)
     dataset = runner.train_dataloader.dataset
     if hasattr(dataset, 'metainfo'):
         meta['dataset_meta'] = dataset.metainfo
     checkpoint = dict(
         meta=meta,
-        state_dict=gather(model.state_dict(), 'cpu'),
-        message_hub=gather(runner.message_hub.state_dict(), 'cpu'),
+        state_dict=gather(model.state_dict(), 'cpu', keep),
+        message_hub=gather(runner.message_hub.state_dict(), 'cpu', keep),
     )
     if save_optimizer:
-        checkpoint['optimizer'] = gather(runner.optim_wrapper.state_dict(), 'cpu')
+        checkpoint['optimizer'] = gather(runner.optim_wrapper.state_dict(), 'cpu', keep)
     if save_param_scheduler and runner.param_schedulers is not None:
         checkpoint['param_schedulers'] = [s.state_dict() for s in runner.param_schedulers]
     return checkpoint

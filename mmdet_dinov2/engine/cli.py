@@ -249,8 +249,9 @@ def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
         record_error(error)
         if not every_error and not isinstance(error, InputError):
             raise
-        if is_main_process():
-            print(f'error: {_describe(error)}', file=sys.stderr)
+        # What only one of the other processes meets would else be told by nobody.
+        if is_main_process() or 'TORCHELASTIC_ERROR_FILE' not in os.environ:
+            print(f'error: {_of_process()}{_describe(error)}', file=sys.stderr)
             if not isinstance(error, (InputError, FileNotFoundError)):
                 print(f'({_TRACEBACK}=1 shows where)', file=sys.stderr)
         sys.exit(1)
@@ -287,6 +288,13 @@ def _end_process(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _of_process() -> str:
+    """Which process speaks, where it is not the main one."""
+    if is_main_process():
+        return ''
+    return f'(process {os.environ.get("RANK", os.environ.get("SLURM_PROCID"))}) '
 
 
 def record_error(error: Exception) -> None:

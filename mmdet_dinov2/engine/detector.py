@@ -18,7 +18,6 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..checkpoint import (
@@ -29,6 +28,7 @@ from ..checkpoint import (
     read_checkpoint,
     state_dict_of,
 )
+from ..data.image_file import check_image
 from ..errors import InputError
 
 ImageLike = str | os.PathLike | np.ndarray
@@ -215,16 +215,7 @@ class Detector:
         return Prediction(source, loaded['img']), self._transform(dict(loaded))
 
     def _from_file(self, path: str) -> dict[str, Any]:
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f'{path} does not exist')
-        try:
-            # OpenCV fills what is missing of a file with grey and says nothing.
-            with Image.open(path) as opened:
-                opened.load()
-        except UnidentifiedImageError:
-            pass  # of a format that OpenCV alone may know
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f'{path} is damaged ({" ".join(str(error).split())})') from error
+        check_image(path)
         try:
             return self._load_file(dict(img_path=path))
         except Exception as error:  # OpenCV and mmcv report a file that is no image in many ways

@@ -6,13 +6,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from mmdet.engine.hooks import DetVisualizationHook
-from mmdet.structures import DetDataSample
 from mmengine.dist import all_gather_object
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
-from mmengine.registry import EVALUATOR, HOOKS
-from mmengine.runner import Runner
+from mmengine.registry import EVALUATOR
 from mmengine.structures import BaseDataElement
 
 from ..data.findings import name_some
@@ -60,25 +57,3 @@ class DetectionEvaluator(Evaluator):
             )
             metrics['bad_images'] = len(bad)
         return metrics
-
-
-@HOOKS.register_module()
-class ReadableVisualizationHook(DetVisualizationHook):
-    """mmdet's ``DetVisualizationHook``, which draws the images that can be read."""
-
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
-    ) -> None:
-        """Draws the first image of a batch."""
-        if readable := _readable(outputs):
-            super().after_val_iter(runner, batch_idx, data_batch, readable)
-
-    def after_test_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
-    ) -> None:
-        """Draws the images of a batch."""
-        super().after_test_iter(runner, batch_idx, data_batch, _readable(outputs))
-
-
-def _readable(samples: Sequence[DetDataSample]) -> list[DetDataSample]:
-    return [sample for sample in samples if BAD_IMAGES not in sample.metainfo]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -74,6 +73,8 @@ class FullyShardedModel(nn.Module):
             data = self.module.data_preprocessor(data, True)
             losses = self.module(**data, mode='loss')
         loss, log_vars = self.module.parse_losses(losses)
+        # Looked at by the backward pass: gradients of micro-batches stay local but for the last.
+        self.module.set_requires_gradient_sync(optim_wrapper.should_sync())
         optim_wrapper.update_params(loss)
         return log_vars
 
@@ -84,15 +85,6 @@ class FullyShardedModel(nn.Module):
     def test_step(self, data: dict) -> list:
         """Predicts; see mmengine's ``BaseModel.test_step``."""
         return self.module.test_step(data)
-
-    @contextmanager
-    def no_sync(self) -> Iterator[None]:
-        """Keeps gradients of micro-batches local; those of the last one are averaged."""
-        self.module.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            self.module.set_requires_gradient_sync(True)
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:

@@ -19,6 +19,8 @@ from ..sample_meta import announce_step, bad_images
 from .bad_images import BadImages
 
 MAX_BAD_SHARE = 0.001
+# Where checkpoints keep the step of the last evaluation.
+_EVALUATED = 'evaluated_iter'
 
 
 class _OptimizerSteps:
@@ -40,6 +42,18 @@ class _OptimizerSteps:
     ) -> None:
         self.bad_images = BadImages(max_bad_share)
         super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
+
+    def _evaluate(self) -> None:
+        """Evaluates, and notes it for the checkpoints to come."""
+        self.runner.val_loop.run()
+        self.runner.message_hub.update_info(_EVALUATED, self._iter)
+
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluates what the run goes on from, if that was due and its checkpoint came before."""
+        known = self.runner.message_hub.get_info(_EVALUATED, None)
+        if self._iter and self._evaluation_is_due() and known != self._iter:
+            self.runner.logger.info('Evaluating first: the checkpoint was saved before that')
+            self._evaluate()
 
     def _train_step(self, data_batch: dict) -> dict[str, float]:
         runner = self.runner
@@ -81,6 +95,25 @@ class EpochTrainLoop(_OptimizerSteps, EpochBasedTrainLoop):
         **kwargs: As for mmengine's loop.
     """
 
+    def run(self) -> nn.Module:
+        """Runs what is left of the training."""
+        self.runner.call_hook('before_train')
+        self._make_up_for_evaluation()
+        while self._epoch < self._max_epochs and not self.stop_training:
+            self.run_epoch()
+            if self._evaluation_is_due():
+                self._evaluate()
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def _evaluation_is_due(self) -> bool:
+        if self.runner.val_loop is None or self._epoch < self.val_begin:
+            return False
+        if self._iter != self._epoch * len(self.dataloader):  # within an epoch
+            return False
+        self._decide_current_val_interval()
+        return self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+
     def run_epoch(self) -> None:
         """Runs what is left of an epoch."""
         length = len(self.dataloader)
@@ -115,18 +148,23 @@ class IterTrainLoop(_OptimizerSteps, IterBasedTrainLoop):
     def run(self) -> nn.Module:
         """Runs what is left of the training."""
         self.runner.call_hook('before_train')
+        self._make_up_for_evaluation()
         self.runner.call_hook('before_train_epoch')
         batches = self._batches()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(batches))
-            self._decide_current_val_interval()
-            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-            if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
-                self.runner.val_loop.run()
+            if self._evaluation_is_due():
+                self._evaluate()
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _evaluation_is_due(self) -> bool:
+        if self.runner.val_loop is None or self._iter < self.val_begin:
+            return False
+        self._decide_current_val_interval()
+        return self._iter % self.val_interval == 0 or self._iter == self._max_iters
 
     def run_iter(self, data_batch: dict) -> None:
         """Runs one optimizer step."""
@@ -214,6 +252,8 @@ def _start(dataloader: DataLoader, seed: int, first_step: int, skip: int) -> Non
     batch_sampler = dataloader.batch_sampler
     if isinstance(batch_sampler, StepBatchSampler):
         batch_sampler.seed = seed
+        if hasattr(batch_sampler.sampler, 'seed'):
+            batch_sampler.sampler.seed = seed
         batch_sampler.start(first_step, skip)
     elif skip:
         raise InputError(

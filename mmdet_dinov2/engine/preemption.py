@@ -8,8 +8,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from mmengine.dist import barrier, is_main_process
-from mmengine.hooks import Hook
+import torch
+from mmengine.dist import all_reduce, barrier, is_main_process
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -27,7 +28,8 @@ class PreemptionHook(Hook):
 
     A signal on any process is agreed on by all of them at the end of the step, which needs no
     communication of its own: the request travels with the losses. The checkpoint holds the state
-    after this step, and ``last_checkpoint`` names it. A Slurm batch job requeues itself, unless it
+    after this step, and ``last_checkpoint`` names it. An evaluation is broken off after the batch,
+    and made up for by the run that goes on. A Slurm batch job requeues itself, unless it
     was interrupted (SIGINT, Ctrl-C). A second SIGINT ends the run at once, without a checkpoint.
 
     Args:
@@ -48,6 +50,7 @@ class PreemptionHook(Hook):
         self.signals = tuple(signals)
         self._previous: dict = {}
         self._interrupted = False
+        self._common_batches = 0
 
     def before_train(self, runner: Runner) -> None:
         """Listens to the signals from now on."""
@@ -56,7 +59,7 @@ class PreemptionHook(Hook):
 
         def request(number: int, frame) -> None:
             if os.getpid() != process:
-                return  # loading processes inherit this; the run ends them
+                return  # loading processes inherit this
             if number == signal.SIGINT:
                 if self._interrupted:
                     raise KeyboardInterrupt
@@ -82,23 +85,51 @@ class PreemptionHook(Hook):
         Raises:
             SystemExit: With code 75, after the checkpoint is saved.
         """
-        if not runner.stop_agreed:
+        if runner.stop_agreed:
+            self._stop(runner, runner.iter + 1)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Counts the batches that all processes have."""
+        if self._previous:
+            count = torch.tensor(len(runner.val_dataloader))
+            all_reduce(count, 'min')
+            self._common_batches = int(count)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Breaks an evaluation of a training off if a process was asked to stop.
+
+        Raises:
+            SystemExit: With code 75, after the checkpoint is saved.
+        """
+        if not self._previous or batch_idx >= self._common_batches:
             return
+        requested = torch.tensor(int(runner.stop_requested))
+        all_reduce(requested, 'max')
+        if not requested:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook._swap_ema_parameters()  # averaged weights are in the place of the others
+        self._stop(runner, runner.iter)
+
+    def _stop(self, runner: Runner, steps: int) -> None:
+        """Saves the state after a number of steps and ends the run."""
         runner.save_checkpoint(
             runner.work_dir,
             CHECKPOINT_NAME,
-            meta=dict(epoch=runner.epoch, iter=runner.iter + 1),
+            meta=dict(epoch=runner.epoch, iter=steps),
             by_epoch=False,
         )
-        barrier()
         path = os.path.join(runner.work_dir, CHECKPOINT_NAME)
         if is_main_process():
             write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
             requeued = not self._interrupted and _requeue()
             remedy = 'the job was requeued' if requeued else 'go on with --resume'
             runner.logger.warning(
-                f'Asked to stop: saved the state after step {runner.iter + 1} to {path}; {remedy}'
+                f'Asked to stop: saved the state after step {steps} to {path}; {remedy}'
             )
+        # Nobody leaves before that is done: srun would end the other processes.
+        barrier()
         self.after_train(runner)
         raise SystemExit(STOPPED_EXIT_CODE)
 
@@ -108,9 +139,12 @@ def _requeue() -> bool:
     job = os.environ.get('SLURM_JOB_ID')
     if job is None:
         return False
-    shown = subprocess.run(
-        ['scontrol', 'show', 'job', '--oneliner', job], capture_output=True, text=True
-    ).stdout
+    try:
+        shown = subprocess.run(
+            ['scontrol', 'show', 'job', '--oneliner', job], capture_output=True, text=True
+        ).stdout
+    except OSError:  # in a container that lacks Slurm's commands
+        return False
     # Without a script there is nothing to run again.
     if 'BatchFlag=0' in shown or 'JobState=CANCELLED' in shown:
         return False

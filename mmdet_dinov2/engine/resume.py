@@ -128,6 +128,23 @@ def steps_of(path: str | Path, shapes: Mapping[str, torch.Size]) -> int:
         FileNotFoundError: If there is no such file.
         InputError: If it is damaged, no state of a training, or that of another model.
     """
+    check_bytes(path)
+    checkpoint = read_checkpoint(path, mmap=True)  # only its shapes are needed
+    check_training_state(checkpoint, str(path))
+    found = {name.removeprefix('module.'): t.shape for name, t in checkpoint['state_dict'].items()}
+    other = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+    if other:
+        raise InputError(f'checkpoint {path} is that of another model ({name_first(other)} differ)')
+    return checkpoint['meta']['iter']
+
+
+def check_bytes(path: str | Path) -> None:
+    """Checks every byte of a local checkpoint, which torch does not do when it loads.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        InputError: If it is damaged.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {path} does not exist')
     try:
@@ -138,13 +155,6 @@ def steps_of(path: str | Path, shapes: Mapping[str, torch.Size]) -> int:
         raise InputError(f'checkpoint {path} ({size} bytes) is not whole ({error})') from error
     if damaged is not None:
         raise InputError(f'checkpoint {path} is damaged: {damaged} has another checksum')
-    checkpoint = read_checkpoint(path, mmap=True)  # only its shapes are needed
-    check_training_state(checkpoint, str(path))
-    found = {name.removeprefix('module.'): t.shape for name, t in checkpoint['state_dict'].items()}
-    other = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
-    if other:
-        raise InputError(f'checkpoint {path} is that of another model ({name_first(other)} differ)')
-    return checkpoint['meta']['iter']
 
 
 def check_training_state(checkpoint: Mapping[str, Any], path: str) -> None:

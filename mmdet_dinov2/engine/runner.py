@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 from mmengine.config import Config
@@ -16,8 +17,9 @@ from mmengine.fileio import join_path
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner, save_checkpoint
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, save_checkpoint
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ..checkpoint import (
     check_classes,
@@ -36,16 +38,17 @@ from .batch import (
     check_accumulation,
     describe_training_batch,
 )
-from .changes import check_changes, training_settings
+from .changes import check_changes, check_epoch_length, training_settings
 from .checkpoints import build_checkpoint
 from .coco_metric import DetectionCocoMetric
 from .config_format import ReadableConfig
 from .evaluation import DetectionEvaluator
 from .files import write_checkpoint
 from .fsdp import FullyShardedModel, clip_grad_norm
+from .loading_processes import outlive_signals
 from .loops import STEP_LOOPS
 from .reproducible import check_reproducible, use_reproducible_algorithms
-from .resume import agree_on_checkpoint, check_training_state
+from .resume import agree_on_checkpoint, check_bytes, check_training_state
 
 
 @RUNNERS.register_module()
@@ -123,6 +126,17 @@ class DetectionRunner(Runner):
             loop['type'] = STEP_LOOPS.get(loop['type'], loop['type'])
         return super().build_train_loop(loop)
 
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> DataLoader:
+        """Builds a dataloader; see mmengine's ``Runner.build_dataloader``.
+
+        Its processes outlive signals that ask the run to stop.
+        """
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        return loader if isinstance(dataloader, DataLoader) else outlive_signals(loader)
+
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
         """Builds an evaluator; metrics without a folder for their report get one."""
         built = super().build_evaluator(evaluator)
@@ -149,7 +163,7 @@ class DetectionRunner(Runner):
         if check_reproducible(self.cfg):
             use_reproducible_algorithms()
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
-            _init_cpu_processes(self.launcher)
+            _init_cpu_processes(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -246,6 +260,8 @@ class DetectionRunner(Runner):
         """
         if revise_keys:
             raise ValueError(f'revise_keys={revise_keys} is not supported by {type(self).__name__}')
+        if is_sharded(self.model):  # whole tensors might not fit where the parts do
+            map_location = 'cpu'
         checkpoint = read_checkpoint(filename, map_location)
         # mmengine would run it as Python code to compare numbers of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)
@@ -270,6 +286,7 @@ class DetectionRunner(Runner):
                     self.optim_wrapper.optimizer,
                     self.logger,
                 )
+                self._check_epoch_length(checkpoint['meta'], filename)
             check_classes(checkpoint, self._classes(), filename)
             load_state_dict(model, state, source=filename)
             if training and is_sharded(model) and 'optimizer' in checkpoint:
@@ -285,11 +302,23 @@ class DetectionRunner(Runner):
 
         Without a named one, the main process chooses for all of them: the last checkpoint in the
         work folder, or an intact one from before. In a folder without any the training starts anew.
+
+        Raises:
+            FileNotFoundError: If the named checkpoint does not exist.
+            InputError: If no checkpoint can be used, or the named one is damaged.
         """
-        if self._resume and self._load_from is None and not self._has_loaded:
-            model = self.model.module if is_model_wrapper(self.model) else self.model
-            self._load_from = agree_on_checkpoint(self.work_dir, model, self.logger)
+        if self._resume and not self._has_loaded:
+            if self._load_from is None:
+                model = self.model.module if is_model_wrapper(self.model) else self.model
+                self._load_from = agree_on_checkpoint(self.work_dir, model, self.logger)
+            elif '://' not in str(self._load_from):
+                check_bytes(self._load_from)
         super().load_or_resume()
+
+    def _check_epoch_length(self, meta: dict, filename: str) -> None:
+        loop = self.train_loop
+        if isinstance(loop, EpochBasedTrainLoop):
+            check_epoch_length(meta, len(loop.dataloader), filename)
 
     def _classes(self) -> tuple[str, ...] | None:
         """Class names of the data set of the loop that was built."""
@@ -310,8 +339,8 @@ def _drop_missing_tensorboard(cfg: Config) -> None:
             print('TensorBoard is not installed: its log is left out (`pip install tensorboard`)')
 
 
-def _init_cpu_processes(launcher: str) -> None:
-    """Joins the process group of a launcher with gloo."""
+def _init_cpu_processes(launcher: str, timeout: float | None) -> None:
+    """Joins the process group of a launcher with gloo, which waits for others ``timeout`` s."""
     if launcher == 'slurm':
         os.environ.setdefault('RANK', os.environ['SLURM_PROCID'])
         os.environ.setdefault('WORLD_SIZE', os.environ['SLURM_NTASKS'])
@@ -326,4 +355,5 @@ def _init_cpu_processes(launcher: str) -> None:
     elif launcher != 'pytorch':
         init_dist(launcher)
         return
-    torch.distributed.init_process_group('gloo')
+    limit = None if timeout is None else timedelta(seconds=timeout)
+    torch.distributed.init_process_group('gloo', timeout=limit)

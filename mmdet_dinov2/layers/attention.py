@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ try:  # torch >= 2.10
 except ImportError:
     varlen_attn = None
 
-# FlashAttention's limit, which varlen_attn inherits.
+# FlashAttention's limits, which varlen_attn inherits.
 _MAX_VARLEN_HEAD_DIM = 256
 
 
@@ -32,7 +34,8 @@ def segment_attention(
         segments: The segments; their lengths add up to T.
         implementation: 'grouped' makes one dense batch of each run of equal lengths, on any device
             and in any dtype. 'varlen' is one FlashAttention call for all lengths, on CUDA in fp16
-            and bf16 (torch >= 2.10). 'auto' takes 'varlen' where it can run and the lengths differ.
+            and bf16 (torch >= 2.10, GPUs from Ampere on). 'auto' takes 'varlen' where it can run
+            and the lengths differ.
 
     Returns:
         Attended values, shape (T, heads, head_dim).
@@ -63,7 +66,15 @@ def _varlen_runs(q: Tensor, segments: Segments) -> bool:
         and q.is_cuda
         and q.dtype in (torch.float16, torch.bfloat16)
         and q.shape[-1] <= _MAX_VARLEN_HEAD_DIM
+        and q.shape[-1] % 8 == 0
+        and _has_flash_attention(q.device)
     )
+
+
+@functools.cache
+def _has_flash_attention(device: torch.device) -> bool:
+    """Whether the GPU is of the Ampere generation or newer."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:

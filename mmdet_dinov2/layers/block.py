@@ -25,7 +25,9 @@ class LayerScale(nn.Module):
 
     def add(self, x: Tensor, branch: Tensor) -> Tensor:
         """``x + self(branch)`` in one pass over memory."""
-        return torch.addcmul(x, branch, self.gamma)
+        # Autocast would copy a bf16 branch to fp32 first, and keep the copy for the backward pass.
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.addcmul(x, branch, self.gamma)
 
 
 class Mlp(nn.Module):

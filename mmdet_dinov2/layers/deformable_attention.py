@@ -102,7 +102,7 @@ def triton_problem(device: torch.device, dtype: torch.dtype) -> str | None:
     if importlib.util.find_spec('triton') is None:
         return 'the package triton is not installed'
     if device.type == 'cuda':
-        return _triton_trial(device)
+        return _triton_trial(device, dtype)
     from triton import knobs
 
     if device.type == 'cpu' and knobs.runtime.interpret:
@@ -111,9 +111,9 @@ def triton_problem(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 @functools.cache
-def _triton_trial(device: torch.device) -> str | None:
+def _triton_trial(device: torch.device, dtype: torch.dtype) -> str | None:
     try:
-        value, grad = torch.ones(2, 1, 1, 4, device=device)
+        value, grad = torch.ones(2, 1, 1, 4, device=device, dtype=dtype)
         shapes = torch.ones(1, 1, 2, dtype=torch.int64, device=device)
         image = torch.zeros(1, dtype=torch.int64, device=device)
         locations = torch.full((1, 1, 1, 1, 2), 0.5, device=device)

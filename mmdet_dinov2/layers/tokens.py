@@ -58,9 +58,8 @@ class Segments:
 
 @lru_cache(maxsize=64)
 def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    return F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0)).to(
-        device
-    )
+    ends = torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    return F.pad(ends, (1, 0)).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=512)
@@ -138,7 +137,8 @@ class TokenLayout:
         """Stream positions of all tokens of the given images, int64."""
         ends = list(itertools.accumulate(self.lengths))
         spans = [torch.arange(ends[i] - self.lengths[i], ends[i]) for i in images]
-        return torch.cat(spans or [torch.empty(0, dtype=torch.int64)]).to(device)
+        index = torch.cat(spans or [torch.empty(0, dtype=torch.int64)])
+        return index.to(device, non_blocking=True)
 
     def to_stream_order(self, patches: Tensor, image: int) -> Tensor:
         """Reorders the row-major patch tokens (rows * cols, C) of one image for the stream."""
@@ -175,5 +175,7 @@ class TokenLayout:
         key = self.grids[image], device
         if key not in self._device_cache:
             _, order, inverse = window_order(self.grids[image], self.window_size)
-            self._device_cache[key] = order.to(device), inverse.to(device)
+            self._device_cache[key] = tuple(
+                index.to(device, non_blocking=True) for index in (order, inverse)
+            )
         return self._device_cache[key]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass
 
 import torch
 from mmcv.ops import MultiScaleDeformableAttention, get_compiling_cuda_version
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from mmdet.registry import MODELS
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -213,10 +215,23 @@ class DeformableAttention(MultiScaleDeformableAttention):
     def _sample(
         self, value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
-        chosen = choose_implementation(value.device, value.dtype, self.implementation).name
-        if chosen != 'mmcv':
-            return deformable_attention(value, shapes, locations, weights, chosen, images)
+        chosen = choose_implementation(value.device, value.dtype, self.implementation)
+        if value.device.type != 'cpu':
+            _log_once(chosen, value.device, value.dtype)
+        if chosen.name != 'mmcv':
+            return deformable_attention(value, shapes, locations, weights, chosen.name, images)
         return _sample_by_mmcv(value, shapes, images, locations, weights)
+
+
+@functools.cache
+def _log_once(choice: Choice, device: torch.device, dtype: torch.dtype) -> None:
+    """Tells what runs, so that a slow choice does not go unnoticed."""
+    print_log(
+        f'Deformable attention on {device} in {str(dtype).removeprefix("torch.")}: {choice.name} '
+        f'({choice.reason})',
+        logger='current',
+        level=logging.WARNING if choice.name == 'pytorch' else logging.INFO,
+    )
 
 
 def _sample_by_mmcv(

@@ -346,7 +346,8 @@ def _select_proposals(
     index = (index + layout.starts[:, None]).masked_fill(filler[..., 0], 0)
     # Every row is taken once, so gradients do not add up but at the fillers, where they are 0.
     scores, boxes = scores[index], boxes[index]
-    whole_image = boxes.new_tensor([0.0, 0.0, _FILLER_SIDE, _FILLER_SIDE])
+    whole_image = torch.zeros_like(boxes[0, 0])
+    whole_image[2:] = _FILLER_SIDE
     return (
         scores.masked_fill(filler, _FILLER_LOGIT),
         torch.where(filler, whole_image, boxes),

@@ -104,7 +104,7 @@ class BatchedDINOHead(DINOHead):
             _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device),
             dn_meta['targets'],
             num_denoised,
-            weights=dn_meta['layout'].weights().to(targets.labels.device),
+            weights=dn_meta['layout'].weights().to(targets.labels.device, non_blocking=True),
         )
         decoder = [f'd{index}.' for index in range(num_layers - 1)] + ['']
         named = {}
@@ -194,7 +194,8 @@ def _boxes_per_micro_batch(
     """
     counts, num_micro_batches = step_counts(img_metas, targets.counts)
     sums = [sum(n if cap is None else min(n, cap) for n in counts) for cap in caps]
-    means = reduce_mean(targets.boxes.new_tensor(sums) / num_micro_batches)
+    sums = torch.tensor(sums, dtype=targets.boxes.dtype).to(targets.boxes.device, non_blocking=True)
+    means = reduce_mean(sums / num_micro_batches)
     return means.clamp(min=1.0 / (num_micro_batches * get_world_size()))
 
 

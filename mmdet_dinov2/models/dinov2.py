@@ -198,6 +198,8 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         with self._precision(self._embeddings_frozen, x.device):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self._embeddings_frozen):
                 stream = self._embed(x, shapes, layout)
+        # Autocast computes embeddings in low precision; residuals are not added up in it.
+        stream = stream.to(self.pos_embed.dtype)
         generators = sample_seeds and [torch.Generator().manual_seed(s) for s in sample_seeds]
         outputs = {}
         for i, block in enumerate(self.blocks):

@@ -46,7 +46,7 @@ class BoxTargets:
         boxes = [image.bboxes.float() for image in instances]
         device = labels[0].device
         sizes = torch.tensor([(w, h, w, h) for h, w in img_shapes], dtype=torch.float32)
-        sizes = sizes.to(device)
+        sizes = sizes.to(device, non_blocking=True)
         pixels = pad_sequence(boxes, batch_first=True)
         return cls(
             labels=pad_sequence(labels, batch_first=True),

@@ -14,6 +14,7 @@ from mmdet_dinov2.analysis.features import (
 )
 from mmdet_dinov2.errors import InputError
 
+from ..test_data.images import bomb_png
 from ..test_engine.tools import failure_of, run_tool, write_config
 from ..tiny import tiny_backbone
 
@@ -147,6 +148,6 @@ def test_tool(tmp_path, capfd):
     assert 'b.pth is the checkpoint of another model' in error
     error = failure_of(capfd, 'show_features', config, tmp_path / 'none.png', *common)
     assert 'none.png does not exist' in error
-    (tmp_path / 'bad.png').write_text('no image')
+    (tmp_path / 'bad.png').write_bytes(bomb_png())
     error = failure_of(capfd, 'show_features', config, tmp_path / 'bad.png', *common)
-    assert 'bad.png cannot be read as an image' in error
+    assert 'bad.png is damaged or no image' in error

@@ -15,6 +15,7 @@ from mmdet_dinov2.analysis.report_input import collect
 from mmdet_dinov2.runs.run_log import RunLog, read_run
 
 from ..logs import write_part
+from ..test_data.images import bomb_png, jpeg
 from ..test_engine.tools import failure_of, run_tool, write_config
 from .browser import open_page
 
@@ -132,17 +133,46 @@ def test_mistakes_are_named_and_drawn_broken(work_dir, monkeypatch):
     given.predictions = [*others, first, second, dict(first, score=0.4), nothing]
     drawn = []
     monkeypatch.setattr(
-        'mmdet_dinov2.analysis.report.draw_file',
-        lambda path, boxes, names, dashed: drawn.append((path.name, list(boxes), dashed)) or b'',
+        'mmdet_dinov2.analysis.report.draw_small',
+        lambda image, boxes, names, dashed: drawn.append((image.shape[1], boxes, dashed)) or b'',
     )
     text = render_report(given)
     assert (
         '7.png</strong>: 1 of 2 boxes found, 4 predictions (1 right, 1 of another class, '
         '1 on a box that has one already, 1 on no box), F1 0.33' in text
     )
-    (_, boxes, dashed), (_, found, wrong) = [entry for entry in drawn if entry[0] == '7.png']
+    (_, boxes, dashed), (_, found, wrong) = [entry for entry in drawn if entry[0] == 170]
     assert boxes == truth[1:] and dashed == [False, True]
     assert len(found) == 4 and [p for p, w in zip(found, wrong, strict=True) if not w] == [first]
+
+
+def test_hostile_and_turned_images(work_dir, tmp_path, monkeypatch):
+    given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
+    given.base = BASE
+    given.image_folder = str(tmp_path / 'images')
+    shutil.copytree(work_dir.parent / 'images', tmp_path / 'images')
+    (tmp_path / 'images/2.png').write_bytes(bomb_png())
+    (tmp_path / 'images/3.png').write_bytes((tmp_path / 'images/3.png').read_bytes()[:60])
+    (tmp_path / 'images/4.png').write_bytes(jpeg(110, 40, orientation=6))  # annotated as stored
+    (tmp_path / 'images/5.png').write_bytes(jpeg(40, 130, orientation=6))  # as shown
+    shutil.copy(work_dir.parent / 'images/6.png', tmp_path / 'secret.png')
+    next(image for image in given.annotations.images if image['id'] == 6)['file_name'] = (
+        '../secret.png'
+    )
+    drawn = []
+    monkeypatch.setattr(
+        'mmdet_dinov2.analysis.report.draw_small',
+        lambda image, boxes, names, dashed: drawn.append(image.shape[:2]) or b'',
+    )
+    text = render_report(given)
+    for name, reason in (
+        ('2.png', 'more pixels than can be meant'),
+        ('3.png', 'is damaged or no image'),
+        ('../secret.png', 'lies outside of the image folder'),
+    ):
+        note = re.search(rf'<strong>{re.escape(name)}</strong>: (.*?)</figcaption>', text)
+        assert 'the picture cannot be shown' in note[1] and reason in note[1]
+    assert set(drawn) == {(40, 50), (40, 110), (40, 130), (40, 170)}
 
 
 def test_classes_are_sorted(work_dir):
@@ -241,7 +271,7 @@ def test_tool_runs_the_model(tmp_path, capfd):
     text = (tmp_path / 'work/report.html').read_text()
     assert 'made by best_coco_bbox_mAP_epoch_2.pth' in text
     assert 'dino_dinov2_quickstart' in text and text.count('data:image/jpeg') == 8
-    assert 'sys.platform' in text
+    assert 'sys.platform' in text and len(text) < 5 * 2**20
     assert 'none does not exist' in failure_of(capfd, 'report', tmp_path / 'none')
     error = failure_of(capfd, 'report', tmp_path / 'work', '--predictions', 'none.json')
     assert 'none.json do not exist' in error

@@ -51,11 +51,12 @@ def other_detector():
     return tiny_detector().state_dict()
 
 
-def fine_tune(state, classes, known, num_classes=None, **options):
+def fine_tune(state, classes, known, num_classes=None, init_cfg=None, **options):
     cfg = detector_cfg(**options)
     cfg['bbox_head']['num_classes'] = num_classes or len(classes)
     model = MODELS.build(cfg)
     model.init_weights()
+    model.backbone.init_cfg = init_cfg
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return model, before, load_for_fine_tuning(model, state, 'a.pth', classes, known)
 
@@ -101,7 +102,11 @@ def test_a_detector_of_mmdet_initialises_all_but_the_backbone(other_detector):
     state = {n: t for n, t in other_detector.items() if not n.startswith(('backbone.', 'neck.'))}
     state['backbone.layer1.0.conv1.weight'] = torch.zeros(4, 4, 1, 1)
     state['neck.convs.0.conv.weight'] = torch.zeros(4, 4, 1, 1)
-    model, before, report = fine_tune(state, ('a', 'b', 'c'), ('a', 'b', 'c'))
+    classes = ('a', 'b', 'c')
+    with pytest.raises(InputError, match='no weights of its own: name them in model.backbone.init'):
+        fine_tune(state, classes, classes)
+    init_cfg = dict(type='Pretrained', checkpoint='dinov2.pth')
+    model, before, report = fine_tune(state, classes, classes, init_cfg=init_cfg)
     for name, tensor in model.state_dict().items():
         kept = name.startswith(('backbone.', 'neck.'))
         assert torch.equal(tensor, before[name] if kept else other_detector[name]), name
@@ -128,6 +133,15 @@ def test_half_a_backbone_is_refused(other_detector):
         InputError, match=r'tensors of the backbone fit a.pth \(not backbone.blocks.1'
     ):
         fine_tune(state, ('a', 'b', 'c'), None)
+
+
+def test_a_backbone_of_another_size_is_refused(other_detector):
+    state = {
+        name: torch.zeros(*tensor.shape, 2) if name.startswith('backbone.') else tensor
+        for name, tensor in other_detector.items()
+    }
+    with pytest.raises(InputError, match='only 0 of the .* tensors of the backbone fit a.pth'):
+        fine_tune(state, ('a', 'b', 'c'), None, init_cfg=dict(type='Pretrained', checkpoint='x'))
 
 
 def test_a_plain_backbone_is_refused_as_a_detector():

@@ -8,7 +8,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
 
 from mmdet_dinov2.data import BadImageError, CheckedLoadImageFromFile
-from mmdet_dinov2.data.image_file import is_cut_off, read_header
+from mmdet_dinov2.data.image_file import is_cut_off, read_header, read_image
 from mmdet_dinov2.data.loading import with_checked_loading
 from mmdet_dinov2.errors import InputError
 
@@ -39,6 +39,21 @@ def test_broken_images_are_named(tmp_path, case):
     assert message in str(error.value)
     # Errors travel from loading processes.
     assert pickle.loads(pickle.dumps(error.value)).described == error.value.described
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_broken_images_from_outside_of_a_data_set(tmp_path, case):
+    (tmp_path / 'bad.jpg').write_bytes(BROKEN[case][0])
+    with pytest.raises(InputError, match=r'bad\.jpg is damaged or no image \('):
+        read_image(tmp_path / 'bad.jpg')
+
+
+def test_images_from_outside_of_a_data_set(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(jpeg(41, 30, orientation=6))
+    np.testing.assert_array_equal(read_image(tmp_path / 'a.jpg'), load(tmp_path / 'a.jpg')['img'])
+    assert read_image(tmp_path / 'a.jpg', (41, 30)).shape == (30, 41, 3)
+    with pytest.raises(FileNotFoundError, match=r'none\.jpg does not exist'):
+        read_image(tmp_path / 'none.jpg')
 
 
 def test_files_that_are_not_there(tmp_path):

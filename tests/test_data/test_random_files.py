@@ -1,5 +1,6 @@
 """Random annotation files: the check never fails, and what it calls clean trains and scores."""
 
+import io
 import json
 
 import numpy as np
@@ -12,8 +13,12 @@ from mmdet.structures import DetDataSample
 from mmengine import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
+from rich.console import Console
 
+from mmdet_dinov2.analysis.dataset_pictures import images_figure, sample_images
 from mmdet_dinov2.data import check_config
+from mmdet_dinov2.data.findings import findings_table
+from mmdet_dinov2.data.full_check import check_dataset
 from mmdet_dinov2.data.seeded import SeededDataset, SeededIndex
 from mmdet_dinov2.engine import DetectionCocoMetric
 
@@ -199,6 +204,13 @@ def test_the_check_never_fails(root, content):
     for finding in findings:
         assert finding.severity in ('error', 'warning', 'info')
         assert '\n' not in finding.message and finding.message.endswith('.')
+    report = check_dataset(cfg, ('train', 'val'), workers=1)
+    assert report.failed == any(finding.severity == 'error' for finding in report.findings)
+    table = io.StringIO()
+    Console(file=table, width=100).print(findings_table(report.findings))
+    assert table.getvalue()
+    for source, coco in report.files.items():
+        images_figure(sample_images(source, coco, 2))
     if not any(finding.severity == 'error' for finding in findings):
         train_and_score(cfg, root)
 

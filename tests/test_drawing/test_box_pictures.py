@@ -8,7 +8,7 @@ import torch
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from mmdet_dinov2.drawing.box_pictures import draw_boxes, draw_detections, draw_file
+from mmdet_dinov2.drawing.box_pictures import draw_boxes, draw_detections, draw_small
 from mmdet_dinov2.drawing.palette import class_colours
 
 CLASSES = ('cell', 'größer als alles')
@@ -76,17 +76,20 @@ def test_boxes_far_away_are_drawn_to_the_border():
 
 
 @pytest.mark.parametrize('size', [(30, 20), (900, 1500)])
-def test_a_file_is_drawn_small_with_the_same_colours(tmp_path, size):
-    path = tmp_path / 'a.png'
-    Image.new('RGB', size, (255, 255, 255)).save(path)
+def test_a_small_picture_has_the_same_colours(size):
+    image = np.full((*size[::-1], 3), 255, np.uint8)
     names = {7: 'cell', 3: 'other'}
     boxes = [dict(bbox=[0, 0, *size], category_id=3, score=0.5)]
-    picture = np.asarray(Image.open(io.BytesIO(draw_file(path, boxes, names))), dtype=int)
+    picture = np.asarray(Image.open(io.BytesIO(draw_small(image, boxes, names))), dtype=int)
     assert max(picture.shape) == 480
     middle = picture.shape[1] // 2
     difference = picture[1, middle] - class_colours(2)[1]
     assert abs(difference).max() < 60  # JPEG
-    white = np.asarray(Image.open(io.BytesIO(draw_file(path, [], names))))
+    white = np.asarray(Image.open(io.BytesIO(draw_small(image, [], names))))
     assert (white == 255).all()
-    with pytest.raises(OSError):
-        draw_file(tmp_path / 'none.png', [], names)
+    sea = np.zeros_like(image)
+    sea[..., 0] = 255  # BGR
+    picture = np.asarray(Image.open(io.BytesIO(draw_small(sea, [], names))), dtype=int)
+    assert abs(picture - (0, 0, 255)).max() < 20
+    broken = draw_small(image, boxes, names, dashed=[True])
+    assert np.asarray(Image.open(io.BytesIO(broken))).mean() > picture.mean()

@@ -35,6 +35,19 @@ class SignalAtStep(Hook):
 
 
 @HOOKS.register_module(force=True)
+class SignalInEvaluation(Hook):
+    """Sends a signal to its own process in an evaluation of a training."""
+
+    def __init__(self, step: int, name: str = 'SIGTERM') -> None:
+        self.step = step
+        self.signal = getattr(signal, name)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.step and batch_idx == 1:
+            os.kill(os.getpid(), self.signal)
+
+
+@HOOKS.register_module(force=True)
 class RequeueAtStep(SignalAtStep):
     """Requeues the Slurm job that it runs in, as an administrator would."""
 

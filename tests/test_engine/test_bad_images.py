@@ -5,13 +5,14 @@ import os
 import shutil
 
 import pytest
+from mmengine.logging import MessageHub
 
 from mmdet_dinov2.data import generate_shapes
 from mmdet_dinov2.engine.bad_images import BadImages
 from mmdet_dinov2.engine.preemption import STOPPED_EXIT_CODE
 from mmdet_dinov2.errors import InputError
 
-from ..test_data.images import cut_off_jpeg
+from ..test_data.images import cut_off_jpeg, jpeg
 from .test_resume import STATEFUL, assert_same, losses_of, states_of
 from .tools import ROOT, failure_of, run_script, run_tool, write_config
 
@@ -108,6 +109,7 @@ def test_resuming_stays_exact_with_bad_images(tmp_path, data):
         run_tool('train', stopped, *options, tmp_path / 'stopped')
     assert caught.value.code == STOPPED_EXIT_CODE
     run_tool('train', config, *options, tmp_path / 'stopped', '--resume')
+    assert '2 of 8 so far' in log_of(tmp_path / 'stopped')  # met before and after the stop
     assert losses_of(tmp_path / 'stopped') == losses_of(tmp_path / 'undisturbed')
     assert_same(states_of(tmp_path / 'stopped'), states_of(tmp_path / 'undisturbed'))
 
@@ -152,9 +154,24 @@ class _Runner:
     def __init__(self):
         self.logger = self
         self.lines = []
+        self.message_hub = MessageHub('bad images')
 
     def warning(self, line):
         self.lines.append(line)
+
+
+def test_images_of_an_earlier_part_count_unless_repaired(tmp_path):
+    before, after = _Runner(), _Runner()
+    paths = [str(tmp_path / name) for name in ('gone.jpg', 'repaired.jpg', 'new.jpg')]
+    BadImages(1).add(before, [(paths[0], 'x'), (paths[1], 'y')], 300)
+    after.message_hub.load_state_dict(before.message_hub.state_dict())
+    (tmp_path / 'repaired.jpg').write_bytes(jpeg())
+    resumed = BadImages(0)
+    with pytest.raises(
+        InputError, match=r'2 of 300 training images[\s\S]*gone.jpg: x\n.*new.jpg: z'
+    ):
+        resumed.add(after, [(paths[2], 'z')], 300)
+    assert len(after.lines) == 1 and 'new.jpg' in after.lines[0]
 
 
 def test_the_share_that_is_allowed():

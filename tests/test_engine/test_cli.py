@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mmdet_dinov2.engine import cli
+from mmdet_dinov2.errors import InputError
 
 from .tools import ROOT
 
@@ -14,6 +15,7 @@ PROGRAM = """
 import atexit, sys
 import torch.distributed as dist
 from mmdet_dinov2.engine import cli
+from mmdet_dinov2.errors import InputError
 
 class Last:
     def __del__(self):
@@ -49,6 +51,22 @@ def test_an_error_ends_as_usual():
     code, lines, errors = run('pytorch', '1 / 0')
     assert code == 1 and 'ZeroDivisionError' in errors
     assert lines == ['worked', 'registered', 'taken apart']
+
+
+def test_every_process_of_slurm_tells_what_it_met(monkeypatch, capsys, tmp_path):
+    for variable in ('RANK', 'TORCHELASTIC_ERROR_FILE'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv('SLURM_PROCID', '3')
+
+    def fail():
+        with pytest.raises(SystemExit), cli.one_sentence_errors():
+            raise InputError('there is no disk')
+        return capsys.readouterr().err
+
+    assert fail() == 'error: (process 3) there is no disk\n'
+    # torchrun shows the error of the process that failed first.
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+    assert fail() == '' and 'there is no disk' in (tmp_path / 'error.json').read_text()
 
 
 def test_a_process_alone_goes_on():

@@ -6,8 +6,15 @@ import signal
 import socket
 import subprocess
 import time
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.config import Config
+
+from mmdet_dinov2.checkpoint import read_checkpoint
+from mmdet_dinov2.engine import DetectionRunner
 
 from .test_resume import losses_of
 from .tools import ROOT, run_script, write_config
@@ -168,7 +175,8 @@ def test_two_machines(tmp_path, environment):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all(tmp_path, environment):
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGUSR1'])
+def test_a_signal_saves_and_ends_all(tmp_path, environment, name):
     extra = 'train_cfg = dict(max_epochs=1000, val_interval=1000)\n'
     config = write_config(tmp_path, extra)
     run = subprocess.Popen(
@@ -185,12 +193,31 @@ def test_ctrl_c_ends_all(tmp_path, environment):
         assert time.monotonic() < end
         time.sleep(0.5)
     start = time.monotonic()
-    os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+    if name == 'SIGINT':
+        os.killpg(run.pid, signal.SIGINT)  # what a terminal does
+    else:
+        os.kill(run.pid, getattr(signal, name))  # what a scheduler does
     assert run.wait(timeout=60) != 0
     assert time.monotonic() - start < 30
     with pytest.raises(ProcessLookupError):  # nobody is left of the group
         time.sleep(1)
         os.killpg(run.pid, 0)
+    stopped = tmp_path / 'work/stopped.pth'
+    assert (tmp_path / 'work/last_checkpoint').read_text().strip() == str(stopped)
+    steps = read_checkpoint(stopped)['meta']['iter']
+    assert steps == max(losses_of(tmp_path / 'work'))
+
+
+def test_processes_wait_for_a_long_evaluation(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        torch.distributed, 'init_process_group', lambda backend, **kwargs: given.update(kwargs)
+    )
+    env_cfg = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py').env_cfg
+    runner = SimpleNamespace(cfg={}, distributed=True, launcher='pytorch')
+    with pytest.raises(TypeError):  # mmengine's part needs a whole runner
+        DetectionRunner.setup_env(runner, env_cfg)
+    assert given == dict(timeout=timedelta(hours=1))
 
 
 def test_a_port_in_use(tmp_path, environment):

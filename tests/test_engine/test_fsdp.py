@@ -1,9 +1,11 @@
 """Divided parameters on two CPU processes against DDP."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 
 from mmdet_dinov2.checkpoint.sharded import divide_like, gather
 from mmdet_dinov2.engine.checkpoint_hook import find_last_checkpoint
@@ -28,6 +30,34 @@ STEPS = CURVE.replace('max_epochs=3, val_interval=4', 'max_epochs=1, val_interva
     'batch_size=4', 'batch_size=2'
 )
 STEPS += FROZEN
+
+
+def test_gradients_are_exchanged_once_a_step():
+    """The backward pass looks at the switch; what mmengine does around the forward pass is over."""
+    events = []
+
+    class Module:
+        data_preprocessor = staticmethod(lambda data, training: data)
+        parse_losses = staticmethod(lambda losses: (losses, {}))
+        set_requires_gradient_sync = staticmethod(events.append)
+
+        def __call__(self, mode, loss):
+            return loss
+
+    model = SimpleNamespace(module=Module())
+    wrapper = OptimWrapper(
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1), accumulative_counts=3
+    )
+    wrapper.backward = lambda loss: (
+        events.append('backward'),
+        setattr(wrapper, '_inner_count', wrapper._inner_count + 1),
+    )
+    wrapper.step = lambda: events.append('step')
+    wrapper.initialize_count_status(torch.nn.Linear(1, 1), 0, 5)
+    for _ in range(5):
+        FullyShardedModel.train_step(model, dict(loss=torch.ones(1)), wrapper)
+    assert [e for e in events if e not in ('backward', 'step')] == [False, False, True, False, True]
+    assert events[:2] == [False, 'backward'] and events.count('step') == 2
 
 
 @pytest.fixture(scope='module')

@@ -2,12 +2,14 @@
 
 import resource
 import shutil
+import zipfile
 
 import pytest
 import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.engine.batch import EffectiveBatch
 from mmdet_dinov2.engine.changes import check_optimizer, describe_changes, training_settings
 from mmdet_dinov2.engine.checkpoint_hook import find_last_checkpoint
@@ -146,7 +148,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(run, work, tmp_path, capfd):
     named = failure_of(
         capfd, 'train', run / 'tiny.py', '--work-dir', work, '--resume', work / 'epoch_3.pth'
     )
-    assert 'epoch_3.pth' in named and 'cannot be read, it is damaged' in named
+    assert 'epoch_3.pth' in named and 'is not whole' in named
     for log in work.glob('*/vis_data/scalars.json'):
         log.unlink()
     run_tool('train', run / 'tiny.py', '--work-dir', work, '--resume')
@@ -155,6 +157,19 @@ def test_a_run_goes_on_from_the_checkpoint_before(run, work, tmp_path, capfd):
     assert f'Going on from {work / "epoch_2.pth"} instead' in printed
     assert losses_of(work) == {step: losses[step] for step in (5, 6)}
     assert_same(states_of(work), expected)
+
+
+def test_a_named_checkpoint_is_checked_to_the_last_byte(run, work, capfd):
+    path = work / 'epoch_3.pth'
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray(path.read_bytes())
+    # Within a tensor, behind the local header of its entry.
+    content[largest.header_offset + 30 + 200 + largest.file_size // 2] ^= 0xFF
+    path.write_bytes(content)
+    read_checkpoint(path)  # torch does not notice
+    error = failure_of(capfd, 'train', run / 'tiny.py', '--work-dir', work, '--resume', path)
+    assert 'epoch_3.pth is damaged' in error and 'has another checksum' in error
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(run, tmp_path, capfd):

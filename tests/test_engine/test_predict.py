@@ -16,6 +16,7 @@ from mmdet_dinov2.engine.detector import Detector
 from mmdet_dinov2.engine.image_inputs import expand_inputs
 from mmdet_dinov2.errors import InputError
 
+from ..test_data.images import BROKEN
 from .tools import failure_of, run_tool, write_config
 
 CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
@@ -210,7 +211,7 @@ def test_72_photos_with_a_broken_one(trained, shared, tmp_path, capfd):
         capfd, trained[1], photos, '--out', out, '--batch-size', '8', '--score-thr', '0', code=3
     )
     assert '71 images predicted' in printed and 'error: 1 of 72 inputs' in printed
-    assert f'not read: {broken} is damaged (image file is truncated' in printed
+    assert f'not read: {broken} is damaged or no image (image file is truncated' in printed
     results = COCO(out / 'images.json').loadRes(str(out / 'predictions.json'))
     assert len(results.imgToAnns) == len(list((out / 'pictures').iterdir())) == 71
 
@@ -244,9 +245,9 @@ def test_an_interrupted_prediction_keeps_what_is_done(
     assert (out / 'predictions.csv').is_file() and len(list((out / 'pictures').iterdir())) == 1
 
 
-@pytest.mark.parametrize('content', [b'', b'text', b'\xff\xd8\xff\xe0'])
-def test_files_that_are_no_images(detector, tmp_path, content):
-    (tmp_path / 'a.jpg').write_bytes(content)
+@pytest.mark.parametrize('case', BROKEN)
+def test_files_that_are_no_images(detector, tmp_path, case):
+    (tmp_path / 'a.jpg').write_bytes(BROKEN[case][0])
     (prediction,) = detector.predict_each([tmp_path / 'a.jpg'])
     assert prediction.sample is None and 'a.jpg is damaged' in prediction.problem
 

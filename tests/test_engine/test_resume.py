@@ -6,7 +6,9 @@ import signal
 import pytest
 import torch
 
+from mmdet_dinov2.engine import preemption
 from mmdet_dinov2.engine.batch import EffectiveBatch, check_resumed_batch
+from mmdet_dinov2.engine.changes import check_epoch_length
 from mmdet_dinov2.engine.checkpoint_hook import find_last_checkpoint
 from mmdet_dinov2.engine.preemption import STOPPED_EXIT_CODE, PreemptionHook
 from mmdet_dinov2.errors import InputError
@@ -46,6 +48,17 @@ def losses_of(work_dir) -> dict[int, float]:
             if 'loss' in row:
                 losses[row['iter']] = row['loss']
     return losses
+
+
+def scores_of(work_dir) -> dict[int, float]:
+    """AP of every evaluation."""
+    scores = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if 'coco/bbox_mAP' in row:
+                scores[row['step']] = row['coco/bbox_mAP']
+    return scores
 
 
 def states_of(work_dir) -> dict:
@@ -108,6 +121,77 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, acc
         assert_same(states_of(work_dir), expected)
 
 
+@pytest.mark.parametrize(
+    ('loop', 'step'),
+    [(EPOCHS.replace('val_interval=2', 'val_interval=1'), 4), (EPOCHS, 8),
+     (ITERATIONS.replace('val_interval=8', 'val_interval=3'), 6)],
+    ids=['first', 'last', 'iterations'],
+)  # fmt: skip
+def test_an_evaluation_that_was_broken_off_is_made_up_for(tmp_path, data, loop, step):
+    extra = STATEFUL + loop + 'log_processor = dict(window_size=1)\n'
+    extra += 'val_dataloader = dict(batch_size=1)\n'
+    config = write_config(tmp_path, extra, data=data)
+    run_tool('train', config, '--work-dir', tmp_path / 'undisturbed')
+    stopping = extra.replace(
+        'custom_hooks = [',
+        "custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])\n"
+        f"custom_hooks = [dict(type='SignalInEvaluation', step={step}), ",
+    )
+    stopped = write_config(tmp_path, stopping, name='stop.py', data=data)
+    work = tmp_path / 'work'
+    with pytest.raises(SystemExit) as caught:
+        run_tool('train', stopped, '--work-dir', work)
+    assert caught.value.code == STOPPED_EXIT_CODE
+    assert find_last_checkpoint(work) == str(work / 'stopped.pth')
+    run_tool('train', config, '--work-dir', work, '--resume')
+    assert losses_of(work) == losses_of(tmp_path / 'undisturbed')
+    assert scores_of(work) == scores_of(tmp_path / 'undisturbed')
+    assert_same(states_of(work), states_of(tmp_path / 'undisturbed'))
+    # Nothing is done twice by a run that goes on from after the evaluation.
+    before = len(list(work.glob('*/evaluation')))
+    if step < 8:
+        run_tool('train', config, '--work-dir', work, '--resume', work / 'stopped.pth')
+        assert len(list(work.glob('*/evaluation'))) == before + 1
+
+
+def test_epochs_of_another_length_are_refused(tmp_path, data, capfd):
+    config = write_config(tmp_path, EPOCHS, data=data)
+    run_tool('train', config, '--work-dir', tmp_path / 'work')
+    run_tool(
+        'train', config, '--work-dir', tmp_path / 'work', '--resume', tmp_path / 'work/epoch_1.pth'
+    )
+    for images, length in ((6, 3), (2, 1)):
+        error = failure_of(
+            capfd, 'train', config, '--work-dir', tmp_path / 'work', '--resume',
+            tmp_path / 'work/epoch_1.pth',
+            '--cfg-options', f'train_dataloader.dataset.indices={images}',
+        )  # fmt: skip
+        assert f'was trained with 4 steps an epoch, an epoch of this run has {length}' in error
+    check_epoch_length(dict(epoch=2, iter=9), 4, 'mmengine.pth')
+    for length in (2, 5):
+        with pytest.raises(InputError, match=f'9 steps in 2 epochs, an .* this run has {length}'):
+            check_epoch_length(dict(epoch=2, iter=9), length, 'mmengine.pth')
+
+
+def test_a_resumed_run_goes_on_in_the_order_of_its_seed(tmp_path, data, monkeypatch):
+    """Whatever seed its config has now."""
+    extra = EPOCHS + 'log_processor = dict(window_size=1)\n'
+    config = write_config(tmp_path, extra, data=data)
+    run_tool('train', config, '--work-dir', tmp_path / 'undisturbed')
+    stopped = write_config(tmp_path, extra + INTERRUPTED_AT_2, name='stop.py', data=data)
+    with pytest.raises(SystemExit):
+        run_tool('train', stopped, '--work-dir', tmp_path / 'work')
+    run_tool(
+        'train', config, '--work-dir', tmp_path / 'work', '--resume',
+        '--cfg-options', 'randomness.seed=7',
+    )  # fmt: skip
+    assert losses_of(tmp_path / 'work') == losses_of(tmp_path / 'undisturbed')
+
+
+INTERRUPTED_AT_2 = """
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+custom_hooks = [dict(type='SignalAtStep', step=2)]
+"""
 INTERRUPTED = """
 custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
 train_cfg = dict(max_epochs=1)
@@ -167,6 +251,12 @@ def test_the_same_total_may_be_divided_differently():
     check_resumed_batch({}, EffectiveBatch(1, 2, 3), 'x.pth')
     with pytest.raises(InputError, match=r'x.pth was trained with 4 processes .* = 8 images'):
         check_resumed_batch(meta, EffectiveBatch(4, 2, 2), 'x.pth')
+
+
+def test_a_job_without_the_commands_of_slurm_is_not_requeued(monkeypatch):
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    monkeypatch.setenv('PATH', '')
+    assert not preemption._requeue()
 
 
 def test_unknown_signals_are_refused():

@@ -2,7 +2,7 @@
 
 SOAK_STEPS       steps of a run (1000)
 SOAK_MODEL       'tiny', or 'quickstart' for the model and the pictures of the quick start
-SOAK_BAD_IMAGES  training images that are cut off, in both runs (0)
+SOAK_BAD_IMAGES  training images that are cut off, in both runs (2)
 
 For example ``SOAK_MODEL=quickstart pytest -m slow -s tests/test_engine/test_soak.py``.
 """
@@ -22,7 +22,7 @@ from .tools import ROOT, write_config
 
 STEPS = int(os.environ.get('SOAK_STEPS', 1000))
 MODEL = os.environ.get('SOAK_MODEL', 'tiny')
-BAD_IMAGES = int(os.environ.get('SOAK_BAD_IMAGES', 0))
+BAD_IMAGES = int(os.environ.get('SOAK_BAD_IMAGES', 2))
 INTERVAL = max(1, STEPS // 10)
 WARM_UP = max(1, STEPS // 20)
 # MiB that a process may grow after its first fifth.

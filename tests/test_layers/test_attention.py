@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from mmdet_dinov2.layers import Attention, Segments, segment_attention
+from mmdet_dinov2.layers import Attention, Segments, attention, segment_attention
 
 from ..reference.attention import slow_segment_attention
 
@@ -30,6 +32,27 @@ def test_tokens_see_nothing_outside_their_segment():
     torch.testing.assert_close(after[:4], before[:4], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ('capability', 'head_dim', 'dtype', 'lengths', 'expected'),
+    [
+        ((8, 0), 64, torch.bfloat16, [3, 4], True),
+        ((7, 5), 64, torch.float16, [3, 4], False),  # Turing
+        ((9, 0), 60, torch.bfloat16, [3, 4], False),
+        ((9, 0), 64, torch.float32, [3, 4], False),
+        ((9, 0), 64, torch.bfloat16, [4, 4], False),
+    ],
+)
+def test_varlen_is_chosen_where_it_runs(
+    monkeypatch, capability, head_dim, dtype, lengths, expected
+):
+    monkeypatch.setattr(attention, 'varlen_attn', object())
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
+    attention._has_flash_attention.cache_clear()
+    q = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(8, 2, head_dim), device='cuda')
+    assert attention._varlen_runs(q, Segments.from_lengths(lengths)) == expected
+    attention._has_flash_attention.cache_clear()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_varlen_equals_grouped_on_a_gpu(dtype):
@@ -41,8 +64,8 @@ def test_varlen_equals_grouped_on_a_gpu(dtype):
 
 
 def test_an_empty_stream_keeps_the_parameters_in_the_graph():
-    attention = Attention(8, 2)
-    attention(torch.zeros(0, 8), Segments.from_lengths([])).sum().backward()
+    module = Attention(8, 2)
+    module(torch.zeros(0, 8), Segments.from_lengths([])).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in attention.parameters())
 
 

@@ -17,7 +17,7 @@ def images():
     return torch.randn(2, 3, 60, 80)
 
 
-@pytest.fixture(params=['all', 2])
+@pytest.fixture(params=['all', 2, 0])
 def pair(request):
     """The same backbone, with fp32 and with bf16 weights where it is frozen."""
     plain = tiny_backbone(frozen_stages=request.param)

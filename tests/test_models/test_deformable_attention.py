@@ -1,3 +1,4 @@
+import logging
 import re
 import warnings
 
@@ -174,3 +175,17 @@ def test_all_implementations_agree_on_a_gpu():
             warnings.warn(str(error), stacklevel=1)
             continue
         torch.testing.assert_close(got.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(('name', 'level'), [('triton', 'INFO'), ('pytorch', 'WARNING')])
+def test_what_runs_on_a_gpu_is_told_once(monkeypatch, name, level):
+    lines = []
+    monkeypatch.setattr(
+        deformable_attention, 'print_log', lambda text, logger, level: lines.append((text, level))
+    )
+    choice = deformable_attention.Choice(name, 'a reason')
+    for _ in range(2):
+        deformable_attention._log_once(choice, torch.device('cuda:0'), torch.bfloat16)
+    assert lines == [
+        (f'Deformable attention on cuda:0 in bfloat16: {name} (a reason)', getattr(logging, level))
+    ]
