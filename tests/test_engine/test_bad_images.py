@@ -181,7 +181,7 @@ def test_the_share_that_is_allowed():
     assert len(bad) == len(runner.lines) == 3
     with pytest.raises(InputError, match=r'4 of 300 .* more than the 3 that .*=0\.01 allows'):
         bad.add(runner, [('d', 'x')], 300)
-    one = BadImages(0)
+    runner, one = _Runner(), BadImages(0)
     one.add(runner, [('a', 'x')], 300)
     with pytest.raises(InputError, match='2 of 300'):
         one.add(runner, [('b', 'x')], 300)

@@ -129,7 +129,7 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, acc
 )  # fmt: skip
 def test_an_evaluation_that_was_broken_off_is_made_up_for(tmp_path, data, loop, step):
     extra = STATEFUL + loop + 'log_processor = dict(window_size=1)\n'
-    extra += 'val_dataloader = dict(batch_size=1)\n'
+    extra += 'val_dataloader["batch_size"] = 1\n'
     config = write_config(tmp_path, extra, data=data)
     run_tool('train', config, '--work-dir', tmp_path / 'undisturbed')
     stopping = extra.replace(
@@ -147,11 +147,6 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(tmp_path, data, loop, 
     assert losses_of(work) == losses_of(tmp_path / 'undisturbed')
     assert scores_of(work) == scores_of(tmp_path / 'undisturbed')
     assert_same(states_of(work), states_of(tmp_path / 'undisturbed'))
-    # Nothing is done twice by a run that goes on from after the evaluation.
-    before = len(list(work.glob('*/evaluation')))
-    if step < 8:
-        run_tool('train', config, '--work-dir', work, '--resume', work / 'stopped.pth')
-        assert len(list(work.glob('*/evaluation'))) == before + 1
 
 
 def test_epochs_of_another_length_are_refused(tmp_path, data, capfd):
@@ -173,7 +168,7 @@ def test_epochs_of_another_length_are_refused(tmp_path, data, capfd):
             check_epoch_length(dict(epoch=2, iter=9), length, 'mmengine.pth')
 
 
-def test_a_resumed_run_goes_on_in_the_order_of_its_seed(tmp_path, data, monkeypatch):
+def test_a_resumed_run_goes_on_in_the_order_of_its_seed(tmp_path, data):
     """Whatever seed its config has now."""
     extra = EPOCHS + 'log_processor = dict(window_size=1)\n'
     config = write_config(tmp_path, extra, data=data)

@@ -66,7 +66,7 @@ def test_varlen_equals_grouped_on_a_gpu(dtype):
 def test_an_empty_stream_keeps_the_parameters_in_the_graph():
     module = Attention(8, 2)
     module(torch.zeros(0, 8), Segments.from_lengths([])).sum().backward()
-    assert all(p.grad is not None and not p.grad.any() for p in attention.parameters())
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
 def test_wrong_arguments_are_named():

@@ -59,7 +59,7 @@ def test_without_autocast_the_frozen_part_computes_in_bf16(images):
 def test_what_is_held(pair, images):
     _, held = pair
     held(images)
-    frozen = 4 if held.all_frozen else 2
+    frozen = held.num_frozen_blocks
     bf16 = {name for name, p in held.named_parameters() if p.dtype == torch.bfloat16}
     expected = {
         name
