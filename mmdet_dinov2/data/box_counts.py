@@ -88,6 +88,8 @@ def _reason_to_drop(annotation: Mapping[str, Any], image: Mapping[str, Any] | No
     if w <= 0 or h <= 0:
         return 'of zero or negative size'
     if w < 1 or h < 1:
+        if min(x, y) >= 0 and max(x + w, y + h) <= 1:
+            return 'within 0 and 1, as shares of the image'
         return 'with a side below 1 pixel'
     if min(x + w, image['width']) <= max(x, 0) or min(y + h, image['height']) <= max(y, 0):
         return 'outside the image'

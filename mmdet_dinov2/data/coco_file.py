@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from .findings import name_some
 
 # Beyond it a number is a mistake, and arithmetic with it may overflow.
 _LARGEST = 1e12
@@ -176,29 +177,45 @@ _FIELDS = {
 }
 
 
+_REQUIRED = {
+    section: {name for name, field in fields.items() if field.required}
+    for section, fields in _FIELDS.items()
+}
+
+
+def _problem(section: str, index: int, entry: Any) -> str:
+    """What is wrong with an entry, or an empty string."""
+    required = _REQUIRED[section]
+    if not isinstance(entry, dict) or not required <= entry.keys():
+        missing = required - entry.keys() if isinstance(entry, dict) else required
+        return (
+            f'lacks {", ".join(map(repr, sorted(missing)))} in {section}[{index}]; add what is '
+            f"missing to every entry of '{section}'."
+        )
+    for name, field in _FIELDS[section].items():
+        if name in entry and not field.accepts(entry[name]):
+            return (
+                f'has the {name} {entry[name]!r:.100} in {section}[{index}] (id '
+                f'{entry["id"]!r:.100}), where {field.expected} is expected; correct or remove it.'
+            )
+    return ''
+
+
 def _check_entries(path: str, section: str, entries: Any) -> None:
     if not isinstance(entries, list):
         raise InputError(
             f"Annotation file '{path}' has a {type(entries).__name__} as '{section}' where COCO "
             'has a list; convert it to COCO format.'
         )
-    fields = _FIELDS[section]
-    required = {name for name, field in fields.items() if field.required}
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not required <= entry.keys():
-            missing = required - entry.keys() if isinstance(entry, dict) else required
-            raise InputError(
-                f"Annotation file '{path}' lacks {', '.join(map(repr, sorted(missing)))} in "
-                f'{section}[{index}]; add what is missing to every entry of '
-                f"'{section}'."
-            )
-        for name, field in fields.items():
-            if name in entry and not field.accepts(entry[name]):
-                raise InputError(
-                    f"Annotation file '{path}' has the {name} {entry[name]!r:.100} in "
-                    f'{section}[{index}] (id {entry["id"]!r:.100}), where {field.expected} is '
-                    'expected; correct or remove it.'
-                )
+    problems = {
+        f'{section}[{index}]': problem
+        for index, entry in enumerate(entries)
+        if (problem := _problem(section, index, entry))
+    }
+    if problems:
+        first, *others = problems
+        more = f' There are {len(others)} more such entries: {name_some(others)}.' if others else ''
+        raise InputError(f"Annotation file '{path}' {problems[first]}{more}")
     counts = Counter(entry['id'] for entry in entries)
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:

@@ -67,6 +67,10 @@ def delete(*keys):
         (lambda content: content['images'][1].update(width=0), ['width 0', 'a positive number']),
         (lambda content: content['images'][1].update(file_name=3), ['file_name 3', 'images[1]']),
         (lambda content: content['images'].append('x.jpg'), ['images[3]']),
+        (
+            lambda content: content['images'].extend([{}, 7]),
+            ["lacks 'file_name'", 'images[3]', 'There are 1 more such entries', 'images[4]'],
+        ),
         (lambda content: content['categories'][0].update(name=None), ['name None', 'a name']),
     ],
 )

@@ -152,6 +152,12 @@ def test_normalised_boxes_and_corners(data):
     content['annotations'][0]['bbox'] = [20, 15, 10, 5]
     data.write('train', content)
     assert data.check('train') == []
+    # Some of them only; and a whole pixel, which is a box.
+    content['annotations'][1]['bbox'] = [0.1, 0.2, 0.5, 0.3]
+    content['annotations'][2]['bbox'] = [0, 0, 1, 1]
+    data.write('train', content)
+    (dropped,) = data.check('train')
+    assert '1 within 0 and 1, as shares of the image (id ' in dropped.message
 
 
 def test_the_published_blood_cells(shared):
