@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -33,7 +34,9 @@ def _start(worker_id: int, init: Callable[[int], None] | None) -> None:
     # Blocked, SIGTERM waits for the thread, which sees who sent it: an ignored one would also keep
     # the process alive where the run ends by an error.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_for, args=(os.getppid(),), daemon=True).start()
+    # Not the parent in the sense of the system, which may be a server that forks.
+    parent = multiprocessing.parent_process().pid
+    threading.Thread(target=_end_for, args=(parent,), daemon=True).start()
     if init is not None:
         init(worker_id)
 

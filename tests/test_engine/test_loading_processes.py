@@ -25,11 +25,9 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
-def test_signals_of_others_are_outlived_and_those_of_the_run_end():
-    started = []
-    loader = DataLoader(
-        range(1000), num_workers=2, worker_init_fn=started.append, prefetch_factor=2
-    )
+@pytest.mark.parametrize('method', ['fork', 'forkserver'])
+def test_signals_of_others_are_outlived_and_those_of_the_run_end(method):
+    loader = DataLoader(range(1000), num_workers=2, multiprocessing_context=method)
     assert outlive_signals(loader) is loader
     batches = iter(loader)
     next(batches)
