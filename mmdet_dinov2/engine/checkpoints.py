@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict
 
 import mmengine
-from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -15,7 +14,9 @@ from ..checkpoint.sharded import gather
 from .changes import training_settings
 
 
-def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler: bool) -> dict:
+def build_checkpoint(
+    runner: Runner, save_optimizer: bool, save_param_scheduler: bool, keep: bool
+) -> dict:
     """Collects the state of a training, as mmengine lays it out.
 
     All processes have to call it, as those of a sharded model send their parts.
@@ -24,14 +25,14 @@ def build_checkpoint(runner: Runner, save_optimizer: bool, save_param_scheduler:
         runner: A ``DetectionRunner`` that trains.
         save_optimizer: Whether to include the optimizer.
         save_param_scheduler: Whether to include the schedulers.
+        keep: Whether this process wants it.
 
     Returns:
-        In the main process whole tensors on the CPU, in others None for each of them. ``meta``
-        holds the class names (``dataset_meta``), the seed, the config (as text and as plain
-        values), as ``settings`` what decides the training, as ``batch`` how the images of a step
-        are divided, and as ``epoch_length`` the steps of an epoch.
+        Whole tensors on the CPU, or None for each of them where they are not wanted. ``meta`` holds
+        the class names (``dataset_meta``), the seed, the config (as text and as plain values), as
+        ``settings`` what decides the training, as ``batch`` how the images of a step are divided,
+        and as ``epoch_length`` the steps of an epoch.
     """
-    keep = is_main_process()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     meta = dict(
         cfg=runner.cfg.pretty_text,

@@ -64,7 +64,9 @@ def keep_batch(runner: Runner, data_batch: Mapping[str, Any], path: str | None) 
     Returns:
         The path, or why it could not be written.
     """
-    checkpoint = build_checkpoint(runner, save_optimizer=False, save_param_scheduler=False)
+    checkpoint = build_checkpoint(
+        runner, save_optimizer=False, save_param_scheduler=False, keep=path is not None
+    )
     if path is None:
         return None
     del checkpoint['message_hub']

@@ -205,7 +205,9 @@ class DetectionRunner(Runner):
             raise ValueError('file_client_args is not supported any more; use backend_args')
         if not is_main_process() and not is_sharded(self.model):
             return
-        checkpoint = build_checkpoint(self, save_optimizer, save_param_scheduler)
+        checkpoint = build_checkpoint(
+            self, save_optimizer, save_param_scheduler, keep=is_main_process()
+        )
         if not is_main_process():
             return
         position = (
