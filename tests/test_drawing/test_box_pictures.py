@@ -93,3 +93,19 @@ def test_a_small_picture_has_the_same_colours(size):
     assert abs(picture - (0, 0, 255)).max() < 20
     broken = draw_small(image, boxes, names, dashed=[True])
     assert np.asarray(Image.open(io.BytesIO(broken))).mean() > picture.mean()
+
+
+def test_broken_lines_belong_to_the_boxes_in_the_order_that_was_given():
+    """Boxes are sorted by their score to be drawn."""
+    image = np.zeros((480, 480, 3), np.uint8)
+    boxes = [
+        dict(bbox=[50, 50, 200, 100], category_id=1, score=0.9),
+        dict(bbox=[50, 250, 200, 100], category_id=1, score=0.2),
+    ]
+    for dashed in ([True, False], [False, True]):
+        small = draw_small(image, boxes, {1: 'cell'}, dashed=dashed)
+        picture = np.asarray(Image.open(io.BytesIO(small)), dtype=int).max(-1)
+        for box, broken in zip(boxes, dashed, strict=True):
+            bottom = box['bbox'][1] + 100
+            line = picture[bottom - 1 : bottom + 1, 60:240].max(0)
+            assert line.max() > 150 and (line.min() < 60) == broken
