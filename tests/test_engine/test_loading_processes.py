@@ -24,21 +24,27 @@ def alive(pid):
         return stat.read().rpartition(')')[2].split()[0] != 'Z'
 
 
+def both_at_work(loader):
+    """An iteration to which two processes have given a batch each."""
+    batches = iter(loader)
+    next(batches)
+    next(batches)
+    return batches
+
+
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
 @pytest.mark.parametrize('method', ['fork', 'forkserver'])
 def test_signals_of_others_are_outlived_and_those_of_the_run_end(method):
     loader = DataLoader(range(1000), num_workers=2, multiprocessing_context=method)
     assert outlive_signals(loader) is loader
-    batches = iter(loader)
-    next(batches)
+    batches = both_at_work(loader)
     workers = [process.pid for process in batches._workers]
     for name in ('TERM', 'INT', 'USR1'):
         subprocess.run(['kill', f'-{name}', *map(str, workers)], check=True)
     time.sleep(0.5)
     assert all(map(alive, workers))
-    assert sum(1 for _ in batches) == 999
-    batches = iter(loader)
-    next(batches)
+    assert sum(1 for _ in batches) == 998
+    batches = both_at_work(loader)
     for process in batches._workers:
         process.terminate()
         process.join(timeout=10)
