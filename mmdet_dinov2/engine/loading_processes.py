@@ -22,8 +22,11 @@ def outlive_signals(loader: DataLoader) -> DataLoader:
         loader: A dataloader; its ``worker_init_fn`` still runs.
 
     Returns:
-        The same dataloader.
+        The same dataloader. Where the system does not tell who sent a signal (macOS), it stays as
+        it is.
     """
+    if not hasattr(signal, 'sigwaitinfo'):
+        return loader
     loader.worker_init_fn = partial(_start, init=loader.worker_init_fn)
     return loader
 
