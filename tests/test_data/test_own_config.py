@@ -46,9 +46,9 @@ def test_everything_comes_from_the_data_and_the_rest_stays(cfg):
 def test_files_outside_the_folder_keep_their_path(cfg):
     use_own_data(cfg, own_data('train', 'val', images='/data/cells'))
     assert cfg.val_dataloader.dataset.data_prefix == dict(img='')
-    data = own_data('train', 'val', root='/work/data', images='/data/cells-2')
+    data = own_data('train', 'val', root='/disk/data', images='/data/cells-2')
     use_own_data(cfg, OwnData('/data/cells', *list(data.__dict__.values())[1:]))
-    assert cfg.train_dataloader.dataset.ann_file == '/work/data/annotations/train.json'
+    assert cfg.train_dataloader.dataset.ann_file == '/disk/data/annotations/train.json'
     assert cfg.train_dataloader.dataset.data_prefix == dict(img='/data/cells-2/')
 
 

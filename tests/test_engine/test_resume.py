@@ -39,26 +39,21 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, in
 """
 
 
+def logged(work_dir, name: str, step: str) -> dict[int, float]:
+    """A value by step, from all logs of a run; a resumed run logs into another file."""
+    paths = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return {row[step]: row[name] for row in rows if name in row}
+
+
 def losses_of(work_dir) -> dict[int, float]:
-    """Total loss of every step; a resumed run logs into another file."""
-    losses = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            if 'loss' in row:
-                losses[row['iter']] = row['loss']
-    return losses
+    """Total loss of every step."""
+    return logged(work_dir, 'loss', 'iter')
 
 
 def scores_of(work_dir) -> dict[int, float]:
     """AP of every evaluation."""
-    scores = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            if 'coco/bbox_mAP' in row:
-                scores[row['step']] = row['coco/bbox_mAP']
-    return scores
+    return logged(work_dir, 'coco/bbox_mAP', 'step')
 
 
 def states_of(work_dir) -> dict:
