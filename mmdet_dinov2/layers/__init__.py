@@ -5,6 +5,7 @@ from .attention import Attention, segment_attention
 from .block import Block, LayerScale, Mlp, SwiGLU
 from .compiling import TokenwiseModule, compile_tokenwise, tokenwise
 from .deformable_attention import deformable_attention, triton_problem
+from .dense_attention import dense_attention
 from .focal_loss import focal_gap, negative_focal_loss
 from .frozen import HoldsFrozenWeights
 from .padding import padding_mask, valid_cells, zero_padding
@@ -27,6 +28,7 @@ __all__ = [
     'TokenwiseModule',
     'compile_tokenwise',
     'deformable_attention',
+    'dense_attention',
     'extract_patches',
     'focal_gap',
     'interpolate_pos_embed',

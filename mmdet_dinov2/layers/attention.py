@@ -5,15 +5,11 @@ from __future__ import annotations
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 
+from .dense_attention import dense_attention, needs_fixed_order
 from .tokens import Segments
-
-try:  # torch >= 2.10
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None
 
 # FlashAttention's limits, which varlen_attn inherits.
 _MAX_VARLEN_HEAD_DIM = 256
@@ -34,8 +30,8 @@ def segment_attention(
         segments: The segments; their lengths add up to T.
         implementation: 'grouped' makes one dense batch of each run of equal lengths, on any device
             and in any dtype. 'varlen' is one FlashAttention call for all lengths, on CUDA in fp16
-            and bf16 (torch >= 2.10, GPUs from Ampere on). 'auto' takes 'varlen' where it can run
-            and the lengths differ.
+            and bf16 (GPUs from Ampere on). 'auto' takes 'varlen' where it can run and the lengths
+            differ, unless gradients must have the same bits in every run.
 
     Returns:
         Attended values, shape (T, heads, head_dim).
@@ -49,7 +45,8 @@ def segment_attention(
             'both must come from the same layout'
         )
     if implementation == 'auto':
-        implementation = 'varlen' if _varlen_runs(q, segments) else 'grouped'
+        varlen = _varlen_runs(q, segments) and not needs_fixed_order(q, k, v)
+        implementation = 'varlen' if varlen else 'grouped'
     if implementation == 'grouped':
         return _attend_grouped(q, k, v, segments)
     if implementation == 'varlen':
@@ -62,7 +59,6 @@ def segment_attention(
 def _varlen_runs(q: Tensor, segments: Segments) -> bool:
     return (
         len(segments.runs) > 1
-        and varlen_attn is not None
         and q.is_cuda
         and q.dtype in (torch.float16, torch.bfloat16)
         and q.shape[-1] <= _MAX_VARLEN_HEAD_DIM
@@ -87,18 +83,13 @@ def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tens
         stop = start + count * length
         # (count * length, heads, head_dim) -> (count, heads, length, head_dim)
         batch = [t[start:stop].view(count, length, *t.shape[1:]).transpose(1, 2) for t in (q, k, v)]
-        attended = F.scaled_dot_product_attention(*batch)
+        attended = dense_attention(*batch)
         outputs.append(attended.transpose(1, 2).reshape(stop - start, *v.shape[1:]))
         start = stop
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
-    if varlen_attn is None:
-        raise ValueError(
-            f"implementation='varlen' needs torch >= 2.10, this is {torch.__version__}; "
-            "use 'grouped' or 'auto'"
-        )
     offsets = segments.offsets(q.device)
     longest = segments.max_length
     return varlen_attn(q, k, v, offsets, offsets, longest, longest)

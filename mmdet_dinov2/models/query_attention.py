@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor
 
+from ..layers import dense_attention
+
 
 class QuerySelfAttention(MultiheadAttention):
     """mmcv's ``MultiheadAttention`` for queries, on ``scaled_dot_product_attention``.
@@ -54,7 +56,7 @@ class QuerySelfAttention(MultiheadAttention):
         )
         if attn_mask is not None:
             attn_mask = ~attn_mask if attn_mask.dim() == 2 else ~attn_mask[:, None]
-        attended = F.scaled_dot_product_attention(
+        attended = dense_attention(
             q, k, v, attn_mask=attn_mask, dropout_p=attn.dropout if self.training else 0.0
         )
         attended = attn.out_proj(attended.transpose(1, 2).flatten(2))

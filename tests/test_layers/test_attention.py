@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmdet_dinov2.layers import Attention, Segments, attention, segment_attention
+from mmdet_dinov2.layers import Attention, Segments, attention, dense_attention, segment_attention
+from mmdet_dinov2.layers.dense_attention import needs_fixed_order
 
 from ..reference.attention import slow_segment_attention
 
@@ -45,7 +46,6 @@ def test_tokens_see_nothing_outside_their_segment():
 def test_varlen_is_chosen_where_it_runs(
     monkeypatch, capability, head_dim, dtype, lengths, expected
 ):
-    monkeypatch.setattr(attention, 'varlen_attn', object())
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     attention._has_flash_attention.cache_clear()
     q = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(8, 2, head_dim), device='cuda')
@@ -77,3 +77,41 @@ def test_wrong_arguments_are_named():
         segment_attention(q, q, q, Segments.from_lengths([4]), 'flash')
     with pytest.raises(ValueError, match='10 channels .* 3 heads'):
         Attention(10, 3)
+
+
+def test_dense_attention_is_that_of_pytorch():
+    q, k, v = torch.randn(3, 2, 4, 7, 8)
+    mask = torch.rand(2, 1, 7, 7) < 0.8
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(dense_attention(q, k, v, mask), expected, rtol=0, atol=0)
+
+
+def test_a_fixed_order_is_needed_for_gradients_under_deterministic_algorithms_only():
+    q = torch.zeros(1, requires_grad=True)
+    assert not needs_fixed_order(q)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert needs_fixed_order(q.detach(), q)
+        assert not needs_fixed_order(q.detach())
+        with torch.no_grad():
+            assert not needs_fixed_order(q)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('masked', [False, True])
+def test_gradients_have_the_same_bits_in_every_run_on_a_gpu(masked):
+    q = torch.randn(2, 8, 1098, 32, device='cuda', dtype=torch.bfloat16, requires_grad=True)
+    mask = torch.rand(2, 1, 1098, 1098, device='cuda') > 0.2 if masked else None
+
+    def gradient():
+        loss = dense_attention(q, q, q, mask).float().square().sum()
+        return torch.autograd.grad(loss, q)[0]
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        first = gradient()
+        assert all(torch.equal(gradient(), first) for _ in range(10))
+    finally:
+        torch.use_deterministic_algorithms(False)
