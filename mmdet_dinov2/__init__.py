@@ -10,8 +10,8 @@ from .version import __version__
 try:
     # mmdet tells everybody that data sets of another product are missing.
     with printed_without('Could not import OneDL'):
-        from . import data, drawing, engine, models
-        from .engine import load
+        from . import data, drawing, engine, evaluation, models
+        from .inference import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
     if (getattr(error, 'name', None) or '').startswith(__name__):
         raise  # a fault of this package, not of the environment
@@ -21,4 +21,4 @@ except (ImportError, TypeError, AttributeError, AssertionError, OSError) as erro
         'tools/check_env.py looks at the whole environment'
     ) from error
 
-__all__ = ['__version__', 'data', 'drawing', 'engine', 'load', 'models']
+__all__ = ['__version__', 'data', 'drawing', 'engine', 'evaluation', 'load', 'models']

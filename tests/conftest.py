@@ -35,9 +35,13 @@ gc.freeze()
 init_default_scope('mmdet')
 
 
+# Folders of tests that train.
+_TRAINING = {'test_cli', 'test_engine', 'test_hooks', 'test_optim', 'test_resume'}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files that train first, so that no process ends alone with a long one."""
-    items.sort(key=lambda item: 'test_engine' not in item.path.parts)
+    items.sort(key=lambda item: not _TRAINING.intersection(item.path.parts))
 
 
 @pytest.fixture(autouse=True)

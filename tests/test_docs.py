@@ -29,7 +29,7 @@ from mmdet_dinov2.models import DINOv2
 from mmdet_dinov2.models.dino_decoder import PaddingAwareDecoder
 from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
 
-from .test_engine.tools import ROOT, run_tool, write_config
+from .tools import ROOT, run_tool, write_config
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
@@ -37,8 +37,8 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 ELSEWHERE = {
     'tools/slurm_train.sh': ('test_engine/test_slurm.py', 'tools/slurm_train.sh'),
     'tools/slurm_test.sh': ('test_engine/test_slurm.py', 'tools/slurm_test.sh'),
-    'tools/replay_batch.py': ('test_engine/test_nonfinite.py', "'replay_batch'"),
-    '--suite gpu': ('test_analysis/test_benchmark/test_suites.py', 'gpu'),
+    'tools/replay_batch.py': ('test_hooks/test_nonfinite.py', "'replay_batch'"),
+    '--suite gpu': ('test_benchmark/test_suites.py', 'gpu'),
 }
 # Commands of others.
 FOREIGN = ('source .venv/bin/activate', 'pre-commit install')

@@ -19,15 +19,15 @@ except ImportError as error:
 import torch
 from mmengine.config import DictAction
 
-from mmdet_dinov2.analysis.benchmark.cost import Workload, measure_costs
-from mmdet_dinov2.analysis.benchmark.detectors import PRECISIONS
-from mmdet_dinov2.analysis.benchmark.machine import describe_machine
-from mmdet_dinov2.analysis.benchmark.picture import draw_report
-from mmdet_dinov2.analysis.benchmark.report import Report
-from mmdet_dinov2.analysis.benchmark.settings import Settings
-from mmdet_dinov2.analysis.benchmark.suites import SUITES
-from mmdet_dinov2.analysis.benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
-from mmdet_dinov2.engine import cli
+from mmdet_dinov2 import cli
+from mmdet_dinov2.benchmark.cost import Workload, measure_costs
+from mmdet_dinov2.benchmark.detectors import PRECISIONS
+from mmdet_dinov2.benchmark.machine import describe_machine
+from mmdet_dinov2.benchmark.picture import draw_report
+from mmdet_dinov2.benchmark.settings import Settings
+from mmdet_dinov2.benchmark.suites import SUITES
+from mmdet_dinov2.benchmark.tables import Report
+from mmdet_dinov2.benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models.dinov2_archs import ARCHS
 

@@ -12,10 +12,10 @@ except ImportError as error:
 from rich.console import Console
 from rich.progress import Progress
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.dataset_pictures import draw_images, sample_images
 from mmdet_dinov2.data.findings import findings_table
 from mmdet_dinov2.data.full_check import check_dataset
-from mmdet_dinov2.engine import cli
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from mmdet_dinov2.checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
 from mmdet_dinov2.checkpoint.layouts import recognise
 from mmdet_dinov2.checkpoint.reading import TRUST_FLAG
-from mmdet_dinov2.engine.cli import one_sentence_errors
+from mmdet_dinov2.cli.arguments import one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,8 +9,8 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.forecast_picture import draw_forecast
-from mmdet_dinov2.engine import cli
 from mmdet_dinov2.runs.curve_fits import FAMILIES
 from mmdet_dinov2.runs.forecast import (
     describe_fits,

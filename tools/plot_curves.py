@@ -9,8 +9,8 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.curves import X_AXES, draw_curves
-from mmdet_dinov2.engine import cli
 from mmdet_dinov2.runs.run_log import read_run
 
 

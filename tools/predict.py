@@ -9,13 +9,13 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from mmdet_dinov2.data.coco_file import read_coco_file
 from mmdet_dinov2.drawing.box_pictures import draw_detections
-from mmdet_dinov2.engine import cli
-from mmdet_dinov2.engine.image_inputs import InputFile, Video, expand_inputs
-from mmdet_dinov2.engine.prediction_files import PredictionFiles, VideoFile, write_picture
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.inference.image_inputs import InputFile, Video, expand_inputs
+from mmdet_dinov2.inference.prediction_files import PredictionFiles, VideoFile, write_picture
 
 # Some inputs could not be read; the others are done.
 UNREADABLE_EXIT_CODE = 3

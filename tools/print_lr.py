@@ -11,9 +11,10 @@ except ImportError as error:
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.lr_curves import describe_group, draw_lr_curves, lr_curves
 from mmdet_dinov2.data.own_config import repeat_small_training_set
-from mmdet_dinov2.engine import batch, cli
+from mmdet_dinov2.engine import batch
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,8 +8,8 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
-from mmdet_dinov2.engine import cli
-from mmdet_dinov2.engine.replay import ReplayReport, replay
+from mmdet_dinov2 import cli
+from mmdet_dinov2.engine.resume.replay import ReplayReport, replay
 
 _MOST_NAMES = 10
 

@@ -11,10 +11,10 @@ except ImportError as error:
 
 from mmengine.config import Config
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.report import render_report
 from mmdet_dinov2.analysis.report_input import collect
-from mmdet_dinov2.engine import cli
-from mmdet_dinov2.engine.files import write_text
+from mmdet_dinov2.files import write_text
 
 
 def parse_args() -> argparse.Namespace:

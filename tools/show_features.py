@@ -9,9 +9,9 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.feature_input import load_backbone_of, prepare_image, weights_title
 from mmdet_dinov2.analysis.features import draw_features, extract_features
-from mmdet_dinov2.engine import cli
 
 
 def parse_args() -> argparse.Namespace:

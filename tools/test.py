@@ -11,7 +11,7 @@ except ImportError as error:
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 
-from mmdet_dinov2.engine import cli
+from mmdet_dinov2 import cli
 
 
 def parse_args() -> argparse.Namespace:

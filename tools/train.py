@@ -10,9 +10,11 @@ except ImportError as error:
 
 from mmengine.config import Config
 
+from mmdet_dinov2 import cli
+from mmdet_dinov2.config import scaling
 from mmdet_dinov2.data.own_config import repeat_small_training_set
-from mmdet_dinov2.engine import batch, cli, scaling
-from mmdet_dinov2.engine.resume import has_checkpoints
+from mmdet_dinov2.engine import batch
+from mmdet_dinov2.engine.resume.choose import has_checkpoints
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,13 +1,13 @@
 custom_imports = dict(imports=['mmdet_dinov2'])
 default_scope = 'mmdet'
-runner_type = 'DetectionRunner'
+runner_type = 'StrictRunner'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='DetectionCheckpointHook',
+        type='IntactCheckpointHook',
         interval=1,
         max_keep_ckpts=3,
         save_best='coco/bbox_mAP',
@@ -35,7 +35,7 @@ randomness = dict(seed=0)
 # dict(type='WandbVisBackend', init_kwargs=dict(mode='offline'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='BoxVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(type='DetectionLogProcessor', window_size=50, by_epoch=True)
+log_processor = dict(type='ReadableLogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -3,4 +3,4 @@
 Frozen weights are their own average: they are neither copied nor averaged.
 """
 
-custom_hooks = [dict(type='DetectionEMAHook', ema_type='ExpMomentumEMA', momentum=0.0001)]
+custom_hooks = [dict(type='TrainedEMAHook', ema_type='ExpMomentumEMA', momentum=0.0001)]

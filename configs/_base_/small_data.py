@@ -10,7 +10,7 @@ min_epoch_steps = 50
 custom_hooks = [
     # The average of about the last 1000 steps; `gamma` makes it follow faster in the first
     # hundreds. 0.9999 of COCO recipes would still hold what the training began with.
-    dict(type='DetectionEMAHook', ema_type='ExpMomentumEMA', momentum=0.001, gamma=500),
+    dict(type='TrainedEMAHook', ema_type='ExpMomentumEMA', momentum=0.001, gamma=500),
     # 0.001 is a tenth of an AP point. AP of a few images goes up and down between evaluations.
     dict(
         type='ResumableEarlyStoppingHook',

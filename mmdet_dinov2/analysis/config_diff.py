@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ..plain_config import flatten
+from ..config.plain import flatten
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 # Where and how a run is started, not what it is.

@@ -15,7 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
-from ..engine.param_names import describe_names
+from ..engine.optim.param_names import describe_names
 from ..errors import InputError
 
 # Numbers of a curve that are kept: more than a picture has columns.

@@ -15,9 +15,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from .. import cli
 from ..data.coco_file import CocoFile
-from ..engine import cli
-from ..engine.checkpoint_hook import find_last_checkpoint
+from ..engine.hooks.checkpoint import find_last_checkpoint
 from ..errors import InputError
 
 _KEYS = ('image_id', 'category_id', 'bbox', 'score')

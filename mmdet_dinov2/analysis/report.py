@@ -21,15 +21,15 @@ from ..data.coco_file import CocoFile, leaves_folder
 from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_small
 from ..errors import InputError
+from ..evaluation.coco_evaluation import coco_table, count_sizes, evaluate_boxes
+from ..evaluation.image_boxes import boxes_of_files
+from ..evaluation.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
+from ..evaluation.plots import draw_precision_recall
+from ..evaluation.quality import ClassQuality, measure_quality
 from ..runs.forecast import describe_fits, describe_gain, make_forecast
 from ..runs.lr_drop import describe_prior
 from ..runs.run_log import RunLog
 from ..runs.saved_config import planned_drops, planned_end
-from ..scoring.coco_evaluation import coco_table, count_sizes, evaluate_boxes
-from ..scoring.image_boxes import boxes_of_files
-from ..scoring.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
-from ..scoring.plots import draw_precision_recall
-from ..scoring.quality import ClassQuality, measure_quality
 from .config_diff import diff, nearest_config
 from .curves import curve_panels, draw_panel
 from .forecast_picture import draw_forecast_axes

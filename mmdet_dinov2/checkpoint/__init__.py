@@ -1,9 +1,9 @@
 """Checkpoints: safe reading, published layouts, loading of backbones and detectors."""
 
-from .backbone import LoadReport, load_backbone
-from .detector import check_classes, checkpoint_classes, load_for_fine_tuning, load_state_dict
 from .embedded_config import embedded_config, for_prediction
 from .layouts import LAYOUTS, convert_state_dict
+from .load_backbone import LoadReport, load_backbone
+from .load_detector import check_classes, checkpoint_classes, load_for_fine_tuning, load_state_dict
 from .reading import read_checkpoint, state_dict_of, trust_checkpoints
 
 __all__ = [

@@ -17,8 +17,8 @@ from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
 
+from ..config.plain import NotPlainError, read_plain_config
 from ..errors import InputError
-from ..plain_config import NotPlainError, read_plain_config
 from .reading import TRUST_FLAG, trusts_checkpoints
 
 # Beside the text of mmengine, so that other programs that read it do as before.

@@ -1,6 +1,6 @@
 """The generated sample data set and the check of data sets. Importing registers the datasets."""
 
-from .coco_dataset import DetectionCocoDataset
+from .coco_dataset import ClassNameCocoDataset
 from .findings import Finding, raise_on_errors
 from .loading import BadImageError, CheckedLoadImageFromFile
 from .preflight import check_config, fill_evaluator_ann_file
@@ -10,7 +10,7 @@ from .shapes_dataset import ShapesDataset
 __all__ = [
     'BadImageError',
     'CheckedLoadImageFromFile',
-    'DetectionCocoDataset',
+    'ClassNameCocoDataset',
     'Finding',
     'ShapesDataset',
     'check_config',

@@ -61,7 +61,7 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
 
     mmdet's ``CocoDataset`` numbers the labels by the order of the categories in the annotation
     file, but names them by ``metainfo.classes``: a different order trains well and shows wrong
-    names, and files of different order give one label two meanings. A ``DetectionCocoDataset``
+    names, and files of different order give one label two meanings. A ``ClassNameCocoDataset``
     goes by the names.
     """
     orders = {
@@ -98,7 +98,7 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
                 f'mmdet numbers labels in the order of the categories in the file, so boxes of '
                 f"{order[label]!r} in '{sources[source].path}' get label {label}, which "
                 f'{source.classes_origin} calls {source.classes[label]!r}; set '
-                f"`{source.key}.type` to 'DetectionCocoDataset', which goes by the names, or "
+                f"`{source.key}.type` to 'ClassNameCocoDataset', which goes by the names, or "
                 f'{remedy}.',
             )
         )
@@ -234,8 +234,8 @@ def check_fields(
             findings.append(
                 _error(
                     source,
-                    f'{what}, which mmdet reads; add it to them, or use DetectionCocoDataset and '
-                    'DetectionCocoMetric, which fill it in.',
+                    f'{what}, which mmdet reads; add it to them, or use ClassNameCocoDataset and '
+                    'ClassNameCocoMetric, which fill it in.',
                 )
             )
     return findings

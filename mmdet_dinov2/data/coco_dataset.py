@@ -22,7 +22,7 @@ _BLANK_SIDE = 32
 
 
 @DATASETS.register_module()
-class DetectionCocoDataset(CocoDataset):
+class ClassNameCocoDataset(CocoDataset):
     """mmdet's ``CocoDataset``, strict about its files and forgiving about their order.
 
     - Label i is the category *named* ``metainfo.classes[i]``, in whatever order the file lists its

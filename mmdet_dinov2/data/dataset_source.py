@@ -12,7 +12,7 @@ from mmdet.registry import DATASETS
 from mmengine.utils import is_abs
 
 from ..errors import InputError
-from .coco_dataset import DetectionCocoDataset
+from .coco_dataset import ClassNameCocoDataset
 
 
 # Compared and hashed by identity: the config it holds has no hash.
@@ -49,7 +49,7 @@ class DatasetSource:
     @property
     def by_name(self) -> bool:
         """Whether labels follow the names of the classes, and missing fields are filled in."""
-        return issubclass(dataset_class(self.key, self.config), DetectionCocoDataset)
+        return issubclass(dataset_class(self.key, self.config), ClassNameCocoDataset)
 
     @property
     def min_size(self) -> float:
@@ -101,13 +101,13 @@ def dataset_class(key: str, config: Mapping[str, Any]) -> type:
 
 
 def is_coco_format(cls: type) -> bool:
-    """Whether a class reads COCO JSON as ``CocoDataset`` or ``DetectionCocoDataset`` does.
+    """Whether a class reads COCO JSON as ``CocoDataset`` or ``ClassNameCocoDataset`` does.
 
     A subclass that loads or parses in its own way (LVIS, Objects365, panoptic) does not count.
     """
     return (
         issubclass(cls, CocoDataset)
-        and cls.load_data_list in (CocoDataset.load_data_list, DetectionCocoDataset.load_data_list)
+        and cls.load_data_list in (CocoDataset.load_data_list, ClassNameCocoDataset.load_data_list)
         and cls.parse_data_info is CocoDataset.parse_data_info
     )
 

@@ -143,7 +143,7 @@ def check_inspected(
             unturned,
             'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
             f'{{}}) and that loading applies; set `{source.key}.type` to '
-            "'DetectionCocoDataset', which does not, or rotate the files.",
+            "'ClassNameCocoDataset', which does not, or rotate the files.",
         )
     add(
         'warning',

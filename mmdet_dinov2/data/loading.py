@@ -41,7 +41,7 @@ class BadImageError(InputError):
 class CheckedLoadImageFromFile(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that looks at the header before it decodes.
 
-    A ``DetectionCocoDataset`` puts it in the place of ``LoadImageFromFile``. Where the size in the
+    A ``ClassNameCocoDataset`` puts it in the place of ``LoadImageFromFile``. Where the size in the
     annotation file is that of the picture without its EXIF rotation, the picture is not rotated. An
     image that is there already is taken as it is.
 

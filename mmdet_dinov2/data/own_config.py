@@ -110,7 +110,7 @@ def _replace(
     kept = {key: dataset[key] for key in _KEPT_KEYS if key in dataset}
     cls = dataset_class('dataset', dataset)
     if issubclass(cls, ShapesDataset) or not is_coco_format(cls):
-        kept['type'] = 'DetectionCocoDataset'
+        kept['type'] = 'ClassNameCocoDataset'
     return dict(
         kept,
         data_root=root + os.sep,
@@ -135,6 +135,6 @@ def _let_evaluator_follow(cfg: Config, split: str) -> None:
     cfg[key] = copy.deepcopy(cfg.get(key))
     metrics = [metric for _, metric in iter_metrics(cfg, split)]
     if not metrics or any('Coco' not in str(metric.get('type')) for metric in metrics):
-        cfg[key] = dict(type='DetectionCocoMetric')
+        cfg[key] = dict(type='ClassNameCocoMetric')
     for metric in metrics:
         metric.pop('ann_file', None)

@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 
 from ..drawing.palette import class_colours
 from ..errors import InputError
-from .coco_dataset import DetectionCocoDataset
+from .coco_dataset import ClassNameCocoDataset
 from .shapes import generate_shapes
 from .shapes_drawing import CLASSES
 
@@ -17,17 +17,17 @@ _GENERATE_KEYS = ('num_train', 'num_val', 'seed')
 
 
 @DATASETS.register_module()
-class ShapesDataset(DetectionCocoDataset):
+class ShapesDataset(ClassNameCocoDataset):
     """COCO-format dataset of generated shapes, made at ``data_root`` on first use.
 
     Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and the same
     for ``val``.
 
     Args:
-        *args: As for :class:`DetectionCocoDataset`.
+        *args: As for :class:`ClassNameCocoDataset`.
         generate: Arguments of :func:`~mmdet_dinov2.data.shapes.generate_shapes` other than
             ``root``. Datasets that share a ``data_root`` need the same.
-        **kwargs: As for :class:`DetectionCocoDataset`.
+        **kwargs: As for :class:`ClassNameCocoDataset`.
 
     Raises:
         InputError: If ``generate`` has unknown keys or values out of range, or if ``data_root``

@@ -1,42 +1,15 @@
-"""Training engine: runner, loops, optimizer wrappers, scaling, command line."""
+"""Training: runner, loops, the effective batch. Importing registers all parts of it."""
 
-from .checkpoint_hook import DetectionCheckpointHook
-from .coco_metric import DetectionCocoMetric
-from .detector import Detector, load
-from .early_stopping import ResumableEarlyStoppingHook
-from .ema_hook import DetectionEMAHook
-from .evaluation import DetectionEvaluator
-from .forecast_hook import ForecastHook
-from .fsdp import FullyShardedModel
-from .log_processor import DetectionLogProcessor
+from . import hooks, optim
+from .log_processor import ReadableLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
-from .memory_hook import LoaderMemoryHook
-from .nonfinite import NonFiniteHook
-from .optim_constructor import DetectionOptimWrapperConstructor
-from .optim_wrapper import Bf16OptimWrapper, GuardedOptimWrapper
-from .preemption import PreemptionHook
-from .runner import DetectionRunner
-from .visualization_hook import ReadableVisualizationHook
+from .runner import StrictRunner
 
 __all__ = [
-    'Bf16OptimWrapper',
-    'DetectionCheckpointHook',
-    'DetectionCocoMetric',
-    'DetectionEMAHook',
-    'DetectionEvaluator',
-    'DetectionLogProcessor',
-    'DetectionOptimWrapperConstructor',
-    'DetectionRunner',
-    'Detector',
+    'ReadableLogProcessor',
+    'StrictRunner',
     'EpochTrainLoop',
-    'ForecastHook',
-    'FullyShardedModel',
-    'GuardedOptimWrapper',
     'IterTrainLoop',
-    'LoaderMemoryHook',
-    'NonFiniteHook',
-    'PreemptionHook',
-    'ReadableVisualizationHook',
-    'ResumableEarlyStoppingHook',
-    'load',
+    'hooks',
+    'optim',
 ]

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch.optim import Optimizer
 
 from ..errors import InputError
-from .param_names import describe_names
+from .optim.param_names import describe_names
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ _NOT_ITEMS = ('time', 'data_time', 'epoch', 'iter', 'memory')
 
 
 @LOG_PROCESSORS.register_module()
-class DetectionLogProcessor(LogProcessor):
+class ReadableLogProcessor(LogProcessor):
     """Shows sums of the losses of DETR-like detectors on the console.
 
     The dozens of terms of decoder layers and denoising queries go to the scalar file and to other

@@ -30,29 +30,29 @@ from ..checkpoint import (
     state_dict_of,
 )
 from ..checkpoint.sharded import divide_optimizer_state, is_sharded
+from ..config.text import ReadableConfig
 from ..data.class_names import fill_classes
 from ..data.evaluators import fill_evaluator_ann_file
 from ..errors import InputError
+from ..evaluation.coco_metric import ClassNameCocoMetric
+from ..evaluation.evaluator import BadImageEvaluator
+from ..files import write_checkpoint
 from .batch import (
     EffectiveBatch,
     check_accumulation,
     describe_training_batch,
 )
-from .changes import check_changes, check_epoch_length, training_settings
-from .checkpoints import build_checkpoint
-from .coco_metric import DetectionCocoMetric
-from .config_format import ReadableConfig
-from .evaluation import DetectionEvaluator
-from .files import write_checkpoint
-from .fsdp import FullyShardedModel, clip_grad_norm
 from .loading_processes import outlive_signals
 from .loops import STEP_LOOPS
+from .optim.fsdp import FullyShardedModel, clip_grad_norm
 from .reproducible import check_reproducible, use_reproducible_algorithms
-from .resume import agree_on_checkpoint, check_bytes, check_training_state
+from .resume.changes import check_changes, check_epoch_length, training_settings
+from .resume.choose import agree_on_checkpoint, check_bytes, check_training_state
+from .resume.training_state import build_checkpoint
 
 
 @RUNNERS.register_module()
-class DetectionRunner(Runner):
+class StrictRunner(Runner):
     """mmengine's ``Runner`` with what detection runs of this project need.
 
     - Without GPUs, the processes of a distributed run talk over gloo (mmengine's launchers call
@@ -67,11 +67,11 @@ class DetectionRunner(Runner):
     - ``reproducible=True`` makes every operation add in a fixed order.
     - The TensorBoard backend of a config is left out where TensorBoard is not installed.
 
-    Chosen by ``runner_type='DetectionRunner'`` in a config.
+    Chosen by ``runner_type='StrictRunner'`` in a config.
     """
 
     @classmethod
-    def from_cfg(cls, cfg: Config) -> DetectionRunner:
+    def from_cfg(cls, cfg: Config) -> StrictRunner:
         """Builds the runner from a config; see mmengine's ``Runner.from_cfg``."""
         cfg = copy.deepcopy(cfg)
         fill_classes(cfg)
@@ -80,15 +80,15 @@ class DetectionRunner(Runner):
         sharded = (cfg.get('model_wrapper_cfg') or {}).get('type') == 'FullyShardedModel'
         for hook in cfg.get('custom_hooks') or []:
             if hook['type'] == 'EMAHook':
-                hook['type'] = 'DetectionEMAHook'
-            if sharded and hook['type'] == 'DetectionEMAHook':
+                hook['type'] = 'TrainedEMAHook'
+            if sharded and hook['type'] == 'TrainedEMAHook':
                 raise InputError(
-                    'averaged weights (DetectionEMAHook) do not work with FullyShardedModel; leave '
+                    'averaged weights (TrainedEMAHook) do not work with FullyShardedModel; leave '
                     'one of them out'
                 )
         checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
         if checkpoint_hook and checkpoint_hook['type'] == 'CheckpointHook':
-            checkpoint_hook['type'] = 'DetectionCheckpointHook'
+            checkpoint_hook['type'] = 'IntactCheckpointHook'
         return super().from_cfg(cfg)
 
     def __init__(
@@ -141,9 +141,9 @@ class DetectionRunner(Runner):
         """Builds an evaluator; metrics without a folder for their report get one."""
         built = super().build_evaluator(evaluator)
         if type(built) is Evaluator:
-            built = DetectionEvaluator(built.metrics)
+            built = BadImageEvaluator(built.metrics)
         for metric in built.metrics:
-            if isinstance(metric, DetectionCocoMetric) and metric.report_dir is None:
+            if isinstance(metric, ClassNameCocoMetric) and metric.report_dir is None:
                 metric.report_dir = os.path.join(self.log_dir, 'evaluation')
         return built
 

@@ -5,10 +5,10 @@ what may fail is tried in another process. ``tools/check_env.py`` loads this pac
 ``mmdet_dinov2`` around it.
 """
 
+from .check import Problem, check_environment, format_report
 from .explain import explain_import_error
 from .load import busy_cores
 from .quiet import printed_without
-from .report import Problem, check_environment, format_report
 
 __all__ = [
     'Problem',

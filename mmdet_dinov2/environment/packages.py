@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from .commands import PIP, REQUIREMENTS, install, install_all
-from .findings import Problem
+from .problem import Problem
 
 # What overwrites the files of what.
 _ORIGINALS = dict(

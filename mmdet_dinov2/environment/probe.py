@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .commands import build_mmcv, install_all
 from .explain import explain_import_error
-from .findings import Problem
+from .problem import Problem
 
 MODULES = (
     'numpy',

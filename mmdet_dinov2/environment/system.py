@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .commands import apt_install
-from .findings import Problem
+from .problem import Problem
 
 _PYTHONS = ((3, 10), (3, 12))
 # A checkpoint of the largest size with its optimizer, and the next one beside it.

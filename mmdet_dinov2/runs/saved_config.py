@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config.plain import NotPlainError, read_plain_config
 from ..errors import InputError
-from ..plain_config import NotPlainError, read_plain_config
 from .run_log import find_logs
 
 

@@ -9,7 +9,7 @@ from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.runs.run_log import RunLog, read_run
 
 from ..logs import write_part
-from ..test_engine.tools import failure_of, run_tool
+from ..tools import failure_of, run_tool
 
 
 @pytest.fixture

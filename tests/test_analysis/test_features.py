@@ -15,8 +15,8 @@ from mmdet_dinov2.analysis.features import (
 from mmdet_dinov2.errors import InputError
 
 from ..test_data.images import bomb_png
-from ..test_engine.tools import failure_of, run_tool, write_config
 from ..tiny import tiny_backbone
+from ..tools import failure_of, run_tool, write_config
 
 # rows and columns that windows of 3 divide unevenly
 SIZES = ((70, 98), (56, 51))

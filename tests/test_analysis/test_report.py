@@ -16,7 +16,7 @@ from mmdet_dinov2.runs.run_log import RunLog, read_run
 
 from ..logs import write_part
 from ..test_data.images import bomb_png, jpeg
-from ..test_engine.tools import failure_of, run_tool, write_config
+from ..tools import failure_of, run_tool, write_config
 from .browser import open_page
 
 HOSTILE = '</td><script>console.error("class")</script><img src=x onerror=alert(1)>'

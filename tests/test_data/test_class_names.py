@@ -13,7 +13,7 @@ def test_classes_and_their_number_come_from_the_data(data):
     data.write('val', coco_content(names=(*NAMES, 'wolf')))
     for split in ('train', 'val', 'test'):
         dataset = data.cfg[f'{split}_dataloader'].dataset
-        dataset.type = 'DetectionCocoDataset'
+        dataset.type = 'ClassNameCocoDataset'
         dataset.metainfo.classes = 'auto'
     data.cfg.model.bbox_head.num_classes = 'auto'
     expected = ('wolf', 'red fox', 'dog', 'cat')

@@ -10,7 +10,7 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import Compose
 from torch.utils.data import DataLoader
 
-from mmdet_dinov2.data import BadImageError, CheckedLoadImageFromFile, DetectionCocoDataset
+from mmdet_dinov2.data import BadImageError, CheckedLoadImageFromFile, ClassNameCocoDataset
 from mmdet_dinov2.data.coco_file import leaves_folder
 from mmdet_dinov2.data.seeded import SeededDataset, SeededIndex, StepBatchSampler, derive_seed
 from mmdet_dinov2.errors import InputError
@@ -29,10 +29,10 @@ PIPELINE = [
 
 @pytest.fixture
 def data(tmp_path):
-    """A data set with pictures, read by a ``DetectionCocoDataset``."""
+    """A data set with pictures, read by a ``ClassNameCocoDataset``."""
     data = Data(tmp_path)
     for split in ('train', 'val', 'test'):
-        data.cfg[f'{split}_dataloader'].dataset.type = 'DetectionCocoDataset'
+        data.cfg[f'{split}_dataloader'].dataset.type = 'ClassNameCocoDataset'
     for index in range(3):
         for split in ('train', 'val'):
             (tmp_path / split / f'{index}.jpg').write_bytes(jpeg(40, 30, seed=index))
@@ -101,7 +101,7 @@ def test_missing_fields_are_completed_and_the_file_stays(data):
     data.write('val', content)
     found = data.check('val')
     assert [finding.severity for finding in found] == ['error', 'error']
-    data.cfg.val_evaluator.type = 'DetectionCocoMetric'
+    data.cfg.val_evaluator.type = 'ClassNameCocoMetric'
     assert {finding.severity for finding in data.check('val')} == {'info'}
 
 
@@ -234,6 +234,6 @@ def test_a_bad_image_is_blank_in_tests(data):
 
 
 def test_it_is_a_coco_dataset(data):
-    assert issubclass(DetectionCocoDataset, CocoDataset)
+    assert issubclass(ClassNameCocoDataset, CocoDataset)
     subset = build(data, pipeline=PIPELINE, indices=2)
     assert len(subset) == 2 and subset.get_subset(1)[0]['data_samples'].img_id == 10

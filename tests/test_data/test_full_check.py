@@ -22,7 +22,7 @@ def data(tmp_path):
         for index in range(3):
             (tmp_path / split / f'{index}.jpg').write_bytes(jpeg(seed=3 * number + index))
     for split in ('train', 'val', 'test'):
-        data.cfg[f'{split}_dataloader'].dataset.type = 'DetectionCocoDataset'
+        data.cfg[f'{split}_dataloader'].dataset.type = 'ClassNameCocoDataset'
     return data
 
 
@@ -68,7 +68,7 @@ def test_rotations(data):
         "'1.jpg (6)'", 'loaded without it',
     )  # fmt: skip
     data.train.type = 'CocoDataset'
-    assert_has(only(problems(data, 'train')), 'that loading applies', 'DetectionCocoDataset')
+    assert_has(only(problems(data, 'train')), 'that loading applies', 'ClassNameCocoDataset')
     # Annotated as it is shown.
     (data.root / 'train' / '1.jpg').write_bytes(jpeg(30, 40, orientation=6))
     assert problems(data, 'train') == []
@@ -165,7 +165,7 @@ def test_the_published_blood_cells(shared):
 
     def dataset(split):
         return dict(
-            type='DetectionCocoDataset',
+            type='ClassNameCocoDataset',
             data_root=str(root),
             ann_file=f'annotations/{split}.json',
             data_prefix=dict(img='images/'),

@@ -71,9 +71,9 @@ def test_configs_of_other_data_sets(root):
     cfg.test_evaluator = dict(type='VOCMetric')
     use_own_data(cfg, own_data('train', 'val'))
     dataset = cfg.train_dataloader.dataset
-    assert dataset.type == 'DetectionCocoDataset' and 'generate' not in dataset
+    assert dataset.type == 'ClassNameCocoDataset' and 'generate' not in dataset
     assert cfg.val_evaluator == [dict(type='CocoMetric', classwise=True)]
-    assert cfg.test_evaluator == dict(type='DetectionCocoMetric')
+    assert cfg.test_evaluator == dict(type='ClassNameCocoMetric')
 
 
 def test_wrapped_data_sets(cfg):

@@ -20,7 +20,7 @@ from mmdet_dinov2.data import check_config
 from mmdet_dinov2.data.findings import findings_table
 from mmdet_dinov2.data.full_check import check_dataset
 from mmdet_dinov2.data.seeded import SeededDataset, SeededIndex
-from mmdet_dinov2.engine import DetectionCocoMetric
+from mmdet_dinov2.evaluation import ClassNameCocoMetric
 
 from ..tiny import tiny_detector, total_loss
 from .images import jpeg
@@ -142,7 +142,7 @@ def model():
 def config_of(root, content):
     (root / 'a.json').write_text(json.dumps(content))
     dataset = dict(
-        type='DetectionCocoDataset',
+        type='ClassNameCocoDataset',
         data_root=str(root),
         ann_file='a.json',
         data_prefix=dict(img='images/'),
@@ -154,7 +154,7 @@ def config_of(root, content):
             dict(type='PackDetInputs'),
         ],
     )
-    evaluator = dict(type='DetectionCocoMetric')
+    evaluator = dict(type='ClassNameCocoMetric')
     return Config(
         dict(
             model=dict(bbox_head=dict(num_classes=3), num_queries=20),
@@ -177,7 +177,7 @@ def train_and_score(cfg, root, model=None):
         loss = total_loss(model(**batch, mode='loss'))
         loss.backward()
         assert loss.isfinite() and loss > 0
-    metric = DetectionCocoMetric(str(root / 'a.json'), report_dir='')
+    metric = ClassNameCocoMetric(str(root / 'a.json'), report_dir='')
     metric.dataset_meta = dict(classes=CLASSES)
     tests = DATASETS.build(cfg.val_dataloader.dataset)
     for index in range(len(tests)):

@@ -9,12 +9,12 @@ from mmengine.logging import MessageHub
 
 from mmdet_dinov2.data import generate_shapes
 from mmdet_dinov2.engine.bad_images import BadImages
-from mmdet_dinov2.engine.preemption import STOPPED_EXIT_CODE
+from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 from mmdet_dinov2.errors import InputError
 
 from ..test_data.images import cut_off_jpeg, jpeg
-from .test_resume import STATEFUL, assert_same, losses_of, states_of
-from .tools import ROOT, failure_of, run_script, run_tool, write_config
+from ..test_resume.test_choose import STATEFUL, assert_same, losses_of, states_of
+from ..tools import ROOT, failure_of, run_script, run_tool, write_config
 
 ONE_EPOCH = 'train_cfg = dict(max_epochs=1, val_interval=2)\n'
 
@@ -101,7 +101,7 @@ def test_resuming_stays_exact_with_bad_images(tmp_path, data):
     run_tool('train', config, *options, tmp_path / 'undisturbed')
     stopping = extra.replace(
         'custom_hooks = [',
-        "custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])\n"
+        "custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])\n"
         "custom_hooks = [dict(type='SignalAtStep', step=3), ",
     )
     stopped = write_config(tmp_path, stopping, name='stop.py')

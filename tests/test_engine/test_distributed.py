@@ -14,10 +14,10 @@ import torch
 from mmengine.config import Config
 
 from mmdet_dinov2.checkpoint import read_checkpoint
-from mmdet_dinov2.engine import DetectionRunner
+from mmdet_dinov2.engine import StrictRunner
 
-from .test_resume import losses_of
-from .tools import ROOT, run_script, write_config
+from ..test_resume.test_choose import losses_of
+from ..tools import ROOT, run_script, write_config
 
 # The same 30 steps of 4 images, with all that is random.
 CURVE = """
@@ -34,7 +34,7 @@ model['backbone']['drop_path_rate'] = 0.2
 train_cfg = dict(max_epochs=3, val_interval=4)
 log_processor = dict(window_size=1)
 auto_scale_lr = dict(base_batch_size=4)
-custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])
 """
 
 
@@ -119,7 +119,7 @@ def test_an_error_is_printed_once(tmp_path, environment):
 )
 def test_a_dying_process_ends_all(tmp_path, environment, hook, message):
     extra = f"""
-custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])
 custom_hooks = [{hook}]
 """
     config = write_config(tmp_path, extra)
@@ -216,7 +216,7 @@ def test_processes_wait_for_a_long_evaluation(monkeypatch):
     env_cfg = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py').env_cfg
     runner = SimpleNamespace(cfg={}, distributed=True, launcher='pytorch')
     with pytest.raises(TypeError):  # mmengine's part needs a whole runner
-        DetectionRunner.setup_env(runner, env_cfg)
+        StrictRunner.setup_env(runner, env_cfg)
     assert given == dict(timeout=timedelta(hours=1))
 
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from mmdet_dinov2.engine.loading_processes import outlive_signals
 
-from .test_resume import STOPPED_EXIT_CODE
-from .tools import ROOT, write_config
+from ..test_resume.test_choose import STOPPED_EXIT_CODE
+from ..tools import ROOT, write_config
 
 
 def alive(pid):

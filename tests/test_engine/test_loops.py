@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 from mmdet_dinov2.sample_meta import announce_step
 
 from ..tiny import data_sample, detector_cfg, randomize, total_loss
-from .tools import run_tool, write_config
+from ..tools import run_tool, write_config
 
 
 def scalars_of(work_dir) -> list[dict]:

@@ -4,7 +4,7 @@ from mmengine.config import Config
 
 from mmdet_dinov2.engine.reproducible import check_reproducible, use_reproducible_algorithms
 
-from .tools import ROOT, run_tool, write_config
+from ..tools import ROOT, run_tool, write_config
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from ..test_resume.test_choose import assert_same, losses_of, states_of
+from ..tools import ROOT, run_script, write_config
 from .test_distributed import CURVE
-from .test_resume import assert_same, losses_of, states_of
-from .tools import ROOT, run_script, write_config
 
 START = ROOT.parent / 'shared/slurm/start-slurm.sh'
 STOP = START.with_name('stop-slurm.sh')

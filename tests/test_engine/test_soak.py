@@ -15,10 +15,10 @@ import sys
 
 import pytest
 
-from mmdet_dinov2.engine.preemption import STOPPED_EXIT_CODE
+from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 
-from .test_resume import assert_same, losses_of, states_of
-from .tools import ROOT, write_config
+from ..test_resume.test_choose import assert_same, losses_of, states_of
+from ..tools import ROOT, write_config
 
 STEPS = int(os.environ.get('SOAK_STEPS', 1000))
 MODEL = os.environ.get('SOAK_MODEL', 'tiny')
@@ -29,7 +29,7 @@ WARM_UP = max(1, STEPS // 20)
 MOST_GROWTH = 50
 
 SOAK = f"""
-custom_imports = dict(imports=['mmdet_dinov2', 'tests.test_engine.stopping_hook'])
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])
 train_cfg = dict(_delete_=True, type='IterTrainLoop', max_iters={STEPS}, val_interval={STEPS},
                  max_bad_share={0.5 if BAD_IMAGES else 0.001})
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end={WARM_UP}),

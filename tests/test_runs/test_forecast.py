@@ -17,7 +17,7 @@ from mmdet_dinov2.runs.lr_drop import (
 from mmdet_dinov2.runs.run_log import read_run
 
 from ..logs import power_law, write_part
-from ..test_engine.tools import failure_of, run_tool
+from ..tools import failure_of, run_tool
 
 CURVE = 'data/ap-curve/bbox_ap.csv'
 STEPS = np.arange(1, 21) * 500

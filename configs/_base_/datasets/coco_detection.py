@@ -6,7 +6,7 @@ the image.
 
 _base_ = '../augmentations/detr.py'
 
-dataset_type = 'DetectionCocoDataset'
+dataset_type = 'ClassNameCocoDataset'
 data_root = 'data/coco/'
 backend_args = None
 
@@ -54,5 +54,5 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 # Reads the annotation file of its data set; set `ann_file` only for another one.
-val_evaluator = dict(type='DetectionCocoMetric', backend_args=backend_args)
+val_evaluator = dict(type='ClassNameCocoMetric', backend_args=backend_args)
 test_evaluator = val_evaluator

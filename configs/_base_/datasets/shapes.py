@@ -60,5 +60,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='DetectionCocoMetric')
+val_evaluator = dict(type='ClassNameCocoMetric')
 test_evaluator = val_evaluator

@@ -9,7 +9,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=1e-3, momentum=0.9, weight_decay=1e-4),
     clip_grad=dict(max_norm=0.1, norm_type=2),
-    constructor='DetectionOptimWrapperConstructor',
+    constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}),
 )
 

@@ -1,0 +1,145 @@
+"""DINOv2 backbones of this project and of the peers, at the same size."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..models import DINOv2
+from ..models.dinov2 import PRETRAIN_PATCH_SIZE
+from ..models.dinov2_archs import resolve_arch
+from .detectors import stock_backbone_config
+
+PEERS = ('timm', 'transformers', 'mmpretrain')
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone that turns a padded batch of images into features.
+
+    Attributes:
+        model: The model.
+        features: Computes its last normed features from images (B, 3, H, W) and their valid sizes;
+            the peers do not look at the sizes.
+    """
+
+    model: nn.Module
+    features: Callable[[Tensor, Sequence[tuple[int, int]] | None], Tensor]
+
+    def train_once(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> None:
+        """Runs forward and backward pass and drops the gradients."""
+        self.features(images, sizes).sum().backward()
+        self.model.zero_grad(set_to_none=True)
+
+
+def installed_peers(names: Sequence[str] = PEERS) -> list[str]:
+    """Those of the peers that can be imported."""
+    return [name for name in names if importlib.util.find_spec(name) is not None]
+
+
+def build_backbone(
+    library: str,
+    arch: str | Mapping[str, Any],
+    patch_size: int = PRETRAIN_PATCH_SIZE,
+    img_size: int = 518,
+    layer_scale: float | None = None,
+    **options: Any,
+) -> Backbone:
+    """Builds a backbone with random weights, in eval mode.
+
+    Args:
+        library: 'ours' or one of ``PEERS``.
+        arch: Architecture as for ``DINOv2``.
+        patch_size: Side of a patch in pixels.
+        img_size: Side of the images that the position embedding is for, at patches of 14 pixels.
+        layer_scale: Value of all LayerScales; at the published initial value of 1e-5 the blocks
+            hardly show in the features. None keeps that of the architecture.
+        **options: Further arguments of ``DINOv2``; the peers have none.
+
+    Raises:
+        InputError: If the library is unknown or does not have such a model.
+    """
+    size = resolve_arch(arch if isinstance(arch, str) else dict(arch))
+    if layer_scale is not None:
+        size['layer_scale'] = layer_scale
+    builders = dict(ours=_ours, timm=_timm, transformers=_transformers, mmpretrain=_mmpretrain)
+    if library not in builders:
+        raise InputError(f'no backbone of {library!r} is known; choose of {sorted(builders)}')
+    if library != 'ours' and options:
+        raise InputError(f'{library} has no DINOv2 with {", ".join(options)}')
+    backbone = builders[library](size, patch_size, img_size, **options)
+    backbone.model.eval()
+    return backbone
+
+
+def _ours(size: dict, patch_size: int, img_size: int, **options: Any) -> Backbone:
+    model = DINOv2(arch=size, patch_size=patch_size, img_size=img_size, **options)
+    model.init_weights()
+    return Backbone(model, lambda images, sizes: model(images, sizes)[-1])
+
+
+def _timm(size: dict, patch_size: int, img_size: int) -> Backbone:
+    from timm.layers import SwiGLUPacked
+    from timm.models.vision_transformer import VisionTransformer
+
+    gated = dict(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU) if size['ffn'] == 'swiglu' else {}
+    # The gated layer of timm takes the width of both halves together.
+    hidden = size['feedforward_channels'] * (2 if gated else 1)
+    model = VisionTransformer(
+        img_size=_grid_side(patch_size, img_size),
+        patch_size=patch_size,
+        num_classes=0,
+        embed_dim=size['embed_dims'],
+        depth=size['num_layers'],
+        num_heads=size['num_heads'],
+        mlp_ratio=hidden / size['embed_dims'],
+        init_values=size['layer_scale'],
+        dynamic_img_size=True,
+        dynamic_img_pad=True,
+        **gated,
+    )
+    return Backbone(model, lambda images, sizes: model.forward_features(images))
+
+
+def _transformers(size: dict, patch_size: int, img_size: int) -> Backbone:
+    from transformers import Dinov2Config, Dinov2Model
+
+    gated = size['ffn'] == 'swiglu'
+    ratio = size['feedforward_channels'] / size['embed_dims']
+    config = Dinov2Config(
+        hidden_size=size['embed_dims'],
+        num_hidden_layers=size['num_layers'],
+        num_attention_heads=size['num_heads'],
+        # transformers takes the width before it is divided by the gate, 2/3, in steps of 8.
+        mlp_ratio=round(ratio * 3 / 2) if gated else round(ratio),
+        use_swiglu_ffn=gated,
+        layerscale_value=size['layer_scale'],
+        image_size=_grid_side(patch_size, img_size),
+        patch_size=patch_size,
+    )
+    model = Dinov2Model(config)
+    return Backbone(model, lambda images, sizes: model(pixel_values=images).last_hidden_state)
+
+
+def _mmpretrain(size: dict, patch_size: int, img_size: int) -> Backbone:
+    model = MODELS.build(stock_backbone_config(size, patch_size, img_size))
+    model.init_weights()
+    return Backbone(model, lambda images, sizes: model(images)[-1])
+
+
+def _grid_side(patch_size: int, img_size: int) -> int:
+    """Side of an image that has the patches of the position embedding."""
+    return img_size // PRETRAIN_PATCH_SIZE * patch_size
+
+
+def random_images(count: int, size: tuple[int, int], seed: int) -> Tensor:
+    """Normalised images of noise, shape (count, 3, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, *size, generator=generator)

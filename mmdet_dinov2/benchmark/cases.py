@@ -1,0 +1,184 @@
+"""Measurements of detectors that run in a process of their own: JSON in, JSON out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from mmdet.models.detectors import DINO
+from mmengine.runner import Runner
+
+from ..engine.reproducible import reproducible_algorithms
+from .detectors import DetectorSpec, autocast, build_detector, build_optimizer, read_detector_config
+from .flops import count_flops
+from .memory import PeakMemory
+from .parts import PARTS, timed_step
+from .timing import measure, measure_in_turns
+from .workloads import Size, random_batch
+
+Batches = Sequence[Sequence[Size]]
+
+
+def training_memory(spec: dict, batches: Batches, seed: int, repeats: int = 0) -> dict:
+    """Peak memory of training steps: weights, gradients, optimizer states and activations.
+
+    Args:
+        spec: Attributes of a ``DetectorSpec``.
+        batches: Sizes of the images of each step.
+        seed: Seed of images and boxes.
+        repeats: Number of passes over the batches after the first one that are timed.
+
+    Returns:
+        ``mib``, and ``seconds`` of a step, one mean for each timed pass.
+    """
+    detector = DetectorSpec(**spec)
+    memory = PeakMemory(detector.device)
+    train = _passes(detector, batches, seed)
+    train()
+    passes = [measure(train, detector.device) / len(batches) for _ in range(repeats)]
+    return dict(mib=memory.mib(), seconds=passes)
+
+
+def training_times(
+    specs: Sequence[dict], batches: Batches, seed: int, repeats: int, warmup: int = 1
+) -> dict:
+    """Times of training steps of several detectors, in turns, on the same batches.
+
+    Args:
+        specs: Attributes of each ``DetectorSpec``; on one device.
+        batches: Sizes of the images of each step.
+        seed: Seed of images and boxes.
+        repeats: Number of passes over the batches.
+        warmup: Passes before them that do not count.
+
+    Returns:
+        ``seconds`` of a step, for each detector the mean of each pass.
+    """
+    detectors = [DetectorSpec(**spec) for spec in specs]
+    cases = {str(i): _passes(detector, batches, seed) for i, detector in enumerate(detectors)}
+    times = measure_in_turns(cases, repeats, detectors[0].device, warmup)
+    return dict(seconds=[[t / len(batches) for t in times[name]] for name in cases])
+
+
+def training_cost(
+    spec: dict, batches: Batches, seed: int, repeats: int, from_config: bool = False
+) -> dict:
+    """All that a training step costs: time and memory, time of its parts.
+
+    Args:
+        spec: Attributes of a ``DetectorSpec``.
+        batches: Sizes of the images of each step.
+        seed: Seed of images and boxes.
+        repeats: Number of passes over the batches; one more comes before them.
+        from_config: Whether batches are loaded from the training data of the config instead, in
+            this process; ``batches`` then only says how many, and how many images they have.
+
+    Returns:
+        ``seconds`` of a step, one mean for each pass; ``parts``, the same for each part; ``mib``;
+        ``trained`` and ``frozen`` parameters.
+    """
+    detector = DetectorSpec(**spec)
+    memory = PeakMemory(detector.device)
+    model = build_detector(detector)
+    optim_wrapper = build_optimizer(model, detector)
+    make_batches = _loaders(detector, batches) if from_config else _makers(model, batches, seed)
+    passes = []
+    for number in range(repeats + 1):
+        steps = [timed_step(model, optim_wrapper, make, detector.device) for make in make_batches]
+        if number:
+            passes.append({part: sum(step[part] for step in steps) / len(steps) for part in PARTS})
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return dict(
+        seconds=[sum(parts.values()) for parts in passes],
+        parts={part: [parts[part] for parts in passes] for part in PARTS},
+        mib=memory.mib(),
+        trained=trained,
+        frozen=sum(p.numel() for p in model.parameters()) - trained,
+    )
+
+
+def inference_cost(spec: dict, batches: Batches, seed: int, repeats: int) -> dict:
+    """What predictions cost.
+
+    Args:
+        spec: Attributes of a ``DetectorSpec``.
+        batches: Sizes of the images of each batch.
+        seed: Seed of the images.
+        repeats: Number of passes over the batches; one more comes before them.
+
+    Returns:
+        ``latency``, seconds for one image alone, for the first image of each batch in each pass;
+        ``seconds`` of a batch, one mean for each pass; ``flops`` and ``deformable_flops`` of the
+        forward pass of the first batch; ``forward``, seconds of that alone; ``mib``.
+    """
+    detector = DetectorSpec(**spec)
+    memory = PeakMemory(detector.device)
+    # Torch's counter does not work without gradients on parameters that could have some.
+    model = build_detector(detector).eval().requires_grad_(False)
+    made = [make() for make in _makers(model, batches, seed)]
+    first = {key: values[:1] for key, values in made[0].items()}
+
+    @torch.no_grad()
+    def predict(batch: dict) -> None:
+        with autocast(detector):
+            model.test_step(batch)
+
+    data = model.data_preprocessor(made[0], training=False)
+
+    @torch.no_grad()
+    def forward() -> None:
+        with autocast(detector):
+            model(**data, mode='tensor')
+
+    flops = count_flops(model, forward)
+    cases: dict[str, Callable[[], object]] = dict(
+        latency=lambda: predict(first),
+        batch=lambda: [predict(batch) for batch in made],
+        forward=forward,
+    )
+    times = measure_in_turns(cases, repeats, detector.device)
+    return dict(
+        latency=times['latency'],
+        seconds=[t / len(made) for t in times['batch']],
+        forward=times['forward'],
+        flops=flops.total,
+        deformable_flops=flops.deformable,
+        mib=memory.mib(),
+    )
+
+
+def _passes(detector: DetectorSpec, batches: Batches, seed: int) -> Callable[[], None]:
+    """A call that trains one step on each of the batches."""
+    model = build_detector(detector)
+    optim_wrapper = build_optimizer(model, detector)
+    made = [make() for make in _makers(model, batches, seed)]
+
+    def train() -> None:
+        with reproducible_algorithms() if detector.reproducible else contextlib.nullcontext():
+            for batch in made:
+                model.train_step(batch, optim_wrapper=optim_wrapper)
+
+    return train
+
+
+def _makers(model: DINO, batches: Batches, seed: int) -> list[Callable[[], dict]]:
+    """Calls that return random batches, always the same ones."""
+    num_classes = model.bbox_head.num_classes
+    made = [random_batch(sizes, num_classes, seed + i) for i, sizes in enumerate(batches)]
+    return [partial(dict, batch) for batch in made]
+
+
+def _loaders(detector: DetectorSpec, batches: Batches) -> list[Callable[[], dict]]:
+    """Makers of batches from the training data of the config."""
+    cfg = read_detector_config(detector).train_dataloader
+    cfg.update(batch_size=len(batches[0]), num_workers=0, persistent_workers=False)
+    loader = Runner.build_dataloader(cfg, seed=detector.seed)
+
+    def endless() -> Iterator[dict]:
+        while True:
+            yield from loader
+
+    stream = endless()
+    return [lambda: next(stream)] * len(batches)

@@ -1,0 +1,91 @@
+"""Runs a measurement in a process of its own.
+
+What fails, hangs or takes all memory there costs one row of a table; and the memory of a process
+that does one thing is the memory of that thing.
+
+Run as a program, this module reads a function and its arguments from its command line.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parents[2]
+# Lines of the error output of a failed case that are kept.
+_MAX_ERROR_LINES = 3
+
+
+class CaseError(RuntimeError):
+    """A case gave no result; the message says why."""
+
+
+def run_isolated(function: Callable[..., dict], time_limit: float, **kwargs) -> dict:
+    """Calls a function in a new process.
+
+    Args:
+        function: A function of a module, whose result can be written as JSON.
+        time_limit: Seconds after which the process is ended.
+        **kwargs: Its arguments; they can be written as JSON.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        CaseError: If it fails or takes longer.
+    """
+    case = json.dumps([function.__module__, function.__qualname__, kwargs])
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / 'result.json'
+        paths = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get('PYTHONPATH'))))
+        try:
+            process = subprocess.run(
+                [sys.executable, '-m', __name__, case, str(result)],
+                env={**os.environ, 'PYTHONPATH': paths},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=time_limit,
+            )
+        except subprocess.TimeoutExpired:
+            raise CaseError(f'took longer than {time_limit:.0f} s') from None
+        if process.returncode:
+            raise CaseError(_reason(process.returncode, process.stderr))
+        return json.loads(result.read_text())
+
+
+def run_here(function: Callable[..., dict], time_limit: float, **kwargs) -> dict:
+    """Like ``run_isolated`` in this process: without a time limit, for tests.
+
+    Raises:
+        CaseError: If it fails.
+    """
+    try:
+        return json.loads(json.dumps(function(**json.loads(json.dumps(kwargs)))))
+    except Exception as error:
+        raise CaseError(f'{type(error).__name__}: {error}') from error
+
+
+def _reason(code: int, errors: str) -> str:
+    if code < 0:
+        return f'ended by signal {-code}' + (' (out of memory?)' if code == -9 else '')
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    return ' '.join(lines[-_MAX_ERROR_LINES:]) or f'exit code {code}'
+
+
+def _main(case: str, result: str) -> None:
+    module, name, kwargs = json.loads(case)
+    logging.disable(logging.INFO)  # what models say while they are built
+    function = getattr(importlib.import_module(module), name)
+    Path(result).write_text(json.dumps(function(**kwargs)))
+
+
+if __name__ == '__main__':
+    _main(*sys.argv[1:])

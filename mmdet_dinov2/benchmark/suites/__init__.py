@@ -1,0 +1,20 @@
+"""Named comparisons, one for each claim about speed, memory or equality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..settings import Settings
+from ..tables import Report
+from . import backbone_speed, batch_mates, gpu, matching, training_step
+
+SUITES: dict[str, Callable[[Report, Settings], None]] = {
+    'backbone': backbone_speed.equal_sizes,
+    'mixed-sizes': backbone_speed.mixed_sizes,
+    'windows': backbone_speed.windows,
+    'training-step': training_step.training_step,
+    'matching': matching.matching_and_losses,
+    'batch-mates': batch_mates.batch_mates,
+    'reproducible': training_step.reproducible,
+    'gpu': gpu.everything,
+}

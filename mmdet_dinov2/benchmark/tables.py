@@ -1,0 +1,117 @@
+"""Tables of measurements: printed while they grow, kept as JSON and Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .machine import one_line
+from .timing import Spread
+
+NOT_MEASURED = 'not measured'
+
+
+@dataclass
+class Table:
+    """Rows of results under one heading.
+
+    Attributes:
+        title: Heading.
+        columns: Names of the columns.
+        notes: Lines in front of the table: sizes, seeds and what else the figures depend on.
+        rows: Values of each row by column; missing ones show as an empty cell.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [f'### {self.title}', '']
+        lines += [f'{note}  ' for note in self.notes] + [''] * bool(self.notes)
+        lines += [_line(self.columns), _line(['---'] * len(self.columns))]
+        lines += [_line([_text(row.get(column)) for column in self.columns]) for row in self.rows]
+        return '\n'.join(lines)
+
+    def as_dict(self) -> dict:
+        """The table, ready for JSON."""
+        return dict(
+            title=self.title,
+            notes=self.notes,
+            rows=[{key: _plain(value) for key, value in row.items()} for row in self.rows],
+        )
+
+
+class Report:
+    """All tables of a run. The files are up to date after each row.
+
+    Args:
+        folder: Where ``NAME.json`` and ``NAME.md`` go; it is made.
+        name: Name of the report.
+        command: The command line that made it.
+        machine: As made by ``describe_machine``.
+        echo: Called with every line that is ready to be read.
+    """
+
+    def __init__(
+        self, folder: str | Path, name: str, command: str, machine: Mapping[str, Any], echo=print
+    ) -> None:
+        self.path = Path(folder) / name
+        self.command = command
+        self.machine = dict(machine)
+        self.tables: list[Table] = []
+        self._echo = echo
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        echo(f'Command: `{command}`')
+        echo(f'Machine: {one_line(self.machine)}')
+
+    def table(self, title: str, columns: Sequence[str], notes: Sequence[str] = ()) -> Table:
+        """Begins a table; rows are added by :meth:`add`."""
+        table = Table(title, tuple(columns), list(notes))
+        self.tables.append(table)
+        self._echo('\n' + table.as_markdown())
+        return table
+
+    def add(self, table: Table, row: Mapping[str, Any]) -> None:
+        """Adds a row, values by column, to a table of this report; prints it, writes the files."""
+        table.rows.append(dict(row))
+        self._echo(_line([_text(row.get(column)) for column in table.columns]))
+        self.save()
+
+    def save(self) -> None:
+        """Writes ``NAME.json`` and ``NAME.md``."""
+        content = dict(
+            command=self.command,
+            machine=self.machine,
+            tables=[table.as_dict() for table in self.tables],
+        )
+        write_text(f'{self.path}.json', json.dumps(content, indent=1) + '\n')
+        write_text(f'{self.path}.md', self.as_markdown() + '\n')
+
+    def as_markdown(self) -> str:
+        """Command, machine and all tables."""
+        head = [f'Command: `{self.command}`  ', f'Machine: {one_line(self.machine)}', '']
+        return '\n'.join(head) + '\n\n'.join(table.as_markdown() for table in self.tables)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cells)} |'
+
+
+def _text(value: Any) -> str:
+    """A cell; three digits are what a measurement is worth."""
+    if value is None:
+        return ''
+    if isinstance(value, float):
+        return f'{value:.3g}' if abs(value) < 1000 else f'{value:.0f}'
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Spread) else value

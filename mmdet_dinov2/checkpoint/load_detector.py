@@ -1,0 +1,218 @@
+"""Loading of whole detectors: exactly, or as the start of a training with other classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .layouts import LAYOUTS, strip_prefix
+from .load_backbone import LoadReport, name_first
+from .sharded import gather, load_model_state
+
+# Tensors with one row for each class.
+_CLASS_ROWS = re.compile(
+    r'bbox_head\.cls_branches\.\d+\.(weight|bias)|dn_query_generator\.label_embedding\.weight'
+)
+
+
+def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Loads all parameters and buffers of a model, or none.
+
+    Args:
+        model: The model.
+        state_dict: Tensors by name; a leading 'module.' of a distributed wrapper is dropped.
+        source: Where the tensors come from, for the message.
+
+    Raises:
+        InputError: If a tensor is missing, unknown or of another shape; the model stays as it was.
+    """
+    state_dict = _unwrapped(state_dict)
+    expected = model.state_dict()
+    groups = {
+        'missing': [name for name in expected if name not in state_dict],
+        'unknown': [name for name in state_dict if name not in expected],
+        'of another shape': [
+            f'{name} {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
+            for name, tensor in expected.items()
+            if name in state_dict and state_dict[name].shape != tensor.shape
+        ],
+    }
+    problems = [f'{len(n)} {what} ({name_first(n)})' for what, n in groups.items() if n]
+    if problems:
+        raise InputError(
+            f'{source} is the checkpoint of another model: of {len(expected)} tensors, '
+            f'{", ".join(problems)}; give the config that the checkpoint was trained with'
+        )
+    load_model_state(model, state_dict, strict=True)
+
+
+def load_for_fine_tuning(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    classes: Sequence[str] | None,
+    checkpoint_classes: Sequence[str] | None,
+) -> LoadReport:
+    """Starts a detector from the checkpoint of another one, as far as they agree.
+
+    Tensors of the same name and shape are loaded. Of those with a row for each class, the rows of
+    classes that both know by name are loaded; without names on either side none is. A backbone is
+    loaded as a whole or, where the checkpoint has another kind of backbone and this one has weights
+    of its own (``init_cfg``), left as it is (as with the published ResNet and Swin detectors of
+    mmdet).
+
+    Args:
+        model: The detector, initialised.
+        state_dict: Tensors of the checkpoint.
+        source: Where they come from.
+        classes: Class names of the training, in the order of the labels.
+        checkpoint_classes: Class names that the checkpoint was trained with.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: If the checkpoint is no detector, its backbone fits only in part or is of
+            another size, or the backbone would start from random weights; the model then stays as
+            it was.
+    """
+    state_dict = _unwrapped(state_dict)
+    expected = model.state_dict()
+    _refuse_plain_backbone(state_dict, expected, source)
+    report = LoadReport(source)
+    new_state: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        target = expected.get(name)
+        if target is None:
+            report.left_out[name] = 'unknown to this model'
+        elif _CLASS_ROWS.fullmatch(name):
+            rows = _match_rows(tensor, gather(target), classes, checkpoint_classes)
+            if rows is None:
+                report.left_out[name] = 'class names are not known on both sides'
+            else:
+                new_state[name], text = rows
+                if text:
+                    report.adapted[name] = text
+                else:
+                    report.loaded.append(name)
+        elif target.shape != tensor.shape:
+            report.left_out[name] = 'of another shape'
+        else:
+            new_state[name] = tensor
+            report.loaded.append(name)
+    report.missing = [name for name in expected if name not in new_state]
+    if not any(not name.startswith('backbone.') for name in new_state):
+        raise InputError(
+            f'nothing of {source} fits this detector behind the backbone: it has no '
+            f'{name_first(report.missing)}; load_from takes the checkpoint of a DINO detector'
+        )
+    has_weights = bool(getattr(getattr(model, 'backbone', None), 'init_cfg', None))
+    _check_backbone(new_state, expected, report, has_weights)
+    load_model_state(model, new_state, strict=False)
+    return report
+
+
+def check_classes(
+    checkpoint: Mapping[str, Any], classes: Sequence[str] | None, source: str
+) -> None:
+    """Refuses to test with other classes than a checkpoint was trained with.
+
+    Raises:
+        InputError: If both know their classes and these differ in names or order.
+    """
+    trained = checkpoint_classes(checkpoint)
+    if trained is None or classes is None or tuple(trained) == tuple(classes):
+        return
+    if sorted(trained) == sorted(classes):
+        what = 'in another order'
+    else:
+        lacking = [name for name in trained if name not in classes]
+        extra = [name for name in classes if name not in trained]
+        what = f'(only in the checkpoint: {lacking[:5]}; only in the data: {extra[:5]})'
+    remedy = f'set metainfo=dict(classes={tuple(trained)}) for the data set'
+    if not set(trained) & set(classes):
+        remedy = (
+            'they have no class in common; test with a checkpoint that was trained for this data'
+        )
+    raise InputError(
+        f'{source} was trained with the classes {tuple(trained)}, the data set has '
+        f'{tuple(classes)}, {what}: {remedy}'
+    )
+
+
+def checkpoint_classes(checkpoint: Mapping[str, Any]) -> Sequence[str] | None:
+    """Class names that a checkpoint was trained with, if it knows them."""
+    meta = checkpoint.get('meta') or {}
+    dataset_meta = meta.get('dataset_meta') or {}
+    # Checkpoints of mmdet 2 keep CLASSES in the meta itself.
+    for holder, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
+        if holder.get(key):
+            names = holder[key]
+            return (names,) if isinstance(names, str) else tuple(names)
+    return None
+
+
+def _unwrapped(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
+
+
+def _refuse_plain_backbone(
+    state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
+) -> None:
+    if any(name in expected for name in state_dict):
+        return
+    names = strip_prefix(state_dict)
+    if any(re.fullmatch(layout.signature, name) for layout in LAYOUTS for name in names):
+        raise InputError(
+            f'{source} holds a backbone alone: load it with '
+            "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) instead of load_from"
+        )
+
+
+def _match_rows(
+    tensor: Tensor,
+    target: Tensor,
+    classes: Sequence[str] | None,
+    checkpoint_classes: Sequence[str] | None,
+) -> tuple[Tensor, str] | None:
+    """Rows by class name, and how they were matched ('' if one to one); None without names."""
+    if not classes or not checkpoint_classes or tensor.shape[1:] != target.shape[1:]:
+        return None
+    if len(tensor) != len(checkpoint_classes) or len(target) != len(classes):
+        return None
+    if tuple(classes) == tuple(checkpoint_classes):
+        return tensor, ''
+    rows = target.clone()
+    common = [name for name in classes if name in checkpoint_classes]
+    for name in common:
+        rows[classes.index(name)] = tensor[checkpoint_classes.index(name)].to(rows)
+    fresh = [name for name in classes if name not in checkpoint_classes]
+    text = f'rows of {len(common)} classes by name'
+    return rows, text + (f', {name_first(fresh)} freshly initialised' if fresh else '')
+
+
+def _check_backbone(
+    new_state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    report: LoadReport,
+    has_weights: bool,
+) -> None:
+    """Takes a backbone as a whole, or leaves one that has weights already."""
+    needed = [name for name in expected if name.startswith('backbone.')]
+    fitting = [name for name in needed if name in new_state]
+    lacking = [name for name in needed if name not in new_state]
+    if not fitting and needed and not has_weights and not set(needed) & set(report.left_out):
+        raise InputError(
+            f'no tensor of the backbone is in {report.source} ({name_first(lacking)} are not), and '
+            'it has no weights of its own: name them in model.backbone.init_cfg'
+        )
+    if lacking and set(needed) & {*fitting, *report.left_out}:
+        raise InputError(
+            f'only {len(fitting)} of the {len(needed)} tensors of the backbone fit {report.source} '
+            f'(not {name_first(lacking)}): use the arch, patch_size and num_registers of the '
+            'checkpoint'
+        )

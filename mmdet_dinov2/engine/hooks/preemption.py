@@ -1,0 +1,151 @@
+"""Runs that survive being stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import torch
+from mmengine.dist import all_reduce, barrier, is_main_process
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ...files import write_text
+from .checkpoint import LAST_CHECKPOINT
+
+# "Temporary failure, try again" of sysexits.h.
+STOPPED_EXIT_CODE = 75
+CHECKPOINT_NAME = 'stopped.pth'
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Saves an exact checkpoint and ends the run when a process is asked to stop.
+
+    A signal on any process is agreed on by all of them at the end of the step, which needs no
+    communication of its own: the request travels with the losses. The checkpoint holds the state
+    after this step, and ``last_checkpoint`` names it. An evaluation is broken off after the batch,
+    and made up for by the run that goes on. A Slurm batch job requeues itself, unless it
+    was interrupted (SIGINT, Ctrl-C). A second SIGINT ends the run at once, without a checkpoint.
+
+    Args:
+        signals: Names of the signals; Slurm sends SIGTERM, and others on request
+            (``sbatch --signal=USR1@120``).
+
+    Raises:
+        ValueError: If there is no such signal.
+    """
+
+    # After the schedulers have stepped, as for checkpoints.
+    priority = 'VERY_LOW'
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT')) -> None:
+        unknown = [name for name in signals if not hasattr(signal, name)]
+        if unknown:
+            raise ValueError(f'signals={list(signals)}: there are no signals {unknown}')
+        self.signals = tuple(signals)
+        self._previous: dict = {}
+        self._interrupted = False
+        self._common_batches = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Listens to the signals from now on."""
+
+        process = os.getpid()
+
+        def request(number: int, frame) -> None:
+            if os.getpid() != process:
+                return  # loading processes inherit this
+            if number == signal.SIGINT:
+                if self._interrupted:
+                    raise KeyboardInterrupt
+                self._interrupted = True
+                if is_main_process():
+                    print('\nStopping after this step; Ctrl-C again ends at once', file=sys.stderr)
+            runner.stop_requested = True
+
+        for name in self.signals:
+            self._previous[name] = signal.signal(getattr(signal, name), request)
+
+    def after_train(self, runner: Runner) -> None:
+        """Gives the signals back."""
+        for name, handler in self._previous.items():
+            signal.signal(getattr(signal, name), handler)
+        self._previous = {}
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        """Ends the run if the processes have agreed to.
+
+        Raises:
+            SystemExit: With code 75, after the checkpoint is saved.
+        """
+        if runner.stop_agreed:
+            self._stop(runner, runner.iter + 1)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Counts the batches that all processes have."""
+        if self._previous:
+            count = torch.tensor(len(runner.val_dataloader))
+            all_reduce(count, 'min')
+            self._common_batches = int(count)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Breaks an evaluation of a training off if a process was asked to stop.
+
+        Raises:
+            SystemExit: With code 75, after the checkpoint is saved.
+        """
+        if not self._previous or batch_idx >= self._common_batches:
+            return
+        requested = torch.tensor(int(runner.stop_requested))
+        all_reduce(requested, 'max')
+        if not requested:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                hook._swap_ema_parameters()  # averaged weights are in the place of the others
+        self._stop(runner, runner.iter)
+
+    def _stop(self, runner: Runner, steps: int) -> None:
+        """Saves the state after a number of steps and ends the run."""
+        runner.save_checkpoint(
+            runner.work_dir,
+            CHECKPOINT_NAME,
+            meta=dict(epoch=runner.epoch, iter=steps),
+            by_epoch=False,
+        )
+        path = os.path.join(runner.work_dir, CHECKPOINT_NAME)
+        if is_main_process():
+            write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
+            requeued = not self._interrupted and _requeue()
+            remedy = 'the job was requeued' if requeued else 'go on with --resume'
+            runner.logger.warning(
+                f'Asked to stop: saved the state after step {steps} to {path}; {remedy}'
+            )
+        # Nobody leaves before that is done: srun would end the other processes.
+        barrier()
+        self.after_train(runner)
+        raise SystemExit(STOPPED_EXIT_CODE)
+
+
+def _requeue() -> bool:
+    """Requeues the Slurm batch job that this process belongs to, unless it was cancelled."""
+    job = os.environ.get('SLURM_JOB_ID')
+    if job is None:
+        return False
+    try:
+        shown = subprocess.run(
+            ['scontrol', 'show', 'job', '--oneliner', job], capture_output=True, text=True
+        ).stdout
+    except OSError:  # in a container that lacks Slurm's commands
+        return False
+    # Without a script there is nothing to run again.
+    if 'BatchFlag=0' in shown or 'JobState=CANCELLED' in shown:
+        return False
+    return subprocess.run(['scontrol', 'requeue', job], capture_output=True).returncode == 0

@@ -1,0 +1,12 @@
+"""Parameter groups, optimizer steps, and parameters divided over processes."""
+
+from .constructor import LayerDecayOptimWrapperConstructor
+from .fsdp import FullyShardedModel
+from .wrapper import Bf16OptimWrapper, GuardedOptimWrapper
+
+__all__ = [
+    'Bf16OptimWrapper',
+    'LayerDecayOptimWrapperConstructor',
+    'FullyShardedModel',
+    'GuardedOptimWrapper',
+]

@@ -1,0 +1,1 @@
+"""What a run saves, and how another run goes on from it."""

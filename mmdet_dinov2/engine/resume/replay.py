@@ -1,0 +1,199 @@
+"""Batches whose losses are no numbers: kept during a run, looked at after it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dist import get_rank
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from ...checkpoint import load_state_dict, read_checkpoint, state_dict_of
+from ...data.seeded import derive_seed, seed_everything
+from ...errors import InputError
+from ...files import write_checkpoint
+from ...sample_meta import announce_step
+from .training_state import build_checkpoint
+
+_PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
+_AUTOCAST = dict(Bf16OptimWrapper=torch.bfloat16, AmpOptimWrapper=torch.float16)
+
+
+@dataclass
+class ReplayReport:
+    """What a kept batch does to its model.
+
+    Attributes:
+        losses: Terms of the loss of each micro-batch, by name.
+        first_module: Name and class of the first module that makes numbers that are not finite
+            from finite ones; None if all outputs of modules are finite.
+        gradients: Names of the parameters whose gradient is not finite.
+    """
+
+    losses: list[dict[str, float]] = field(default_factory=list)
+    first_module: str | None = None
+    gradients: list[str] = field(default_factory=list)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all is as it should be."""
+        losses = (value for terms in self.losses for value in terms.values())
+        return self.first_module is None and not self.gradients and all(np.isfinite(list(losses)))
+
+
+def keep_batch(runner: Runner, data_batch: Mapping[str, Any], path: str | None) -> str | None:
+    """Writes a batch and the weights that saw it, as plain tensors and numbers.
+
+    All processes have to call it, as those of a sharded model send their parts.
+
+    Args:
+        runner: A ``StrictRunner`` that trains.
+        data_batch: What the dataloader gave.
+        path: The file, or None where this process has nothing to keep.
+
+    Returns:
+        The path, or why it could not be written.
+    """
+    checkpoint = build_checkpoint(
+        runner, save_optimizer=False, save_param_scheduler=False, keep=path is not None
+    )
+    if path is None:
+        return None
+    del checkpoint['message_hub']
+    checkpoint['meta'] |= dict(
+        epoch=runner.epoch, iter=runner.iter, process=get_rank(), optim_wrapper=_type_name(runner)
+    )
+    checkpoint['batch'] = dict(
+        inputs=[image.cpu() for image in data_batch['inputs']],
+        samples=[_plain_sample(sample) for sample in data_batch['data_samples']],
+    )
+    try:
+        write_checkpoint(checkpoint, path)
+    except (OSError, InputError) as error:  # that the run stops is the news
+        return f'(not written: {error})'
+    return path
+
+
+def replay(cfg: Config, path: str) -> ReplayReport:
+    """Runs the forward and backward pass of a kept batch once more.
+
+    Args:
+        cfg: The config of the run.
+        path: A file of :func:`keep_batch`.
+
+    Returns:
+        What happened.
+
+    Raises:
+        InputError: If the file is no such file, or not that of this model.
+    """
+    content = read_checkpoint(path)
+    if not isinstance(content.get('batch'), Mapping):
+        raise InputError(
+            f'{path} holds no batch; name a nonfinite_step_N_process_M.pth that a stopped run left'
+        )
+    meta = content['meta']
+    model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet adds keys to what it builds from
+    load_state_dict(model, state_dict_of(content, path), source=path)
+    model.to('cuda' if torch.cuda.is_available() else 'cpu').train()
+    samples = [_data_sample(sample) for sample in content['batch']['samples']]
+    size = -(-len(samples) // meta['batch']['accumulation'])
+    parts = [slice(start, start + size) for start in range(0, len(samples), size)]
+    if len(parts) > 1:
+        announce_step([samples[part] for part in parts])
+    # As the training loop does, so that all that is random is what it was.
+    seed_everything(derive_seed(meta['seed'], meta['iter'], meta['process']))
+    report = ReplayReport()
+    for part in parts:
+        batch = dict(inputs=content['batch']['inputs'][part], data_samples=samples[part])
+        with _watch(model, report), _autocast(cfg, model):
+            losses = model(**model.data_preprocessor(batch, True), mode='loss')
+        loss, terms = model.parse_losses(losses)
+        (loss / len(parts)).backward()
+        report.losses.append({name: value.item() for name, value in terms.items()})
+    report.gradients = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    return report
+
+
+def _type_name(runner: Runner) -> str:
+    return type(runner.optim_wrapper).__name__
+
+
+@contextmanager
+def _autocast(cfg: Config, model: nn.Module) -> Iterator[None]:
+    dtype = _AUTOCAST.get(cfg.get('optim_wrapper', {}).get('type'))
+    device = next(model.parameters()).device.type
+    with torch.autocast(device, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        yield
+
+
+@contextmanager
+def _watch(model: nn.Module, report: ReplayReport) -> Iterator[None]:
+    """Notes the first module whose output is not finite while its inputs are."""
+
+    def look(name: str):
+        def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+            if report.first_module is None and not _finite(output) and _finite((args, kwargs)):
+                report.first_module = f'{name} ({type(module).__name__})'
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(look(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(value.isfinite().all())
+    if isinstance(value, Mapping):
+        return all(_finite(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(_finite(item) for item in value)
+    return True
+
+
+def _plain_sample(sample: DetDataSample) -> dict:
+    """A data sample as dicts of plain things; what is neither number, text nor tensor is left."""
+    return dict(
+        metainfo={key: value for key, value in sample.metainfo.items() if _is_plain(value)},
+        gt_instances={
+            # Boxes may be of mmdet's box type.
+            key: getattr(value, 'tensor', value).cpu()
+            for key, value in sample.gt_instances.items()
+            if isinstance(getattr(value, 'tensor', value), Tensor)
+        },
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, _PLAIN)
+
+
+def _data_sample(plain: Mapping[str, Any]) -> DetDataSample:
+    sample = DetDataSample(metainfo=dict(plain['metainfo']))
+    sample.gt_instances = InstanceData(**plain['gt_instances'])
+    return sample

@@ -1,0 +1,9 @@
+"""What detections are worth: matches with boxes, COCO's evaluation, results, pictures.
+
+Importing registers the metric and the evaluator.
+"""
+
+from .coco_metric import ClassNameCocoMetric
+from .evaluator import BadImageEvaluator
+
+__all__ = ['ClassNameCocoMetric', 'BadImageEvaluator']

@@ -1,1 +1,0 @@
-"""What detections are worth: matches with boxes, COCO's evaluation, results, pictures."""

@@ -1,0 +1,287 @@
+"""The box metric against mmdet's own, on results that are easy to reason about."""
+
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from mmdet.evaluation import CocoMetric
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mmdet_dinov2.data.coco_file import read_coco_file
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.evaluation import ClassNameCocoMetric
+from mmdet_dinov2.evaluation.coco_evaluation import BACKENDS
+
+CLASSES = ('cat', 'dog', 'red fox')
+
+
+def random_content(seed, num_images=30, category_ids=(40, 5, 17)):
+    """Annotations with crowds, empty images, small and large boxes, unordered odd ids."""
+    rng = np.random.default_rng(seed)
+    images = [
+        dict(id=int(i) * 7 + 3, file_name=f'{i}.jpg', width=300, height=200)
+        for i in rng.permutation(num_images)
+    ]
+    annotations = []
+    for image in images:
+        for _ in range(int(rng.integers(0, 6))):
+            w, h = rng.choice([12, 40, 110], 2) * rng.uniform(0.8, 1.2, 2)
+            x, y = rng.uniform(0, 180), rng.uniform(0, 90)
+            annotations.append(
+                dict(
+                    id=1000 - len(annotations),
+                    image_id=image['id'],
+                    category_id=int(rng.choice(category_ids)),
+                    bbox=[float(x), float(y), float(w), float(h)],
+                    area=float(w * h),
+                    iscrowd=int(rng.uniform() < 0.1),
+                )
+            )
+    categories = [dict(id=i, name=n) for i, n in zip(category_ids, CLASSES)]
+    return dict(images=images, annotations=annotations, categories=categories)
+
+
+def predictions_for(content, seed, classes=CLASSES):
+    """Data samples: boxes that were moved, some with a wrong class, some where nothing is."""
+    rng = np.random.default_rng(seed)
+    names = {category['id']: category['name'] for category in content['categories']}
+    samples = []
+    for image in content['images']:
+        boxes, labels = [], []
+        for annotation in content['annotations']:
+            if annotation['image_id'] != image['id'] or rng.uniform() < 0.15:
+                continue
+            x, y, w, h = annotation['bbox']
+            box = np.array([x, y, x + w, y + h]) + rng.normal(0, 0.08, 4) * [w, h, w, h]
+            label = classes.index(names[annotation['category_id']])
+            boxes.append(box)
+            labels.append(label if rng.uniform() < 0.8 else int(rng.integers(len(classes))))
+        for _ in range(int(rng.integers(0, 3))):
+            x, y, w, h = rng.uniform(10, 90, 4)
+            boxes.append(np.array([x, y, x + w, y + h]))
+            labels.append(int(rng.integers(len(classes))))
+        samples.append(sample(image, boxes, labels, rng.uniform(0.05, 1, len(boxes))))
+    return samples
+
+
+def sample(image, boxes=(), labels=(), scores=()):
+    data_sample = DetDataSample(
+        metainfo=dict(img_id=image['id'], ori_shape=(image['height'], image['width']))
+    )
+    data_sample.pred_instances = InstanceData(
+        bboxes=torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32),
+        labels=torch.tensor(labels, dtype=torch.long),
+        scores=torch.tensor(np.array(scores), dtype=torch.float32),
+    )
+    return data_sample
+
+
+def evaluate(metric, samples, classes=CLASSES):
+    metric.dataset_meta = dict(classes=classes)
+    metric.process({}, [entry.to_dict() for entry in samples])
+    return metric.evaluate(len(samples))
+
+
+def write(folder, content, name='val.json'):
+    path = folder / name
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def assert_backends_agree(path, samples, classes):
+    fast, slow = (
+        evaluate(ClassNameCocoMetric(path, backend=backend), samples, classes)
+        for backend in BACKENDS
+    )
+    assert fast.keys() == slow.keys()
+    for key in fast:
+        assert fast[key] == pytest.approx(slow[key], abs=1e-6), key
+    return fast
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_the_numbers_are_those_of_mmdet(tmp_path, seed):
+    # Ascending ids: of others mmdet gives classes the AP of one another in its table of classes.
+    content = random_content(seed, category_ids=(5, 17, 40))
+    path = write(tmp_path, content)
+    samples = predictions_for(content, seed)
+    ours = assert_backends_agree(path, samples, CLASSES)
+    theirs = evaluate(CocoMetric(path, classwise=True), samples)
+    assert ours.keys() == theirs.keys()
+    assert 0.1 < ours['coco/bbox_mAP'] < 0.9
+    for key, value in theirs.items():  # which mmdet rounds
+        assert ours[key] == pytest.approx(value, abs=5.01e-4), key
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_the_backends_agree_on_real_data(shared, split):
+    path = shared / f'data/bccd/annotations/{split}.json'
+    content = json.loads(path.read_text())
+    classes = tuple(read_coco_file(str(path)).category_names)
+    ours = assert_backends_agree(str(path), predictions_for(content, 0, classes), classes)
+    assert 0.1 < ours['coco/bbox_mAP'] < 0.9
+
+
+def test_the_backends_agree_on_the_sample_set(tmp_path):
+    from mmdet_dinov2.data import generate_shapes
+
+    path = generate_shapes(tmp_path / 'shapes', num_train=1, num_val=40) / 'annotations/val.json'
+    content = json.loads(path.read_text())
+    classes = tuple(category['name'] for category in content['categories'])
+    assert_backends_agree(str(path), predictions_for(content, 0, classes), classes)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_no_predictions_are_a_result(tmp_path, backend):
+    content = random_content(0)
+    path = write(tmp_path, content)
+    metric = ClassNameCocoMetric(path, backend=backend, outfile_prefix=str(tmp_path / 'out'))
+    found = evaluate(metric, [sample(image) for image in content['images']])
+    assert found['coco/bbox_mAP'] == found['coco/cat_precision'] == 0
+    assert json.loads((tmp_path / 'out.bbox.json').read_text()) == []
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_no_boxes_to_find_are_minus_one_as_in_coco(tmp_path, backend):
+    content = dict(random_content(0), annotations=[])
+    samples = predictions_for(random_content(0), 0)
+    found = evaluate(ClassNameCocoMetric(write(tmp_path, content), backend=backend), samples)
+    assert found['coco/bbox_mAP'] == -1 and 'coco/cat_precision' not in found
+
+
+def test_classes_are_found_by_name(tmp_path):
+    content = random_content(0)
+    reordered = ('red fox', 'cat', 'dog')
+    expected = evaluate(ClassNameCocoMetric(write(tmp_path, content)), predictions_for(content, 0))
+    # The same detections, their labels counted in another order.
+    samples = predictions_for(content, 0)
+    for entry in samples:
+        labels = [reordered.index(CLASSES[label]) for label in entry.pred_instances.labels]
+        entry.pred_instances.labels = torch.tensor(labels, dtype=torch.long)
+    metric = ClassNameCocoMetric(str(tmp_path / 'val.json'), outfile_prefix=str(tmp_path / 'out'))
+    assert evaluate(metric, samples, reordered) == pytest.approx(expected)
+    names = {category['id']: category['name'] for category in content['categories']}
+    written = [
+        names[row['category_id']] for row in json.loads((tmp_path / 'out.bbox.json').read_text())
+    ]
+    labels = [reordered[label] for entry in samples for label in entry.pred_instances.labels]
+    assert written == labels
+
+
+def test_missing_fields_are_filled_in(tmp_path):
+    content = random_content(0)
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 0
+    samples = predictions_for(content, 0)
+    expected = evaluate(ClassNameCocoMetric(write(tmp_path, content)), samples)
+    for annotation in content['annotations']:
+        del annotation['iscrowd'], annotation['area']
+    assert evaluate(ClassNameCocoMetric(write(tmp_path, content)), samples) == expected
+
+
+def test_ids_may_be_strings_and_zero(tmp_path):
+    content = random_content(0)
+    samples = predictions_for(content, 0)
+    expected = evaluate(ClassNameCocoMetric(write(tmp_path, content)), samples)
+    for index, annotation in enumerate(content['annotations']):
+        annotation.update(id=index, image_id=str(annotation['image_id']))
+    for image, entry in zip(content['images'], samples):
+        image['id'] = str(image['id'])
+        entry.set_metainfo(dict(img_id=image['id']))
+    assert evaluate(ClassNameCocoMetric(write(tmp_path, content)), samples) == expected
+
+
+def test_only_the_images_that_came_are_scored(tmp_path):
+    content = random_content(0)
+    samples = predictions_for(content, 0)
+    path = write(tmp_path, content)
+    ids = {image['id'] for image in content['images'][:10]}
+    half = dict(
+        content,
+        images=content['images'][:10],
+        annotations=[a for a in content['annotations'] if a['image_id'] in ids],
+    )
+    expected = evaluate(ClassNameCocoMetric(write(tmp_path, half, 'half.json')), samples[:10])
+    assert evaluate(ClassNameCocoMetric(path), samples[:10]) == expected
+    # What a distributed sampler adds to make processes equally busy counts once.
+    assert evaluate(ClassNameCocoMetric(path), samples[:10] + samples[:2]) == expected
+
+
+def test_annotations_may_come_with_the_samples(tmp_path):
+    content = random_content(0)
+    for annotation in content['annotations']:
+        annotation['area'] = annotation['bbox'][2] * annotation['bbox'][3]
+    samples = predictions_for(content, 0)
+    expected = evaluate(ClassNameCocoMetric(write(tmp_path, content)), samples)
+    labels = {category['id']: label for label, category in enumerate(content['categories'])}
+    for image, entry in zip(content['images'], samples):
+        instances = []
+        for a in content['annotations']:
+            if a['image_id'] == image['id']:
+                x, y, w, h = a['bbox']
+                instances.append(
+                    dict(
+                        bbox=[x, y, x + w, y + h],
+                        bbox_label=labels[a['category_id']],
+                        ignore_flag=a['iscrowd'],
+                    )
+                )
+        entry.set_metainfo(dict(instances=instances))
+    found = evaluate(ClassNameCocoMetric(), samples)
+    assert found == pytest.approx(expected)
+
+
+def test_the_backend_is_what_is_installed():
+    assert ClassNameCocoMetric().backend == 'faster_coco_eval'
+    with mock.patch('importlib.util.find_spec', return_value=None):
+        assert ClassNameCocoMetric().backend == 'pycocotools'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(metric='segm'), "scores 'bbox'; use CocoMetric"),
+        (dict(format_only=True), 'format_only=True needs outfile_prefix'),
+        (dict(backend='lvis'), "'lvis' is not among"),
+        (dict(metric_items=['AR@7']), r"\['AR@7'\] are not among"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(InputError, match=message):
+        ClassNameCocoMetric(**arguments)
+
+
+def test_wrong_files(tmp_path):
+    content = random_content(0)
+    samples = predictions_for(content, 0)
+    with pytest.raises(InputError, match=r"the classes \['wolf'\] are not among the categories"):
+        evaluate(ClassNameCocoMetric(write(tmp_path, content)), samples, ('cat', 'dog', 'wolf'))
+    with pytest.raises(InputError, match='the evaluation got no images'):
+        metric = ClassNameCocoMetric(write(tmp_path, content))
+        metric.dataset_meta = dict(classes=CLASSES)
+        metric.compute_metrics([])
+    del content['annotations']
+    path = write(tmp_path, content)
+    with pytest.raises(InputError, match="has no 'annotations' to score against"):
+        ClassNameCocoMetric(path)
+    metric = ClassNameCocoMetric(path, format_only=True, outfile_prefix=str(tmp_path / 'out'))
+    assert evaluate(metric, samples) == {}
+    assert (tmp_path / 'out.bbox.json').exists()
+
+
+def test_the_report_is_written(tmp_path):
+    content = random_content(0)
+    metric = ClassNameCocoMetric(write(tmp_path, content), report_dir=str(tmp_path / 'report'))
+    metric.bad_images = (('a.jpg', 'the file is cut off'),)
+    found = evaluate(metric, predictions_for(content, 0))
+    report = json.loads((tmp_path / 'report/evaluation.json').read_text())
+    assert report['num_images'] == 30
+    assert report['bad_images'] == [dict(path='a.jpg', reason='the file is cut off')]
+    assert [entry['name'] for entry in report['classes']] == list(CLASSES)
+    assert report['classes'][0]['ap'] == found['coco/cat_precision']
+    assert report['confusions']['labels'] == [*CLASSES, 'background']
+    pictures = {path.name for path in (tmp_path / 'report').glob('*.png')}
+    assert pictures == {'precision_recall.png', 'confusion_matrix.png', 'class_ap.png'}

@@ -1,0 +1,78 @@
+"""The forecast in the log of a training."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import Config
+
+from mmdet_dinov2.engine.hooks import ForecastHook
+
+from ..logs import power_law, write_part
+from ..tools import run_tool, write_config
+
+
+class Lines(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append((record.levelname, record.getMessage()))
+
+
+@pytest.fixture
+def runner(tmp_path):
+    logger = logging.Logger('test')
+    handler = Lines()
+    logger.addHandler(handler)
+    return SimpleNamespace(
+        work_dir=str(tmp_path), logger=logger, lines=handler.lines, iter=600, max_iters=1000,
+        train_dataloader=range(100), cfg=Config(dict()),
+    )  # fmt: skip
+
+
+def test_final_ap_is_foretold(runner, tmp_path):
+    write_part(tmp_path, '20250101_000000', 1, 600)
+    ForecastHook().after_val_epoch(runner)
+    ((level, line),) = runner.lines
+    assert level == 'INFO'
+    assert f'Forecast of AP after step 1000: {power_law(1000):.1f}, 95 % interval' in line
+
+
+def test_planned_drop_is_added(runner, tmp_path):
+    write_part(tmp_path, '20250101_000000', 1, 600)
+    runner.cfg = Config(dict(param_scheduler=[dict(type='MultiStepLR', milestones=[9])]))
+    ForecastHook().after_val_epoch(runner)
+    assert 'learning-rate drop as in published runs' in runner.lines[0][1]
+    assert f': {power_law(1000):.1f},' not in runner.lines[0][1]
+
+
+def test_silent_with_too_few_points_and_at_the_end(runner, tmp_path):
+    ForecastHook().after_val_epoch(runner)  # no log at all
+    write_part(tmp_path, '20250101_000000', 1, 400)
+    ForecastHook().after_val_epoch(runner)
+    write_part(tmp_path, '20250102_000000', 401, 1000)
+    runner.iter = 1000
+    ForecastHook().after_val_epoch(runner)
+    assert runner.lines == []
+
+
+def test_no_error_reaches_the_run(runner, tmp_path):
+    path = write_part(tmp_path, '20250101_000000', 1, 600)
+    path.write_text('[broken\n' + path.read_text())
+    ForecastHook().after_val_epoch(runner)
+    ((level, line),) = runner.lines
+    assert level == 'WARNING' and 'No forecast of AP: InputError' in line
+
+
+def test_a_real_run_logs_it(tmp_path):
+    config = write_config(
+        tmp_path,
+        "train_cfg = dict(type='EpochTrainLoop', max_epochs=7, val_interval=1)\n"
+        "param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[6])]\n",
+    )
+    run_tool('train', config, '--work-dir', tmp_path / 'work')
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    # A model that has not learned anything may have a flat curve; then the log says so.
+    assert log.read_text().count('orecast of AP') == 2  # after 5 and 6 of 7 evaluations

@@ -1,0 +1,302 @@
+"""Predictions of a checkpoint alone, from the command line and from Python."""
+
+import csv
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+import mmdet_dinov2
+from mmdet_dinov2.checkpoint.embedded_config import CONFIG_KEY
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.inference.detector import Detector
+from mmdet_dinov2.inference.image_inputs import expand_inputs
+
+from ..test_data.images import BROKEN
+from ..tools import failure_of, run_tool, write_config
+
+CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A finished run: its folder, and the checkpoint in its work folder."""
+    folder = tmp_path_factory.mktemp('run')
+    config = write_config(folder, 'train_cfg = dict(max_epochs=1, val_interval=5)\n')
+    run_tool('train', config, '--work-dir', folder / 'work')
+    return folder, folder / 'work/epoch_1.pth'
+
+
+@pytest.fixture(scope='module')
+def detector(trained):
+    return mmdet_dinov2.load(trained[1], device='cpu')
+
+
+@pytest.fixture(scope='module')
+def images():
+    """Photos of different sizes, BGR."""
+    rng = np.random.default_rng(0)
+    sizes = [(60, 90), (120, 40), (84, 84), (30, 200)]
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+
+
+def predict(capfd, *args, code=None):
+    """Runs the tool; returns what it printed as errors."""
+    capfd.readouterr()
+    if code is None:
+        run_tool('predict', *args, '--device', 'cpu')
+    else:
+        with pytest.raises(SystemExit) as caught:
+            run_tool('predict', *args, '--device', 'cpu')
+        assert caught.value.code == code
+    return capfd.readouterr().err
+
+
+def assert_same(samples, others):
+    assert len(samples) == len(others) > 0
+    for one, other in zip(samples, others, strict=True):
+        first, second = one.pred_instances, other.pred_instances
+        assert len(first) == len(second) > 0
+        assert torch.allclose(first.scores, second.scores, atol=1e-5)
+        assert torch.equal(first.labels, second.labels)
+        assert torch.allclose(first.bboxes, second.bboxes, atol=1e-2)
+
+
+def test_a_checkpoint_alone_predicts(detector, images):
+    assert detector.classes == CLASSES
+    (sample,) = detector.predict(images[0])
+    found = sample.pred_instances
+    assert len(found) > 0 and found.bboxes.shape == (len(found), 4)
+    assert (found.scores.diff() <= 0).all() and sample.ori_shape == (60, 90)
+    assert (found.bboxes[:, 2] <= 90).all() and (found.bboxes[:, 3] <= 60).all()
+    threshold = float(found.scores[3])
+    (fewer,) = detector.predict(images[0], score_thr=threshold)
+    assert len(fewer.pred_instances) == int((found.scores >= threshold).sum())
+
+
+def test_predictions_do_not_depend_on_the_batch(detector, images):
+    assert_same(detector.predict(images, batch_size=3), detector.predict(images))
+
+
+def test_paths_and_arrays_in_both_orders_of_channels(detector, images, tmp_path):
+    path = tmp_path / 'a.png'
+    cv2.imwrite(str(path), images[0])
+    expected = detector.predict(images[0])
+    assert_same(detector.predict(path), expected)
+    assert_same(detector.predict([str(path)]), expected)
+    assert_same(detector.predict(images[0][..., ::-1], channel_order='rgb'), expected)
+
+
+@pytest.mark.parametrize(
+    ('image', 'options', 'error', 'message'),
+    [
+        (np.zeros((4, 5), np.uint8), {}, InputError, r'H x W x 3, uint8, but is of shape \(4, 5\)'),
+        (np.zeros((4, 5, 3)), {}, InputError, 'float64'),
+        (np.zeros((0, 5, 3), np.uint8), {}, InputError, r'shape \(0, 5, 3\)'),
+        ('none.jpg', {}, FileNotFoundError, 'none.jpg does not exist'),
+        ('none.jpg', dict(batch_size=0), InputError, 'batch_size must be at least 1'),
+        ('none.jpg', dict(channel_order='gbr'), InputError, "'bgr' or 'rgb', but is 'gbr'"),
+    ],
+)
+def test_images_that_cannot_be_used(detector, image, options, error, message):
+    with pytest.raises(error, match=message):
+        detector.predict(image, **options)
+
+
+def test_a_config_or_a_work_folder_names_its_checkpoint(trained, detector, images):
+    from mmdet_dinov2.cli.arguments import find_model
+
+    folder, checkpoint = trained
+    config = folder / 'work/tiny.py'
+    best = folder / 'work/best_coco_bbox_mAP_epoch_1.pth'
+    assert find_model(str(config)) == (str(config), str(best))
+    assert find_model(str(folder / 'work')) == (None, str(best))
+    best.unlink()
+    assert find_model(str(folder / 'work')) == (None, str(checkpoint))
+    assert find_model(str(config), 'b.pth') == (str(config), 'b.pth')
+    with pytest.raises(InputError, match='both a.pth and --checkpoint b.pth'):
+        find_model('a.pth', 'b.pth')
+    with pytest.raises(FileNotFoundError, match=r'there is no best_\*.pth and no last_checkpoint'):
+        find_model(str(folder / 'shapes'))
+    with_config = mmdet_dinov2.load(checkpoint, config, device='cpu')
+    assert_same(with_config.predict(images[0]), detector.predict(images[0]))
+
+
+def test_results_of_the_tool(trained, detector, tmp_path, capfd):
+    folder, checkpoint = trained
+    out = tmp_path / 'out'
+    (tmp_path / 'more').mkdir()
+    picture = sorted((folder / 'shapes/val').iterdir())[0]
+    for name in ('a.jpg', 'more/a.jpg', 'more/b.gif', 'more/notes.txt'):
+        shutil.copy(picture, tmp_path / name)
+    printed = predict(
+        capfd, checkpoint, tmp_path / 'more', str(tmp_path / '*.jpg'), '--out', out,
+        '--score-thr', '0.01', '--batch-size', '2',
+    )  # fmt: skip
+    assert f'2 images predicted: {out}' in printed
+    (sample,) = detector.predict(picture, score_thr=0.01)
+    found = sample.pred_instances
+    coco = COCO(out / 'images.json').loadRes(str(out / 'predictions.json'))
+    assert [image['file_name'] for image in coco.dataset['images']] == ['a.jpg', 'a_2.jpg']
+    assert [category['name'] for category in coco.dataset['categories']] == list(CLASSES)
+    for image_id in (1, 2):
+        results = coco.imgToAnns[image_id]
+        assert [r['score'] for r in results] == pytest.approx(found.scores.tolist(), abs=1e-5)
+        assert [r['category_id'] for r in results] == (found.labels + 1).tolist()
+        sides = [[x, y, x + w, y + h] for x, y, w, h in (r['bbox'] for r in results)]
+        assert np.allclose(sides, found.bboxes, atol=1e-2)
+    rows = list(csv.DictReader((out / 'predictions.csv').open()))
+    assert len(rows) == 2 * len(found) > 0
+    assert rows[0]['image'] == 'a.jpg' and rows[0]['class'] == CLASSES[found.labels[0]]
+    assert float(rows[0]['x2']) == pytest.approx(float(found.bboxes[0, 2]), abs=2e-2)
+    drawn = cv2.imread(str(out / 'pictures/a_2.jpg'))
+    assert drawn.shape == cv2.imread(str(picture)).shape
+    assert sorted(path.name for path in (out / 'pictures').iterdir()) == ['a.jpg', 'a_2.jpg']
+
+
+def test_ids_of_an_annotation_file(trained, tmp_path, capfd):
+    folder, checkpoint = trained
+    ann = folder / 'shapes/annotations/val.json'
+    content = json.loads(ann.read_text())
+    for image in content['images']:
+        image['id'] += 70
+    content['categories'] = content['categories'][::-1]
+    content['annotations'] = []
+    (tmp_path / 'ann.json').write_text(json.dumps(content))
+    arguments = ('--ann', tmp_path / 'ann.json', '--out', tmp_path / 'out', '--no-pictures')
+    predict(capfd, checkpoint, folder / 'shapes/val', *arguments, '--score-thr', '0')
+    coco = COCO(tmp_path / 'ann.json').loadRes(str(tmp_path / 'out/predictions.json'))
+    assert sorted(coco.imgToAnns) == [image['id'] for image in content['images']]
+    assert not (tmp_path / 'out/pictures').exists()
+    error = failure_of(capfd, 'predict', checkpoint, folder / 'shapes/train', *arguments)
+    assert 'the annotation file lists no image' in error
+
+
+def test_a_video_is_predicted_frame_by_frame(trained, images, tmp_path, capfd):
+    path = tmp_path / 'clip.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 10, (90, 60))
+    for shift in range(5):
+        writer.write(np.roll(images[0], shift, 1))
+    writer.release()
+    (tmp_path / 'broken.mp4').write_bytes(b'no video')
+    out = tmp_path / 'out'
+    printed = predict(
+        capfd, trained[1], path, tmp_path / 'broken.mp4', '--out', out, '--score-thr', '0', code=3
+    )
+    assert '5 images predicted' in printed and 'broken.mp4 is damaged or no video' in printed
+    names = [
+        image['file_name'] for image in json.loads((out / 'images.json').read_text())['images']
+    ]
+    assert names == [f'clip.avi/{index:06d}' for index in range(5)]
+    drawn = cv2.VideoCapture(str(out / 'pictures/clip.avi.mp4'))
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and drawn.get(cv2.CAP_PROP_FPS) == 10
+    assert drawn.read()[1].shape == (60, 90, 3)
+
+
+def test_72_photos_with_a_broken_one(trained, shared, tmp_path, capfd):
+    annotations = shared / 'data/bccd/annotations/test.json'
+    names = [image['file_name'] for image in json.loads(annotations.read_text())['images']]
+    photos = tmp_path / 'photos'
+    photos.mkdir()
+    for name in names:
+        shutil.copy(shared / 'data/bccd/images' / name, photos)
+    broken = photos / names[5]
+    broken.write_bytes(broken.read_bytes()[:9000])
+    out = tmp_path / 'out'
+    printed = predict(
+        capfd, trained[1], photos, '--out', out, '--batch-size', '8', '--score-thr', '0', code=3
+    )
+    assert '71 images predicted' in printed and 'error: 1 of 72 inputs' in printed
+    assert f'not read: {broken} is damaged or no image (image file is truncated' in printed
+    results = COCO(out / 'images.json').loadRes(str(out / 'predictions.json'))
+    assert len(results.imgToAnns) == len(list((out / 'pictures').iterdir())) == 71
+
+
+@pytest.mark.parametrize('video', [False, True])
+def test_an_interrupted_prediction_keeps_what_is_done(
+    trained, images, tmp_path, capfd, monkeypatch, video
+):
+    predict_each = Detector.predict_each
+
+    def interrupt(self, *args, **kwargs):
+        predictions = predict_each(self, *args, **kwargs)
+        yield next(predictions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Detector, 'predict_each', interrupt)
+    source = tmp_path / ('clip.avi' if video else 'photos')
+    if video:
+        writer = cv2.VideoWriter(str(source), cv2.VideoWriter_fourcc(*'MJPG'), 10, (90, 60))
+        for _ in range(3):
+            writer.write(images[0])
+        writer.release()
+    else:
+        source.mkdir()
+        for name in ('a.png', 'b.png'):
+            cv2.imwrite(str(source / name), images[0])
+    out = tmp_path / 'out'
+    printed = predict(capfd, trained[1], source, '--out', out, code=130)
+    assert '1 images predicted' in printed and 'error: interrupted; what was' in printed
+    assert len(json.loads((out / 'images.json').read_text())['images']) == 1
+    assert (out / 'predictions.csv').is_file() and len(list((out / 'pictures').iterdir())) == 1
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_files_that_are_no_images(detector, tmp_path, case):
+    (tmp_path / 'a.jpg').write_bytes(BROKEN[case][0])
+    (prediction,) = detector.predict_each([tmp_path / 'a.jpg'])
+    assert prediction.sample is None and 'a.jpg is damaged' in prediction.problem
+
+
+def test_inputs_that_name_nothing(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(InputError, match='empty has no images; looked for files that end in .jpg'):
+        expand_inputs([str(tmp_path / 'empty')])
+    with pytest.raises(FileNotFoundError, match=r'\*.jpg is no file, folder or pattern of files'):
+        expand_inputs([str(tmp_path / '*.jpg')])
+
+
+def change_checkpoint(trained, path, **meta):
+    checkpoint = torch.load(trained[1], weights_only=False)
+    checkpoint['meta'].update(meta)
+    torch.save(checkpoint, path)
+    return path
+
+
+def test_checkpoints_of_before_are_read_from_their_text(trained, detector, images, tmp_path):
+    path = change_checkpoint(trained, tmp_path / 'old.pth', **{CONFIG_KEY: None})
+    loaded = mmdet_dinov2.load(path, device='cpu')
+    assert_same(loaded.predict(images[0]), detector.predict(images[0]))
+
+
+def test_a_config_that_runs_code_is_refused(trained, tmp_path, capfd):
+    marker = tmp_path / 'marker'
+    evil = f'open({str(marker)!r}, "w")'
+    path = change_checkpoint(trained, tmp_path / 'a.pth', cfg=f'model = {evil}', config_data=None)
+    error = failure_of(capfd, 'predict', path, tmp_path)  # no images: looked for first
+    assert 'has no images' in error
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((9, 9, 3), np.uint8))
+    error = failure_of(capfd, 'predict', path, tmp_path)
+    assert 'is not made of plain values' in error and not marker.exists()
+
+
+def test_a_config_in_a_resumed_checkpoint_is_not_run(trained, tmp_path):
+    marker = tmp_path / 'marker'
+    path = change_checkpoint(
+        trained, tmp_path / 'a.pth', config=f'open({str(marker)!r}, "w")\ngpu_ids = []'
+    )
+    config = write_config(tmp_path, 'train_cfg = dict(max_epochs=1)\n', data=trained[0] / 'shapes')
+    run_tool('train', config, '--work-dir', tmp_path / 'work', '--resume', path)
+    assert not marker.exists()
+
+
+def test_the_inferencer_of_mmdet_takes_the_checkpoint_alone(trained, detector, images):
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(weights=str(trained[1]), device='cpu', show_progress=False)
+    result = inferencer(images[0], no_save_vis=True, return_datasamples=True)
+    assert_same(result['predictions'], detector.predict(images[0]))

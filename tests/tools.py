@@ -1,0 +1,132 @@
+"""Runs the command-line tools of the repository on tiny models and data."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.logging import MessageHub, MMLogger
+
+from mmdet_dinov2.drawing import BoxVisualizer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY_CONFIG = """
+_base_ = '{root}/configs/dino_dinov2_quickstart.py'
+
+data_root = '{data}/'
+small = [dict(type='LoadImageFromFile'),
+         dict(type='LoadAnnotations', with_bbox=True),
+         dict(type='Resize', scale=(84, 84), keep_ratio=True),
+         dict(type='PackDetInputs', meta_keys=(
+             'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+dataset = dict(data_root=data_root, generate=dict(num_train=8, num_val=4, seed=0), pipeline=small)
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
+test_dataloader = val_dataloader
+width = 16
+model = dict(
+    num_queries=20,
+    backbone=dict(arch=dict(_delete_=True, embed_dims=32, num_layers=2, num_heads=2,
+                            feedforward_channels=32, ffn='mlp', layer_scale=1.0)),
+    neck=dict(in_channels=32, out_channels=width),
+    encoder=dict(num_layers=1, layer_cfg=dict(
+        self_attn_cfg=dict(embed_dims=width, num_heads=4),
+        ffn_cfg=dict(embed_dims=width, feedforward_channels=32))),
+    decoder=dict(num_layers=1, layer_cfg=dict(
+        self_attn_cfg=dict(embed_dims=width, num_heads=4),
+        cross_attn_cfg=dict(embed_dims=width, num_heads=4),
+        ffn_cfg=dict(embed_dims=width, feedforward_channels=32))),
+    positional_encoding=dict(num_feats=width // 2),
+    bbox_head=dict(embed_dims=width),
+    dn_cfg=dict(group_cfg=dict(num_dn_queries=10)))
+train_cfg = dict(max_epochs=2, val_interval=2)
+param_scheduler = [dict(type='MultiStepLR', begin=0, end=2, by_epoch=True, milestones=[1])]
+default_hooks = dict(logger=dict(interval=1))
+"""
+
+# The recipe for own data with a tiny model, small images and 2 epochs.
+TINY_OPTIONS = (
+    'model.num_queries=20',
+    'model.backbone.init_cfg=None',
+    'model.backbone.global_attn_indexes=[1]',
+    'model.backbone.arch._delete_=True',
+    'model.backbone.arch.embed_dims=32',
+    'model.backbone.arch.num_layers=2',
+    'model.backbone.arch.num_heads=2',
+    'model.backbone.arch.feedforward_channels=32',
+    'model.backbone.arch.ffn=mlp',
+    'model.backbone.arch.layer_scale=1.0',
+    'model.neck.in_channels=32',
+    'model.neck.out_channels=16',
+    'model.encoder.num_layers=1',
+    'model.encoder.layer_cfg.self_attn_cfg.embed_dims=16',
+    'model.encoder.layer_cfg.ffn_cfg.embed_dims=16',
+    'model.encoder.layer_cfg.ffn_cfg.feedforward_channels=32',
+    'model.decoder.num_layers=1',
+    'model.decoder.layer_cfg.self_attn_cfg.embed_dims=16',
+    'model.decoder.layer_cfg.cross_attn_cfg.embed_dims=16',
+    'model.decoder.layer_cfg.ffn_cfg.embed_dims=16',
+    'model.decoder.layer_cfg.ffn_cfg.feedforward_channels=32',
+    'model.positional_encoding.num_feats=8',
+    'model.bbox_head.embed_dims=16',
+    'model.dn_cfg.group_cfg.num_dn_queries=10',
+    'model.test_cfg.max_per_img=20',
+    'train_dataloader.batch_size=8',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.batch_size=8',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'val_dataloader.dataset.pipeline.1.scale=(112,112)',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'test_dataloader.dataset.pipeline.1.scale=(112,112)',
+    'train_dataloader.dataset.pipeline.3.transforms.0.0.scales=[(112,112)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.0.scales=[(112,112)]',
+    'train_dataloader.dataset.pipeline.3.transforms.1.1.crop_size=(60,90)',
+    'train_dataloader.dataset.pipeline.3.transforms.1.2.scales=[(84,84),(112,112)]',
+    'train_cfg.max_epochs=1',
+    'default_hooks.logger.interval=1',
+)
+
+
+def write_config(folder: Path, extra: str = '', name: str = 'tiny.py', data: Path | None = None):
+    """Writes a config whose data set and model are tiny; ``extra`` is appended to it."""
+    path = folder / name
+    path.write_text(TINY_CONFIG.format(root=ROOT, data=data or folder / 'shapes') + extra)
+    return path
+
+
+def run_tool(name: str, *args: object) -> None:
+    """Runs ``tools/<name>.py`` in this process."""
+    # One program, one run: mmengine keeps these for the life of the process.
+    for keeper in (BoxVisualizer, MessageHub, MMLogger):
+        keeper._instance_dict.clear()
+    argv = sys.argv
+    sys.argv = [f'tools/{name}.py', *map(str, args)]
+    try:
+        runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+    finally:
+        sys.argv = argv
+
+
+def failure_of(capfd: pytest.CaptureFixture, name: str, *args: object) -> str:
+    """Runs a tool that must fail and returns what it printed as its error."""
+    with pytest.raises(SystemExit) as caught:
+        run_tool(name, *args)
+    assert caught.value.code not in (0, None)
+    printed = capfd.readouterr().err
+    assert 'Traceback' not in printed
+    assert printed.count('error: ') == 1, printed
+    return printed[printed.index('error: ') :]
+
+
+def run_script(*args: object, cwd: Path, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Runs a command with the output captured."""
+    return subprocess.run(
+        list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=600
+    )
