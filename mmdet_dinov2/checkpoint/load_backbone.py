@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import interpolate_pos_embed, resample_patch_kernel
+from ..wording import first_names
 from .layouts import recognise
 from .reading import read_checkpoint, state_dict_of
-
-_SHOWN = 5
 
 
 @dataclass
@@ -46,7 +45,7 @@ class LoadReport:
         lines += [f'  adapted {name}: {how}' for name, how in self.adapted.items()]
         lines += [f'  left out {text}' for text in _grouped(self.left_out)]
         if self.missing:
-            lines.append(f'  missing, freshly initialised: {name_first(self.missing)}')
+            lines.append(f'  missing, freshly initialised: {first_names(self.missing)}')
         return '\n'.join(lines)
 
 
@@ -142,13 +141,8 @@ def _require_fit(
         facts.append(f'it has {blocks[0]} blocks instead of {blocks[1]}: set the fitting arch')
     for what, names in (('missing', missing), ('unknown', unknown), ('of another shape', reshaped)):
         if names:
-            facts.append(f'{len(names)} tensors {what} ({name_first(names)})')
+            facts.append(f'{len(names)} tensors {what} ({first_names(names)})')
     raise InputError(f'checkpoint {report.source} does not fit the backbone: {"; ".join(facts)}')
-
-
-def name_first(names: list[str]) -> str:
-    """The first few names of a list."""
-    return ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')
 
 
 def _grouped(reasons: Mapping[str, str]) -> list[str]:
@@ -156,4 +150,4 @@ def _grouped(reasons: Mapping[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)
-    return [f'{name_first(names)}: {reason}' for reason, names in by_reason.items()]
+    return [f'{first_names(names)}: {reason}' for reason, names in by_reason.items()]

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..wording import first_names
 from .layouts import LAYOUTS, strip_prefix
-from .load_backbone import LoadReport, name_first
+from .load_backbone import LoadReport
 from .sharded import gather, load_model_state
 
 # Tensors with one row for each class.
@@ -41,7 +42,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
             if name in state_dict and state_dict[name].shape != tensor.shape
         ],
     }
-    problems = [f'{len(n)} {what} ({name_first(n)})' for what, n in groups.items() if n]
+    problems = [f'{len(n)} {what} ({first_names(n)})' for what, n in groups.items() if n]
     if problems:
         raise InputError(
             f'{source} is the checkpoint of another model: of {len(expected)} tensors, '
@@ -108,7 +109,7 @@ def load_for_fine_tuning(
     if not any(not name.startswith('backbone.') for name in new_state):
         raise InputError(
             f'nothing of {source} fits this detector behind the backbone: it has no '
-            f'{name_first(report.missing)}; load_from takes the checkpoint of a DINO detector'
+            f'{first_names(report.missing)}; load_from takes the checkpoint of a DINO detector'
         )
     has_weights = bool(getattr(getattr(model, 'backbone', None), 'init_cfg', None))
     _check_backbone(new_state, expected, report, has_weights)
@@ -192,7 +193,7 @@ def _match_rows(
         rows[classes.index(name)] = tensor[checkpoint_classes.index(name)].to(rows)
     fresh = [name for name in classes if name not in checkpoint_classes]
     text = f'rows of {len(common)} classes by name'
-    return rows, text + (f', {name_first(fresh)} freshly initialised' if fresh else '')
+    return rows, text + (f', {first_names(fresh)} freshly initialised' if fresh else '')
 
 
 def _check_backbone(
@@ -207,12 +208,12 @@ def _check_backbone(
     lacking = [name for name in needed if name not in new_state]
     if not fitting and needed and not has_weights and not set(needed) & set(report.left_out):
         raise InputError(
-            f'no tensor of the backbone is in {report.source} ({name_first(lacking)} are not), and '
+            f'no tensor of the backbone is in {report.source} ({first_names(lacking)} are not), and '
             'it has no weights of its own: name them in model.backbone.init_cfg'
         )
     if lacking and set(needed) & {*fitting, *report.left_out}:
         raise InputError(
             f'only {len(fitting)} of the {len(needed)} tensors of the backbone fit {report.source} '
-            f'(not {name_first(lacking)}): use the arch, patch_size and num_registers of the '
+            f'(not {first_names(lacking)}): use the arch, patch_size and num_registers of the '
             'checkpoint'
         )

@@ -7,10 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from ..wording import name_some
 from .box_counts import BoxCounts, look_like_corners, looks_normalised
 from .coco_file import CocoFile, leaves_folder
 from .dataset_source import DatasetSource, is_remote
-from .findings import Finding, name_some
+from .findings import Finding
 
 
 def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:

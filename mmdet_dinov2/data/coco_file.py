@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from .findings import name_some
+from ..wording import name_some
 
 # Beyond it a number is a mistake, and arithmetic with it may overflow.
 _LARGEST = 1e12

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,9 +64,3 @@ def findings_table(findings: Iterable[Finding]) -> Table:
         # Text: brackets in messages are no markup.
         table.add_row(Text(severity, _STYLES[severity]), ', '.join(splits), Text(message))
     return table
-
-
-def name_some(names: Sequence[str], limit: int = 10) -> str:
-    """Write a list for a message: ``'a', 'b'`` or ``'a', 'b' and 7 more``."""
-    text = ', '.join(repr(name) for name in names[:limit])
-    return text if len(names) <= limit else f'{text} and {len(names) - limit} more'

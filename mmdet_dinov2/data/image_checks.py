@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..wording import name_some
 from .coco_file import CocoFile, leaves_folder
 from .dataset_source import DatasetSource, is_remote
-from .findings import Finding, name_some
+from .findings import Finding
 from .image_file import (
     MAX_PIXELS,
     ImageHeader,

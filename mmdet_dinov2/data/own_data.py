@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..wording import name_some
 from .coco_file import CocoFile, read_coco_file
 from .coco_layouts import (
     LOOKED_FOR,
@@ -28,7 +29,6 @@ from .coco_layouts import (
     find_image_folder,
     find_single_annotation_file,
 )
-from .findings import name_some
 from .yolo import YoloData, find_data_yaml, fingerprint, read_data_yaml, to_coco
 
 # Without a val split, this share of the training images becomes one; larger ones only take time.

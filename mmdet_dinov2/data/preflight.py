@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from mmengine import Config
 
 from ..errors import InputError
+from ..wording import name_some
 from .box_counts import count_boxes
 from .class_names import AUTO
 from .coco_checks import (
@@ -40,7 +41,7 @@ from .evaluators import (
     metrics_fill_fields,
     only_writes_predictions,
 )
-from .findings import Finding, name_some, raise_on_errors
+from .findings import Finding, raise_on_errors
 from .shapes_dataset import ShapesDataset, ensure_shapes
 
 __all__ = ['Finding', 'check_config', 'fill_evaluator_ann_file', 'raise_on_errors']

@@ -12,8 +12,8 @@ from mmengine.logging import print_log
 from mmengine.registry import EVALUATOR
 from mmengine.structures import BaseDataElement
 
-from ..data.findings import name_some
 from ..sample_meta import BAD_IMAGES, bad_images
+from ..wording import name_some
 
 
 @EVALUATOR.register_module()

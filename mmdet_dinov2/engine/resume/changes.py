@@ -9,10 +9,10 @@ from typing import Any
 from mmengine.config import Config
 from torch.optim import Optimizer
 
-from ...checkpoint.load_backbone import name_first
 from ...config.plain import flatten
 from ...config.scaling import ScaledValue, format_table
 from ...errors import InputError
+from ...wording import first_names
 from ..batch import EffectiveBatch, check_resumed_batch
 
 # Parts of a config that decide what a training does, and settings in them that do not.
@@ -188,8 +188,8 @@ def check_optimizer(
     elif sorted(sum(old, [])) != sorted(sum(new, [])):
         freed = [name for name in sum(new, []) if name not in sum(old, [])]
         frozen = [name for name in sum(old, []) if name not in sum(new, [])]
-        parts = [f'{len(n)} more ({name_first(n)})' for n in (freed,) if n]
-        parts += [f'{len(n)} not any more ({name_first(n)})' for n in (frozen,) if n]
+        parts = [f'{len(n)} more ({first_names(n)})' for n in (freed,) if n]
+        parts += [f'{len(n)} not any more ({first_names(n)})' for n in (frozen,) if n]
         raise InputError(
             f'{path} was trained with other parameters frozen: this run trains '
             f'{" and ".join(parts)}; set model.backbone.frozen_stages and requires_grad as they '

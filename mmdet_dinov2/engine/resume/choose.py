@@ -15,8 +15,8 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from torch import nn
 
 from ...checkpoint import read_checkpoint
-from ...checkpoint.load_backbone import name_first
 from ...errors import InputError
+from ...wording import first_names
 from ..hooks.checkpoint import LAST_CHECKPOINT, find_last_checkpoint
 
 _NO_CHECKPOINTS = ('best_*', 'nonfinite_*')
@@ -134,7 +134,9 @@ def steps_of(path: str | Path, shapes: Mapping[str, torch.Size]) -> int:
     found = {name.removeprefix('module.'): t.shape for name, t in checkpoint['state_dict'].items()}
     other = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
     if other:
-        raise InputError(f'checkpoint {path} is that of another model ({name_first(other)} differ)')
+        raise InputError(
+            f'checkpoint {path} is that of another model ({first_names(other)} differ)'
+        )
     return checkpoint['meta']['iter']
 
 
