@@ -1,6 +1,6 @@
-"""What detections are worth: matches with boxes, COCO's evaluation, results, pictures.
+"""How good detections are: matches with boxes, COCO's evaluation, results, pictures.
 
-Importing registers the metric and the evaluator.
+Importing this package registers the metric and the evaluator.
 """
 
 from .coco_metric import ClassNameCocoMetric

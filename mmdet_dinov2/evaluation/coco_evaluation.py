@@ -1,4 +1,4 @@
-"""COCO's evaluation of boxes, by the fast implementation where it is installed."""
+"""COCO's evaluation of boxes, with the fast implementation where it is installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .image_boxes import ImageBoxes
 BACKENDS = ('faster_coco_eval', 'pycocotools')
 AREAS = ('all', 'small', 'medium', 'large')
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
-# Detections of an image that COCO's own tables score.
+# Detections per image that COCO's own tables score.
 COCO_MAX_DETECTIONS = (1, 10, 100)
 
 
@@ -26,10 +26,10 @@ class CocoEvaluation:
 
     Attributes:
         precision: Precision at every recall, (T, R, C, A, M): IoU thresholds, recalls, classes,
-            the areas all, small, medium and large, numbers of detections.
+            areas (all, small, medium, large), maximum numbers of detections per image.
         scores: Score at each of these points, of the same shape.
         recall: Highest recall, (T, C, A, M).
-        recalls: The recalls, (R,) in 0..1.
+        recalls: The recalls of ``precision``, (R,) in 0..1.
         iou_thrs: The IoU thresholds, (T,).
     """
 
@@ -46,29 +46,29 @@ class CocoEvaluation:
         label: int | None = None,
         column: int = -1,
     ) -> float:
-        """Mean precision in 0..1, or -1.
+        """Returns the mean precision in 0..1, or -1.
 
         Args:
-            iou_thr: One IoU threshold; the mean over all if not given.
+            iou_thr: One of the IoU thresholds; ``None`` takes the mean over all.
             area: Index of the area.
-            label: One class; the mean over all if not given.
-            column: Index of the number of detections.
+            label: One of the classes; ``None`` takes the mean over all.
+            column: Index of the maximum number of detections.
         """
         ious = slice(None) if iou_thr is None else np.isclose(self.iou_thrs, iou_thr)
         classes = slice(None) if label is None else [label]
         return _mean_of_valid(self.precision[ious][:, :, classes, area, column])
 
     def average_recall(self, area: int = 0, column: int = -1) -> float:
-        """Mean over IoU thresholds and classes of the highest recall, in 0..1, or -1."""
+        """Returns the mean over IoU thresholds and classes of the highest recall, 0..1, or -1."""
         return _mean_of_valid(self.recall[:, :, area, column])
 
     def curves(self) -> np.ndarray:
-        """Precision of every class over the recalls at an IoU of 0.5, (C, R)."""
+        """Returns the precision of every class over the recalls at an IoU of 0.5, (C, R)."""
         return self.precision[self.at_half, :, :, 0, -1].T
 
     @property
     def at_half(self) -> int:
-        """Index of the IoU threshold that is 0.5, or nearest to it."""
+        """Index of the IoU threshold nearest to 0.5."""
         return int(np.argmin(np.abs(self.iou_thrs - 0.5)))
 
 
@@ -78,15 +78,18 @@ def _mean_of_valid(values: np.ndarray) -> float:
 
 
 def choose_backend(backend: str | None = None) -> str:
-    """The fast implementation if it is installed, or the one that is named.
+    """Returns the name of the implementation to use.
+
+    Args:
+        backend: One of ``BACKENDS``; ``None`` takes the fast one if it is installed.
 
     Raises:
-        InputError: If there is none of that name.
+        InputError: If ``backend`` is not one of them.
     """
     if backend is None:
         return BACKENDS[importlib.util.find_spec(BACKENDS[0]) is None]
     if backend not in BACKENDS:
-        raise InputError(f'backend={backend!r} is not among {BACKENDS}')
+        raise InputError(f'backend must be one of {BACKENDS}, but is {backend!r}')
     return backend
 
 
@@ -99,14 +102,14 @@ def evaluate_boxes(
 ) -> CocoEvaluation:
     """Runs COCO's evaluation.
 
-    Images, annotations and classes have numbers of their own there: COCO sorts categories by their
-    ids, and takes an annotation id of 0 for 'not matched'.
+    Images, annotations and classes get numbers here, whatever their ids in files: COCO's code sorts
+    categories by id, and reads an annotation id of 0 as "not matched".
 
     Args:
         images: Boxes of every image.
         num_classes: Number of classes.
         iou_thrs: IoU thresholds.
-        max_detections: Detections of an image that are scored, ascending.
+        max_detections: Maximum numbers of detections per image, ascending.
         backend: As for ``choose_backend``.
     """
     coco_class, eval_class = _coco_classes(choose_backend(backend))
@@ -163,7 +166,7 @@ def _annotation(
 
 
 def _coco_classes(backend: str) -> tuple[type, type]:
-    """The classes of annotations and of their evaluation."""
+    """Returns the class that holds annotations and the class that evaluates them."""
     if backend == 'faster_coco_eval':
         from faster_coco_eval import COCO, COCOeval_faster
 
@@ -175,7 +178,7 @@ def _coco_classes(backend: str) -> tuple[type, type]:
 
 
 def count_sizes(images: Sequence[ImageBoxes]) -> np.ndarray:
-    """Number of small, medium and large boxes to find, (3,), by COCO's limits 32^2 and 96^2."""
+    """Counts the small, medium and large boxes to find, (3,), by COCO's limits 32^2 and 96^2."""
     counts = np.zeros(3, dtype=int)
     for image in images:
         areas = image.true_areas[~image.crowd]
@@ -184,10 +187,10 @@ def count_sizes(images: Sequence[ImageBoxes]) -> np.ndarray:
 
 
 def coco_table(evaluation: CocoEvaluation) -> list[tuple[str, float]]:
-    """Name and value, in 0..1 or -1, of the twelve figures of COCO.
+    """Returns the names and values (0..1 or -1) of COCO's twelve figures.
 
     Args:
-        evaluation: Results for COCO's IoU thresholds and 1, 10 and 100 detections.
+        evaluation: Results for COCO's IoU thresholds and 1, 10 and 100 detections per image.
     """
     precision, recall = evaluation.average_precision, evaluation.average_recall
     return [

@@ -1,4 +1,4 @@
-"""COCO's box metric: the fast implementation where it is installed, and results class by class."""
+"""COCO's box metric, with the fast implementation where it is installed and results per class."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmengine.fileio import dump, get_local_path
 from mmengine.logging import MMLogger
-from terminaltables import AsciiTable
 
 from ..data.coco_file import category_ids, read_coco_file
 from ..errors import InputError
+from ..wording import text_table
 from .coco_evaluation import AREAS, CocoEvaluation, choose_backend, evaluate_boxes
 from .image_boxes import ImageBoxes, image_boxes
 from .matches import SCORE_THRESHOLD
 from .plots import class_table, confusion_table, write_quality
 from .quality import DetectionQuality, measure_quality
 
-# As mmdet names them: IoU threshold, area.
+# IoU threshold and index of the area of each result, by mmdet's names.
 _AP_ITEMS = {
     'mAP': (None, 0),
     'mAP_50': (0.5, 0),
@@ -30,7 +30,7 @@ _AP_ITEMS = {
     'mAP_m': (None, 2),
     'mAP_l': (None, 3),
 }
-# Wider confusion matrices are written to files only.
+# Confusion matrices of more classes are written to files only.
 _MAX_TABLE_CLASSES = 12
 
 
@@ -38,37 +38,37 @@ _MAX_TABLE_CLASSES = 12
 class ClassNameCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric`` for boxes, with results for every class.
 
-    - Computed by faster-coco-eval where it is installed, else by pycocotools; the numbers are the
-      same, and are not rounded.
-    - Classes are found by name, in whatever order the annotation file lists them.
-    - Annotations without ``area`` and ``iscrowd`` are completed.
-    - No predictions at all are a result: zeros.
-    - What is scored are the images that came, not all that the annotation file lists.
-    - Logs tables of the classes and writes tables and pictures to ``report_dir``.
+    - Uses faster-coco-eval where it is installed, else pycocotools. The numbers are the same, and
+      are not rounded.
+    - Finds classes by name, whatever their order in the annotation file.
+    - Fills in ``area`` and ``iscrowd`` where annotations lack them.
+    - Returns zeros if there are no predictions at all.
+    - Scores the images that were evaluated, not all that the annotation file lists.
+    - Logs tables of the classes, and writes tables and pictures to ``report_dir``.
 
     Args:
-        ann_file: Annotation file; the annotations of the data set are used if not given.
+        ann_file: Annotation file; ``None`` uses the annotations that come with the samples.
         metric: ``'bbox'``; for masks and proposals use ``CocoMetric``.
         classwise: Whether to log the tables of the classes and to return their AP.
-        proposal_nums: Detections of an image that are scored, ascending. ``mAP`` uses the one that
-            is 100, if any, and all others the last one, as in mmdet.
-        iou_thrs: IoU thresholds; 0.5, 0.55 ... 0.95 if not given.
-        metric_items: Results to return, of ``mAP``, ``mAP_50``, ``mAP_75``, ``mAP_s``, ``mAP_m``,
-            ``mAP_l`` and ``AR@100`` and the like; the AP if not given.
-        format_only: Whether to write the predictions and score nothing.
-        outfile_prefix: Where to write predictions: ``PREFIX.bbox.json``, with the category ids of
-            the annotation file. Nothing is written if not given.
-        backend: ``'faster_coco_eval'`` or ``'pycocotools'``; what is installed if not given.
-        score_thr: Score from which detections count for the confusion matrix.
-        report_dir: Folder for ``evaluation.json`` and pictures. The runner gives the folder
-            ``evaluation`` of the run if it is ``None``; ``''`` writes none.
+        proposal_nums: Maximum numbers of detections per image, ascending. As in mmdet, ``mAP`` uses
+            100 if it is among them; everything else uses the last one.
+        iou_thrs: IoU thresholds; ``None`` means 0.5, 0.55 ... 0.95.
+        metric_items: Results to return, from ``mAP``, ``mAP_50``, ``mAP_75``, ``mAP_s``, ``mAP_m``,
+            ``mAP_l`` and ``AR@100`` and the like; ``None`` returns all of AP.
+        format_only: Whether to write the predictions without scoring them.
+        outfile_prefix: Where to write the predictions: ``PREFIX.bbox.json``, with the category ids
+            of the annotation file. ``None`` writes nothing.
+        backend: ``'faster_coco_eval'`` or ``'pycocotools'``; ``None`` takes what is installed.
+        score_thr: Lowest score of detections that count in the confusion matrix.
+        report_dir: Folder for ``evaluation.json`` and the pictures. If it is ``None``, the runner
+            sets it to the folder ``evaluation`` of the run; ``''`` writes nothing.
         **kwargs: As for ``CocoMetric``: ``backend_args``, ``collect_device``, ``prefix``.
 
     Raises:
         InputError: If an argument is out of range, or the annotation file cannot be used.
     """
 
-    # Read by the check of the data set.
+    # Read by the dataset check.
     fills_missing_fields = True
 
     def __init__(
@@ -88,15 +88,18 @@ class ClassNameCocoMetric(CocoMetric):
     ) -> None:
         if metric not in ('bbox', ['bbox'], ('bbox',)):
             raise InputError(
-                f"metric={metric!r}: ClassNameCocoMetric scores 'bbox'; use CocoMetric for others"
+                f"metric of ClassNameCocoMetric must be 'bbox', but is {metric!r}; use CocoMetric "
+                'for others'
             )
         if format_only and not outfile_prefix:
-            raise InputError('format_only=True needs outfile_prefix, where predictions are written')
+            raise InputError(
+                'format_only=True needs outfile_prefix, which says where to write predictions'
+            )
         proposal_nums = sorted(proposal_nums)
         known = [*_AP_ITEMS, *(f'AR@{number}' for number in proposal_nums)]
         unknown = [item for item in metric_items or () if item not in known]
         if unknown:
-            raise InputError(f'metric_items={list(metric_items)}: {unknown} are not among {known}')
+            raise InputError(f'metric_items must be among {known}, but has {unknown}')
         super().__init__(
             metric='bbox',
             classwise=classwise,
@@ -111,30 +114,54 @@ class ClassNameCocoMetric(CocoMetric):
         self.backend = choose_backend(backend)
         self.score_thr = score_thr
         self.report_dir = report_dir
-        # Set by the evaluator: path and reason of images that could not be read.
+        # Set by the evaluator: paths of images that could not be read, and why.
         self.bad_images: tuple[tuple[str, str], ...] = ()
         self._coco_file = None
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
                 self._coco_file = read_coco_file(path)
             if self._coco_file.annotations is None and not format_only:
-                raise InputError(f"'{ann_file}' has no 'annotations' to score against")
-            # mmdet asks it whether the data samples have to bring their annotations.
-            self._coco_api = self._coco_file
+                raise InputError(
+                    f"'{ann_file}' has no 'annotations' to score against; name an annotated file"
+                )
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keeps the predictions of a batch, and its annotations if there is no annotation file.
+
+        Args:
+            data_batch: Not used.
+            data_samples: Data samples as dicts, with ``img_id``, ``pred_instances`` and, without
+                an annotation file, ``instances``.
+
+        Raises:
+            InputError: If there is neither an annotation file nor ``instances``.
+        """
+        for sample in data_samples:
+            truth = dict(img_id=sample['img_id'])
+            if self._coco_file is None:
+                if 'instances' not in sample:
+                    raise InputError(
+                        "ClassNameCocoMetric has no ann_file and the samples lack 'instances'; set "
+                        "ann_file, or add 'instances' to meta_keys of PackDetInputs"
+                    )
+                truth['anns'] = sample['instances']
+            found = sample['pred_instances']
+            arrays = {key: found[key].cpu().numpy() for key in ('bboxes', 'scores', 'labels')}
+            self.results.append((truth, dict(arrays, img_id=sample['img_id'])))
 
     def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
         """Computes the metrics from pairs of annotations and predictions of all images.
 
         Returns:
-            AP and, with ``classwise``, that of each class as ``NAME_precision``. As in COCO, -1 is
-            what does not exist, such as the AP of small boxes where there are none.
+            AP and, with ``classwise``, the AP of each class as ``NAME_precision``. As in COCO, -1
+            stands for what does not exist, such as the AP of small boxes where there are none.
 
         Raises:
             InputError: If there are no images.
         """
         logger: MMLogger = MMLogger.get_current_instance()
         if not results:
-            raise InputError('the evaluation got no images; check the dataloader')
+            raise InputError('the evaluation got no images; check the dataloader of the split')
         names = list(self.dataset_meta['classes'])
         if self._coco_file is not None:
             self.cat_ids = category_ids(self._coco_file, names)
@@ -144,7 +171,7 @@ class ClassNameCocoMetric(CocoMetric):
         if self.outfile_prefix is not None:
             self.results2json(list(predictions.values()), self.outfile_prefix)
         if self.format_only:
-            logger.info(f'predictions are written to {self.outfile_prefix}.bbox.json')
+            logger.info(f'Predictions: {self.outfile_prefix}.bbox.json')
             return OrderedDict()
 
         truths = self._truths([truth for truth, _ in results])
@@ -164,7 +191,7 @@ class ClassNameCocoMetric(CocoMetric):
         return values
 
     def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict[str, str]:
-        """Writes the predictions in COCO's form; see mmdet's ``CocoMetric``."""
+        """Writes the predictions in COCO's format; see mmdet's ``CocoMetric``."""
         rows = [
             dict(
                 image_id=result['img_id'],
@@ -182,7 +209,7 @@ class ClassNameCocoMetric(CocoMetric):
         return dict(bbox=path)
 
     def _truths(self, truths: Sequence[dict]) -> dict[Any, list[dict]]:
-        """Annotations of every image by its id, with labels for category ids."""
+        """Returns the annotations of every image by its id, with labels for category ids."""
         found: dict[Any, list[dict]] = {truth['img_id']: [] for truth in truths}
         if self._coco_file is None:
             for truth in {truth['img_id']: truth for truth in truths}.values():
@@ -204,7 +231,7 @@ class ClassNameCocoMetric(CocoMetric):
         if left_out > 0:
             MMLogger.get_current_instance().warning(
                 f"{left_out} of {len(self._coco_file.images)} images of '{self._coco_file.path}' "
-                'were not evaluated; the scores are those of the others'
+                'were not evaluated; the scores are for the others'
             )
         return found
 
@@ -216,12 +243,12 @@ class ClassNameCocoMetric(CocoMetric):
         return image_boxes(truths, labels, boxes, found['scores'], found['labels'])
 
     def _item(self, evaluation: CocoEvaluation, item: str) -> float:
-        """A result by the name that mmdet gives it."""
+        """Returns a result by mmdet's name for it."""
         if item.startswith('AR@'):
             column = self.proposal_nums.index(int(item.removeprefix('AR@')))
             return evaluation.average_recall(column=column)
         iou, area = _AP_ITEMS[item]
-        # mmdet takes 100 detections for mAP and all for the others.
+        # As mmdet does: 100 detections for mAP, the most for all others.
         hundred = item == 'mAP' and 100 in self.proposal_nums
         column = self.proposal_nums.index(100) if hundred else -1
         return evaluation.average_precision(iou, area, column=column)
@@ -245,13 +272,13 @@ class ClassNameCocoMetric(CocoMetric):
                 f'{self._item(evaluation, f"AR@{number}"):0.3f}'
             )
         if self.classwise:
-            lines.append(AsciiTable(class_table(quality.classes)).table)
+            lines.append(text_table(*class_table(quality.classes)))
             if len(quality.classes) <= _MAX_TABLE_CLASSES:
                 confusions = quality.confusions
                 lines.append(
                     f'Confusions at score {confusions.score_thr:g}, IoU {confusions.iou_thr:g}:'
                 )
-                lines.append(AsciiTable(confusion_table(confusions, quality.names)).table)
+                lines.append(text_table(*confusion_table(confusions, quality.names)))
         logger.info('\n'.join(lines))
         if self.report_dir:
             write_quality(quality, self.report_dir)

@@ -1,4 +1,4 @@
-"""The boxes of an image: those to find, and those that were found."""
+"""The boxes of an image: the true ones and the detected ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..data.coco_file import CocoFile, complete_annotation
 
 @dataclass(frozen=True)
 class ImageBoxes:
-    """What there is in one image, and what a detector found in it.
+    """What is in one image, and what a detector found in it.
 
     All boxes are ``x, y, width, height`` in pixels, as in COCO's files.
 
     Attributes:
-        true_boxes: Boxes to find and crowd regions, (M, 4).
+        true_boxes: Boxes to find, and crowd regions, (M, 4).
         true_labels: Their classes, (M,), from 0.
-        true_areas: Area of each object in square pixels, (M,).
+        true_areas: Areas of the objects in square pixels, (M,).
         crowd: Whether each is a crowd region, in which detections do not count, (M,).
-        boxes: Detections, (N, 4).
+        boxes: Boxes of the detections, (N, 4).
         scores: Their scores, (N,) in 0..1.
         labels: Their classes, (N,), from 0.
     """
@@ -48,8 +48,8 @@ def image_boxes(
 
     Args:
         annotations: Annotations in COCO's format; ``area`` and ``iscrowd`` may be missing.
-        true_labels: Class of each, from 0.
-        boxes: Detections as ``x, y, width, height``.
+        true_labels: Their classes, from 0.
+        boxes: Boxes of the detections as ``x, y, width, height`` in pixels.
         scores: Their scores.
         labels: Their classes, from 0.
     """
@@ -66,7 +66,7 @@ def image_boxes(
 
 
 def boxes_of_files(coco: CocoFile, predictions: Sequence[Mapping[str, Any]]) -> list[ImageBoxes]:
-    """Boxes of every image of an annotation file; classes are numbered as in the file.
+    """Returns the boxes of every image of an annotation file; labels follow the order of the file.
 
     Args:
         coco: The annotations.
@@ -91,15 +91,13 @@ def boxes_of_files(coco: CocoFile, predictions: Sequence[Mapping[str, Any]]) -> 
 
 
 def box_iou(first: np.ndarray, second: np.ndarray, over_first: bool = False) -> np.ndarray:
-    """Overlap of boxes.
+    """Returns the overlap of boxes, (N, M) in 0..1; 0 for boxes without area.
 
     Args:
         first: (N, 4) as ``x, y, width, height``.
         second: (M, 4) as ``x, y, width, height``.
-        over_first: Divide by the area of the first box instead of the union, as for crowds.
-
-    Returns:
-        (N, M) in 0..1; 0 for boxes without area.
+        over_first: Whether to divide by the area of the first box instead of the union, as COCO
+            does for crowds.
     """
     first, second = first[:, None], second[None]
     corners = np.maximum(first[..., :2], second[..., :2])

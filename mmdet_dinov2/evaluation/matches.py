@@ -1,4 +1,4 @@
-"""Which detection lies on which box: confusions of classes, and how good single images are."""
+"""Which detection matches which box: confusions of classes, and the quality of single images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from .image_boxes import ImageBoxes, box_iou
 
-# From which a detection counts where a decision is needed, and lies on a box.
+# Where a decision is needed: the lowest score that counts, and the lowest IoU of a match.
 SCORE_THRESHOLD = 0.3
 IOU_THRESHOLD = 0.5
 BACKGROUND = 'background'
@@ -17,15 +17,15 @@ BACKGROUND = 'background'
 
 @dataclass(frozen=True)
 class ImageMatch:
-    """Boxes and detections of one image, matched.
+    """The matched boxes and detections of one image.
 
     Attributes:
-        detections: Indices of the detections from the score threshold on, the highest score first.
-        pairs: Indices (box, detection) of those that lie on each other.
-        correct: Those of ``pairs`` of equal class.
-        missed: Indices of the boxes without a detection; crowd regions are none.
-        surplus: Indices of the detections that lie on no box and on no crowd region.
-        repeated: Those of ``surplus`` that lie on a box of their class, which another one has.
+        detections: Indices of the detections from the score threshold on, highest score first.
+        pairs: Indices (box, detection) of the matches.
+        correct: The ``pairs`` of equal class.
+        missed: Indices of the boxes without a match; crowd regions are not among them.
+        surplus: Indices of the detections that match neither a box nor a crowd region.
+        repeated: Those of ``surplus`` on a box of their class that a different detection matches.
     """
 
     detections: list[int]
@@ -37,7 +37,7 @@ class ImageMatch:
 
     @property
     def num_boxes(self) -> int:
-        """Boxes to find."""
+        """Number of boxes to find."""
         return len(self.pairs) + len(self.missed)
 
     @property
@@ -54,14 +54,14 @@ def match_boxes(
 ) -> ImageMatch:
     """Matches the boxes and the detections of an image.
 
-    A detection lies on at most one box and a box under at most one detection. Detections of the
-    right class choose first, those of higher score before others; what they leave is confused.
-    Detections on crowd regions do not count.
+    Each box matches at most one detection, and each detection at most one box. Boxes go first to
+    detections of their class, in order of score, and what is left to those of other classes, which
+    makes a confusion. Detections on crowd regions do not count.
 
     Args:
         image: The boxes.
-        score_thr: Score from which detections count.
-        iou_thr: IoU from which a detection lies on a box.
+        score_thr: Lowest score of a detection that counts.
+        iou_thr: Lowest IoU of a match.
     """
     detections = [
         int(index)
@@ -89,23 +89,23 @@ def match_boxes(
         correct=[(box, i) for box, i in pairs if image.true_labels[box] == image.labels[i]],
         missed=np.flatnonzero(free).tolist(),
         surplus=surplus,
-        # A box of their class, had it been free, would be theirs.
+        # They would have matched a box of their class had it been free.
         repeated=[i for i in surplus if (own_class[i] & (overlaps[i] >= iou_thr)).any()],
     )
 
 
 @dataclass(frozen=True)
 class Confusions:
-    """Which class was taken for which.
+    """Which class was detected as which.
 
     The diagonal holds the true positives: divided by the sum of its column it is the precision, by
-    that of its row the recall, at these thresholds.
+    the sum of its row the recall, at these thresholds.
 
     Attributes:
         matrix: Counts, (C + 1, C + 1): rows are true classes, columns detected ones. The last row
-            holds detections where nothing is, the last column boxes that nothing was detected for.
-        score_thr: Score from which detections count.
-        iou_thr: IoU from which a detection lies on a box.
+            holds detections without a box, the last column boxes without a detection.
+        score_thr: Lowest score of a detection that counts.
+        iou_thr: Lowest IoU of a match.
     """
 
     matrix: np.ndarray
@@ -114,11 +114,11 @@ class Confusions:
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of each true class in 0..1, (C + 1, C + 1)."""
+        """Shares of the boxes of each true class in 0..1, (C + 1, C + 1)."""
         return self.matrix / np.maximum(self.matrix.sum(1, keepdims=True), 1)
 
     def most_frequent(self, count: int) -> list[tuple[int, int, int]]:
-        """Count, row and column of the largest entries beside the diagonal."""
+        """Returns count, row and column of the largest entries off the diagonal."""
         wrong = self.matrix.copy()
         np.fill_diagonal(wrong, 0)
         largest = np.argsort(-wrong, axis=None, kind='stable')[:count]
@@ -137,8 +137,8 @@ def count_confusions(
     Args:
         images: Boxes of every image.
         num_classes: Number of classes.
-        score_thr: Score from which detections count.
-        iou_thr: IoU from which a detection lies on a box.
+        score_thr: Lowest score of a detection that counts.
+        iou_thr: Lowest IoU of a match.
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
     for image in images:
@@ -151,9 +151,9 @@ def count_confusions(
 
 
 def best_and_worst(matches: Sequence[ImageMatch], count: int = 4) -> tuple[list[int], list[int]]:
-    """Indices of the images with the highest and the lowest F1; fuller images first.
+    """Returns the indices of the images with the highest and with the lowest F1.
 
-    No image is in both.
+    Images with more boxes and detections come first. No image is in both lists.
     """
 
     def size(index: int) -> int:

@@ -1,4 +1,4 @@
-"""Tables and pictures of how good detections are."""
+"""Tables and pictures of the quality of detections."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Classes beyond it have no names at the axes and no numbers in the cells.
+# With more classes, axes have no names and cells no numbers.
 _MAX_NAMED = 40
 _MAX_CURVES = 20
 _COLUMNS = ('ap', 'ap_50', 'ap_75', 'ap_s', 'ap_m', 'ap_l', 'precision', 'recall', 'best_score')
 
 
-def class_table(classes: Sequence[ClassQuality]) -> list[list[str]]:
-    """Rows of a table of all classes with a heading; ``-`` where a number does not exist."""
+def class_table(classes: Sequence[ClassQuality]) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of a table of all classes; ``-`` where a number does not exist."""
     header = ['category', 'boxes', *(name.replace('ap', 'mAP') for name in _COLUMNS[:6])]
     header += ['precision', 'recall', 'at score']
     rows = [
         [entry.name, str(entry.num_boxes)] + [_number(getattr(entry, name)) for name in _COLUMNS]
         for entry in classes
     ]
-    return [header, *rows]
+    return header, rows
 
 
-def confusion_table(confusions: Confusions, names: Sequence[str]) -> list[list[str]]:
-    """Rows of the confusion matrix with a heading: true classes down, detected ones across."""
+def confusion_table(
+    confusions: Confusions, names: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of the confusion matrix: a row for each true class."""
     labels = [*names, BACKGROUND]
     rows = [[label, *map(str, row)] for label, row in zip(labels, confusions.matrix, strict=True)]
-    return [['true \\ detected', *labels], *rows]
+    return ['true \\ detected', *labels], rows
 
 
 def _number(value: float | None) -> str:
@@ -59,8 +61,8 @@ def draw_precision_recall(
         recalls: (R,) in 0..1.
         curves: Precision of every class, (C, R) in 0..1; -1 where a class has no box.
         names: Names of the classes.
-        max_named: Of more classes the mean is drawn and the others are thin lines without names.
-        in_points: Whether AP is written as 0 to 100 instead of 0 to 1.
+        max_named: With more classes, only the mean has a name; the classes are thin lines.
+        in_points: Whether AP is written in 0..100 instead of 0..1.
     """
 
     def ap(curve: np.ndarray) -> str:
@@ -86,7 +88,7 @@ def draw_precision_recall(
 def precision_recall_figure(
     recalls: np.ndarray, curves: np.ndarray, names: Sequence[str]
 ) -> Figure:
-    """A figure of ``draw_precision_recall``."""
+    """Returns a figure of ``draw_precision_recall``."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout='constrained')
@@ -151,11 +153,11 @@ def class_ap_figure(classes: Sequence[ClassQuality]) -> Figure:
 
 
 def write_quality(quality: DetectionQuality, folder: str | Path) -> list[Path]:
-    """Writes the results of an evaluation; files of an earlier one are replaced.
+    """Writes the results of an evaluation, over those of an earlier one.
 
     Args:
         quality: The results.
-        folder: Where to; it is made.
+        folder: Where to write; created if it does not exist.
 
     Returns:
         The files: ``evaluation.json``, ``precision_recall.png``, ``confusion_matrix.png`` and

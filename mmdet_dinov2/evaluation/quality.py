@@ -1,6 +1,6 @@
 """How good detections are, class by class: average precision, working points, confusions.
 
-Plain numbers in and out: nothing here knows of mmdet, files or pictures.
+Takes and returns plain numbers: nothing here knows of mmdet, files or pictures.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .matches import BACKGROUND, SCORE_THRESHOLD, Confusions, count_confusions
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """Results of one class. ``None`` where the class has no box to find.
+    """Results of one class; ``None`` where it has no box to find.
 
     Attributes:
         name: Name of the class.
-        num_boxes: Boxes to find, without crowds.
+        num_boxes: Number of boxes to find, without crowds.
         ap: Average precision over the IoU thresholds, in 0..1.
         ap_50: At IoU 0.5.
         ap_75: At IoU 0.75.
-        ap_s: Of boxes below 32 x 32 pixels.
-        ap_m: Of boxes up to 96 x 96 pixels.
-        ap_l: Of larger boxes.
-        best_score: Score threshold of the highest F1 at IoU 0.5.
+        ap_s: For boxes below 32 x 32 pixels.
+        ap_m: For boxes up to 96 x 96 pixels.
+        ap_l: For larger boxes.
+        best_score: Score threshold with the highest F1 at IoU 0.5.
         precision: Precision at that threshold.
         recall: Recall at that threshold.
     """
@@ -57,8 +57,8 @@ class DetectionQuality:
         curves: Precision at IoU 0.5 of every class over the recalls, (C, R); -1 where a class has
             no box.
         confusions: The confusion matrix.
-        num_images: Evaluated images.
-        bad_images: Path and reason of the images that could not be read.
+        num_images: Number of evaluated images.
+        bad_images: Paths of the images that could not be read, and why.
     """
 
     classes: tuple[ClassQuality, ...]
@@ -74,7 +74,7 @@ class DetectionQuality:
         return [entry.name for entry in self.classes]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as numbers, strings, lists and dicts."""
+        """Returns everything as numbers, strings, lists and dicts."""
         return dict(
             num_images=self.num_images,
             bad_images=[dict(path=path, reason=reason) for path, reason in self.bad_images],
@@ -104,8 +104,8 @@ def measure_quality(
         images: Boxes of every image.
         evaluation: COCO's evaluation of them.
         names: Names of the classes.
-        score_thr: Score from which detections count for the confusions.
-        bad_images: Path and reason of the images that could not be read.
+        score_thr: Lowest score of detections that count for the confusions.
+        bad_images: Paths of the images that could not be read, and why.
     """
     num_boxes = np.zeros(len(names), dtype=int)
     for image in images:
@@ -153,7 +153,7 @@ def _class_quality(
 def _best_f1(
     precisions: np.ndarray, scores: np.ndarray, recalls: np.ndarray
 ) -> tuple[float | None, float | None, float | None]:
-    """Score, precision and recall of the point with the highest F1."""
+    """Returns score, precision and recall of the point with the highest F1."""
     if precisions.max() < 0:
         return None, None, None
     f1 = 2 * precisions * recalls / np.maximum(precisions + recalls, 1e-12)

@@ -1,4 +1,4 @@
-"""The box metric against mmdet's own, on results that are easy to reason about."""
+"""The box metric against mmdet's."""
 
 import json
 from unittest import mock
@@ -19,7 +19,7 @@ CLASSES = ('cat', 'dog', 'red fox')
 
 
 def random_content(seed, num_images=30, category_ids=(40, 5, 17)):
-    """Annotations with crowds, empty images, small and large boxes, unordered odd ids."""
+    """Returns annotations with crowds, empty images, boxes of all sizes, and ids in no order."""
     rng = np.random.default_rng(seed)
     images = [
         dict(id=int(i) * 7 + 3, file_name=f'{i}.jpg', width=300, height=200)
@@ -45,7 +45,7 @@ def random_content(seed, num_images=30, category_ids=(40, 5, 17)):
 
 
 def predictions_for(content, seed, classes=CLASSES):
-    """Data samples: boxes that were moved, some with a wrong class, some where nothing is."""
+    """Returns data samples: shifted boxes, some with a wrong class, and some without a true box."""
     rng = np.random.default_rng(seed)
     names = {category['id']: category['name'] for category in content['categories']}
     samples = []
@@ -104,7 +104,7 @@ def assert_backends_agree(path, samples, classes):
 
 @pytest.mark.parametrize('seed', [0, 1])
 def test_the_numbers_are_those_of_mmdet(tmp_path, seed):
-    # Ascending ids: of others mmdet gives classes the AP of one another in its table of classes.
+    # Ascending ids: with others, mmdet's table of classes mixes up the AP of classes.
     content = random_content(seed, category_ids=(5, 17, 40))
     path = write(tmp_path, content)
     samples = predictions_for(content, seed)
@@ -156,7 +156,7 @@ def test_classes_are_found_by_name(tmp_path):
     content = random_content(0)
     reordered = ('red fox', 'cat', 'dog')
     expected = evaluate(ClassNameCocoMetric(write(tmp_path, content)), predictions_for(content, 0))
-    # The same detections, their labels counted in another order.
+    # The same detections, their labels in a different order.
     samples = predictions_for(content, 0)
     for entry in samples:
         labels = [reordered.index(CLASSES[label]) for label in entry.pred_instances.labels]
@@ -206,7 +206,7 @@ def test_only_the_images_that_came_are_scored(tmp_path):
     )
     expected = evaluate(ClassNameCocoMetric(write(tmp_path, half, 'half.json')), samples[:10])
     assert evaluate(ClassNameCocoMetric(path), samples[:10]) == expected
-    # What a distributed sampler adds to make processes equally busy counts once.
+    # Images that a distributed sampler repeats, so that all processes get as many, count once.
     assert evaluate(ClassNameCocoMetric(path), samples[:10] + samples[:2]) == expected
 
 
@@ -234,6 +234,12 @@ def test_annotations_may_come_with_the_samples(tmp_path):
     assert found == pytest.approx(expected)
 
 
+def test_annotations_that_come_from_nowhere():
+    samples = predictions_for(random_content(0), 0)
+    with pytest.raises(InputError, match="no ann_file and the samples lack 'instances'"):
+        evaluate(ClassNameCocoMetric(), samples)
+
+
 def test_the_backend_is_what_is_installed():
     assert ClassNameCocoMetric().backend == 'faster_coco_eval'
     with mock.patch('importlib.util.find_spec', return_value=None):
@@ -243,10 +249,10 @@ def test_the_backend_is_what_is_installed():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(metric='segm'), "scores 'bbox'; use CocoMetric"),
+        (dict(metric='segm'), "must be 'bbox', but is 'segm'; use CocoMetric"),
         (dict(format_only=True), 'format_only=True needs outfile_prefix'),
-        (dict(backend='lvis'), "'lvis' is not among"),
-        (dict(metric_items=['AR@7']), r"\['AR@7'\] are not among"),
+        (dict(backend='lvis'), "but is 'lvis'"),
+        (dict(metric_items=['AR@7']), r"must be among .*, but has \['AR@7'\]"),
     ],
 )
 def test_wrong_arguments(arguments, message):

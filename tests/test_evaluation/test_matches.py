@@ -1,4 +1,4 @@
-"""Scores, confusions and images on a case that can be counted by hand."""
+"""Scores, confusions and ranked images, on a case that can be counted by hand."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def box(image, category, bbox, **extra):
 
 @pytest.fixture
 def coco():
-    """Two images with boxes, one without; category ids are not 0, 1, 2."""
+    """Two images with boxes and one without; category ids that are not 0, 1, 2."""
     images = [dict(id=i, file_name=f'{i}.jpg', width=200, height=150) for i in (1, 2, 3)]
     annotations = [
         box(1, 7, [10, 10, 20, 20], id=1, iscrowd=0),
@@ -37,9 +37,9 @@ def coco():
 
 PREDICTIONS = [
     dict(image_id=1, category_id=7, bbox=[10, 10, 20, 20], score=0.9),  # right
-    dict(image_id=1, category_id=7, bbox=[100, 20, 50, 60], score=0.8),  # other class
-    dict(image_id=2, category_id=3, bbox=[60, 100, 20, 20], score=0.7),  # nothing there
-    dict(image_id=2, category_id=7, bbox=[5, 5, 120, 100], score=0.1),  # right, but unsure
+    dict(image_id=1, category_id=7, bbox=[100, 20, 50, 60], score=0.8),  # wrong class
+    dict(image_id=2, category_id=3, bbox=[60, 100, 20, 20], score=0.7),  # no box there
+    dict(image_id=2, category_id=7, bbox=[5, 5, 120, 100], score=0.1),  # right, with a low score
     dict(image_id=3, category_id=5, bbox=[1, 1, 9, 9], score=0.2),
 ]
 
@@ -50,8 +50,8 @@ def test_scores(coco, backend):
     evaluation = evaluate_boxes(images, 3, backend=backend)
     table = dict(coco_table(evaluation))
     a, b, c = measure_quality(images, evaluation, coco.category_names).classes
-    # a: found at 0.9, missed at 0.8 (a false one), found at 0.1: precision 1 up to a recall of 0.5,
-    # then 2/3; b: not found; c: no box
+    # a: right at 0.9, wrong at 0.8, right at 0.1, so the precision is 1 up to a recall of 0.5 and
+    # then 2/3; b: not found; c: no box.
     ap = (51 * 1.0 + 50 * 2 / 3) / 101
     assert [a.ap, b.ap, c.ap] == pytest.approx([ap, 0.0, None])
     assert [a.num_boxes, b.num_boxes, c.num_boxes] == [2, 1, 0]
@@ -107,7 +107,7 @@ def test_confusions(coco):
     expected = np.zeros((4, 4), dtype=int)
     expected[0, 0] = 1  # a found
     expected[1, 0] = 1  # b found as a
-    expected[0, 3] = 1  # a of image 2 not found at this score
+    expected[0, 3] = 1  # a of image 2, whose score is too low
     # b on a crowd region does not count
     assert confusions.matrix.tolist() == expected.tolist()
     assert confusions.shares[0].tolist() == [0.5, 0, 0, 0.5]
@@ -128,7 +128,7 @@ def one_image(boxes, scores, labels, true_boxes, true_labels, crowd_boxes=()):
 
 def test_confusions_of_one_image():
     image = one_image(
-        # Right; wrong class; where nothing is; twice the same; not sure enough; on a crowd.
+        # Right; wrong class; no box there; found twice; score too low; on a crowd.
         [square(0), square(20), square(40), square(1), square(60), square(85)],
         [0.9, 0.8, 0.7, 0.6, 0.4, 0.9],
         [0, 1, 1, 0, 0, 0],
@@ -140,15 +140,15 @@ def test_confusions_of_one_image():
     match = match_boxes(image, 0.5)
     assert (match.detections, match.missed, match.surplus) == ([0, 5, 1, 2, 3], [2], [2, 3])
     assert (match.num_boxes, match.correct, match.repeated) == (3, [(0, 0)], [3])
-    assert match.f1 == pytest.approx(2 / 7)  # the one on the crowd is no mistake
+    assert match.f1 == pytest.approx(2 / 7)  # the one on the crowd is not a mistake
 
 
 def test_equal_classes_are_matched_first():
-    """Although the other class is surer and overlaps more."""
+    """Although the detection of the wrong class has a higher score and overlaps more."""
     image = one_image([square(0), square(1)], [0.9, 0.6], [1, 0], [square(0)], [0])
     match = match_boxes(image)
     assert match.pairs == match.correct == [(0, 1)]
-    assert (match.surplus, match.repeated) == ([0], [])  # of another class than the box
+    assert (match.surplus, match.repeated) == ([0], [])  # its class is not that of the box
     assert match.f1 == pytest.approx(2 / 3)
     assert count_confusions([image], 2).matrix.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
 

@@ -1,4 +1,4 @@
-"""Results of classes on detections that can be counted by hand."""
+"""Results per class, on detections that can be counted by hand."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mmdet_dinov2.evaluation.quality import ClassQuality, measure_quality
 
 
 def made_up_quality(num_classes=3):
-    """The first class is found without mistakes, the second never, the others have no box."""
+    """Returns results in which class 0 is always found, class 1 never, and others have no box."""
     iou_thrs = np.array([0.5, 0.75])
     recalls = np.linspace(0, 1, 5)
     precision = np.full((2, 5, num_classes, 4, 3), -1.0)
@@ -37,12 +37,13 @@ def test_results_of_classes():
 
 
 def test_tables():
-    header, *rows = class_table(made_up_quality().classes)
+    header, rows = class_table(made_up_quality().classes)
     assert header[:4] == ['category', 'boxes', 'mAP', 'mAP_50']
     assert rows[0][:4] == ['class 0', '4', '0.350', '0.700']
     assert rows[2] == ['class 2', '0'] + ['-'] * 9
-    table = confusion_table(made_up_quality().confusions, ['a', 'b', 'c'])
-    assert table[0] == ['true \\ detected', 'a', 'b', 'c', 'background'] and len(table) == 5
+    header, rows = confusion_table(made_up_quality().confusions, ['a', 'b', 'c'])
+    assert header == ['true \\ detected', 'a', 'b', 'c', 'background']
+    assert rows[0] == ['a', '0', '0', '0', '4'] and len(rows) == 4
 
 
 @pytest.mark.parametrize('num_classes', [2, 60])
