@@ -13,9 +13,10 @@ import torch
 from mmengine.logging import MessageHub
 
 from mmdet_dinov2 import files
-from mmdet_dinov2.engine.hooks.checkpoint import IntactCheckpointHook, find_last_checkpoint
+from mmdet_dinov2.engine.hooks.checkpoint import IntactCheckpointHook
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.files import write_checkpoint
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 
 def stub_runner(work_dir):

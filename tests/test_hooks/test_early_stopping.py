@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from mmdet_dinov2.engine.hooks.checkpoint import find_last_checkpoint
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..test_resume.test_choose import losses_of
 from ..tools import run_tool, write_config

@@ -6,8 +6,8 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdet_dinov2.engine.hooks.checkpoint import find_last_checkpoint
 from mmdet_dinov2.engine.hooks.ema import TrainedEMAHook, trained_part
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..test_resume.test_choose import assert_same, losses_of
 from ..tools import run_tool, write_config

@@ -13,10 +13,10 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
 from mmdet_dinov2.checkpoint import read_checkpoint
-from mmdet_dinov2.engine.hooks.checkpoint import find_last_checkpoint
 from mmdet_dinov2.engine.hooks.nonfinite import BadStep, NonFiniteHook, describe_images
 from mmdet_dinov2.engine.resume.replay import replay
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..test_engine.test_loops import scalars_of
 from ..test_resume.test_choose import losses_of

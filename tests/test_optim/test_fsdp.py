@@ -8,9 +8,9 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from mmdet_dinov2.checkpoint.sharded import divide_like, gather
-from mmdet_dinov2.engine.hooks.checkpoint import find_last_checkpoint
 from mmdet_dinov2.engine.optim.fsdp import FullyShardedModel, transformer_blocks
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..test_engine.test_distributed import CURVE
 from ..test_resume.test_choose import losses_of

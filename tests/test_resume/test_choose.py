@@ -8,10 +8,10 @@ import torch
 
 from mmdet_dinov2.engine.batch import EffectiveBatch, check_resumed_batch
 from mmdet_dinov2.engine.hooks import preemption
-from mmdet_dinov2.engine.hooks.checkpoint import find_last_checkpoint
 from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE, PreemptionHook
 from mmdet_dinov2.engine.resume.changes import check_epoch_length
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..tools import failure_of, run_tool, write_config
 

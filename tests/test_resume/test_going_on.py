@@ -11,10 +11,10 @@ from torch import nn
 
 from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.engine.batch import EffectiveBatch
-from mmdet_dinov2.engine.hooks.checkpoint import find_last_checkpoint
 from mmdet_dinov2.engine.resume.changes import check_optimizer, describe_changes, training_settings
 from mmdet_dinov2.engine.resume.choose import choose_checkpoint, has_checkpoints
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..test_engine.test_loops import scalars_of
 from ..tools import failure_of, run_tool, write_config

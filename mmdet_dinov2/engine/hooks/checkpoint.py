@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
@@ -11,8 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...files import write_text
-
-LAST_CHECKPOINT = 'last_checkpoint'
+from ...runs.checkpoints import LAST_CHECKPOINT
 
 
 @HOOKS.register_module()
@@ -79,16 +77,3 @@ class IntactCheckpointHook(CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):
             self.file_backend.rmtree(path)
-
-
-def find_last_checkpoint(work_dir: str | Path) -> str | None:
-    """Path of the checkpoint that a run in this folder goes on from, or None.
-
-    The folder may have been moved since.
-    """
-    pointer = Path(work_dir) / LAST_CHECKPOINT
-    if not pointer.is_file():
-        return None
-    path = pointer.read_text().strip()
-    beside = Path(work_dir) / Path(path).name
-    return str(beside) if path and '://' not in path and beside.is_file() else path or None

@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 
 from ...errors import InputError
 from ...models.matching import BatchedHungarianAssigner
+from ...runs.checkpoints import find_last_checkpoint
 from ..resume.replay import keep_batch
-from .checkpoint import find_last_checkpoint
 
 _MOST_NAMES = 8
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from ...checkpoint import read_checkpoint
 from ...errors import InputError
+from ...runs.checkpoints import LAST_CHECKPOINT, find_last_checkpoint
 from ...wording import first_names
-from ..hooks.checkpoint import LAST_CHECKPOINT, find_last_checkpoint
 
 _NO_CHECKPOINTS = ('best_*', 'nonfinite_*')
 
