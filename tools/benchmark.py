@@ -26,7 +26,7 @@ from mmdet_dinov2.benchmark.machine import describe_machine
 from mmdet_dinov2.benchmark.picture import draw_report
 from mmdet_dinov2.benchmark.settings import Settings
 from mmdet_dinov2.benchmark.suites import SUITES
-from mmdet_dinov2.benchmark.tables import Report
+from mmdet_dinov2.benchmark.tables import BenchmarkReport
 from mmdet_dinov2.benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models.dinov2_archs import ARCHS
@@ -113,7 +113,7 @@ def main() -> None:
         settings = Settings(device, args.seed, args.repeats, args.dry_run, args.time_limit)
         name = args.suite or '_'.join(Path(config).stem for config in args.configs)
         command = shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
-        report = Report(args.work_dir, name, command, describe_machine(device))
+        report = BenchmarkReport(args.work_dir, name, command, describe_machine(device))
         if args.suite:
             SUITES[args.suite](report, settings)
         else:

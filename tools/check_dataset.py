@@ -10,7 +10,6 @@ except ImportError as error:
     sys.exit(f'error: {error}')
 
 from rich.console import Console
-from rich.progress import Progress
 
 from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.dataset_pictures import draw_images, sample_images
@@ -43,12 +42,7 @@ def main() -> None:
         if args.workers < 1 or args.samples < 0:
             raise ValueError('--workers must be at least 1 and --samples at least 0')
         cfg = cli.read_config(args)
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-
-            def start(total: int):
-                task = progress.add_task('images', total=total)
-                return lambda: progress.advance(task)
-
+        with cli.progress_bars('images') as start:
             report = check_dataset(cfg, args.splits, args.workers, start)
         console = Console(width=None if sys.stdout.isatty() else 120)
         console.print(findings_table(report.findings))

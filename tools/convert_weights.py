@@ -13,10 +13,9 @@ except ImportError as error:
 import torch
 from safetensors.torch import save_file
 
+from mmdet_dinov2 import cli
 from mmdet_dinov2.checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
 from mmdet_dinov2.checkpoint.layouts import recognise
-from mmdet_dinov2.checkpoint.reading import TRUST_FLAG
-from mmdet_dinov2.cli.arguments import one_sentence_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,13 +27,13 @@ def parse_args() -> argparse.Namespace:
         'src', help='checkpoint file or URL in any layout, also of a whole detector'
     )
     parser.add_argument('dst', type=Path, help='file to write, .pth or .safetensors')
-    parser.add_argument(TRUST_FLAG, action='store_true', help='load files that run code')
+    cli.add_trust_argument(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with one_sentence_errors(every_error=True):
+    with cli.one_sentence_errors(every_error=True):
         if args.dst.suffix not in ('.pth', '.safetensors'):
             raise ValueError(f'{args.dst} must end in .pth or .safetensors')
         if args.dst.exists():

@@ -8,13 +8,14 @@ try:
 except ImportError as error:
     sys.exit(f'error: {error}')
 
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-
 from mmdet_dinov2 import cli
-from mmdet_dinov2.analysis.lr_curves import describe_group, draw_lr_curves, lr_curves
-from mmdet_dinov2.data.own_config import repeat_small_training_set
-from mmdet_dinov2.engine import batch
+from mmdet_dinov2.analysis.lr_curves import (
+    describe_group,
+    draw_lr_curves,
+    epoch_length,
+    lr_curves,
+)
+from mmdet_dinov2.wording import text_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,15 +32,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def epoch_length(cfg: Config, world_size: int) -> int:
-    accumulation = batch.check_accumulation(cfg.optim_wrapper)
-    images = batch.EffectiveBatch(world_size, cfg.train_dataloader.batch_size, accumulation).total
-    if 'own_data' in cfg and 'times' not in cfg.train_dataloader.dataset:
-        repeat_small_training_set(cfg, images)
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    return -(-len(dataset) // images)
-
-
 def main() -> None:
     args = parse_args()
     with cli.one_sentence_errors(every_error=True):
@@ -50,10 +42,11 @@ def main() -> None:
         curves = lr_curves(cfg, length)
         out = args.out or f'{cfg.work_dir}/lr_{cli.config_name(args)}.png'
         draw_lr_curves(curves, out, cli.config_name(args))
-    print(f'{"first":>10}  {"highest":>10}  {"last":>10}  parameters')
-    for curve in curves:
-        rates = curve.rates
-        print(f'{rates[0]:10.3g}  {rates.max():10.3g}  {rates[-1]:10.3g}  {describe_group(curve)}')
+    rows = [
+        (*(f'{rate:.3g}' for rate in (c.rates[0], c.rates.max(), c.rates[-1])), describe_group(c))
+        for c in curves
+    ]
+    print(text_table(('first', 'highest', 'last', 'parameters'), rows))
     print(f'drawn: {out}')
 
 

@@ -1,4 +1,4 @@
-"""Looks at a batch that stopped a training. Usage: python tools/replay_batch.py CONFIG FILE"""
+"""Replays a batch that stopped a training. Usage: python tools/replay_batch.py CONFIG FILE"""
 
 import argparse
 import sys
@@ -10,18 +10,17 @@ except ImportError as error:
 
 from mmdet_dinov2 import cli
 from mmdet_dinov2.engine.resume.replay import ReplayReport, replay
-
-_MOST_NAMES = 10
+from mmdet_dinov2.wording import first_names
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Run the batch that a training kept when its loss was not finite once more, '
-        'with the weights of that moment, and show where the numbers go wrong. Ends with 1 if they '
-        'do.'
+        description='Run the batch that a training saved when a value was non-finite once more, '
+        'with the weights of that step, and show where the first non-finite value arises. The exit '
+        'code is 1 if there is one.'
     )
     parser.add_argument('config', help='config file of the training')
-    parser.add_argument('file', help='nonfinite_step_N_process_M.pth from the work folder')
+    parser.add_argument('file', help='nonfinite_step_N_process_M.pth in the work folder')
     cli.add_config_arguments(parser)
     return parser.parse_args()
 
@@ -32,10 +31,8 @@ def print_report(report: ReplayReport) -> None:
     if report.finite:
         print('all losses, outputs and gradients are finite')
         return
-    print(f'first module with numbers that are not finite: {report.first_module or "none"}')
-    names = report.gradients
-    more = f' and {len(names) - _MOST_NAMES} more' if len(names) > _MOST_NAMES else ''
-    print(f'gradients that are not finite: {", ".join(names[:_MOST_NAMES]) or "none"}{more}')
+    print(f'first module with a non-finite output: {report.first_module or "none"}')
+    print(f'non-finite gradients: {first_names(report.gradients, limit=10) or "none"}')
 
 
 def main() -> None:

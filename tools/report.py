@@ -39,6 +39,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with cli.one_sentence_errors(every_error=True):
+        if not (args.predictions or args.no_predictions):
+            cli.warn_of_busy_cpu()
         base = args.base and (Path(args.base).name, Config.fromfile(args.base).to_dict())
         given = collect(
             args.work_dir,

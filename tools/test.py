@@ -44,8 +44,8 @@ def main() -> None:
         runner = cli.build_runner(cfg)
         if args.out:
             runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    with cli.one_sentence_errors(), cli.joined_processes(args.launcher):
-        runner.test()
+    with cli.one_sentence_errors():
+        cli.work_and_exit(runner.test, args.launcher)
 
 
 if __name__ == '__main__':

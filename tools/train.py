@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
     world_size = cli.launched_world_size(args.launcher)
     if args.amp:
-        cfg.optim_wrapper.type = 'Bf16OptimWrapper'
+        cfg.merge_from_dict({'optim_wrapper.type': 'Bf16OptimWrapper'})
     if args.lr_rule and not args.auto_scale_world_size:
         raise ValueError('--lr-rule works with --auto-scale-world-size only')
     if args.auto_scale_world_size:
@@ -99,8 +99,8 @@ def main() -> None:
         cfg = apply_training_arguments(cfg, args)
         cli.check(cfg, ('train', 'val'), preflight=not args.no_preflight)
         runner = cli.build_runner(cfg)
-    with cli.one_sentence_errors(), cli.joined_processes(args.launcher):
-        runner.train()
+    with cli.one_sentence_errors():
+        cli.work_and_exit(runner.train, args.launcher)
 
 
 if __name__ == '__main__':

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmdet.registry import MODELS
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
+from ..data.own_config import repeat_small_training_set
+from ..engine.batch import EffectiveBatch, check_accumulation
 from ..engine.optim.param_names import describe_names
 from ..errors import InputError
 
@@ -37,6 +39,20 @@ class LrCurve:
     num_parameters: int
     iterations: np.ndarray
     rates: np.ndarray
+
+
+def epoch_length(cfg: Config, world_size: int = 1) -> int:
+    """Returns the number of optimizer steps of an epoch, from the size of the training data.
+
+    Args:
+        cfg: The config of a training; own data of few images are repeated in it, as in training.
+        world_size: Number of processes.
+    """
+    accumulation = check_accumulation(cfg.optim_wrapper)
+    images = EffectiveBatch(world_size, cfg.train_dataloader.batch_size, accumulation).total
+    if 'own_data' in cfg and 'times' not in cfg.train_dataloader.dataset:
+        repeat_small_training_set(cfg, images)
+    return -(-len(DATASETS.build(cfg.train_dataloader.dataset)) // images)
 
 
 def lr_curves(cfg: Config, epoch_length: int | None = None) -> list[LrCurve]:

@@ -15,9 +15,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from .. import cli
 from ..data.coco_file import CocoFile
-from ..engine.hooks.checkpoint import find_last_checkpoint
+from ..data.preflight import check_config, raise_on_errors
+from ..engine.runner import StrictRunner
 from ..errors import InputError
 
 _KEYS = ('image_id', 'category_id', 'bbox', 'score')
@@ -139,15 +139,6 @@ def _from_mmdet(samples: Any, category_ids: Sequence[int], path: Path) -> list[d
     return found
 
 
-def find_checkpoint(work_dir: str | Path) -> Path | None:
-    """The best checkpoint of a run, else its last one; None if it has saved none."""
-    best = sorted(Path(work_dir).glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
-    if best:
-        return best[-1]
-    last = find_last_checkpoint(str(work_dir))
-    return Path(last) if last else None
-
-
 def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dict[str, Any]]:
     """Runs a checkpoint on the validation split.
 
@@ -174,6 +165,6 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
         cfg.load_from, cfg.resume = str(checkpoint), False
         cfg.launcher, cfg.work_dir = 'none', folder
         cfg.pop('model_wrapper_cfg', None)
-        cli.check(cfg, ('test',))
-        cli.build_runner(cfg).test()
+        raise_on_errors(check_config(cfg, ('test',)))
+        StrictRunner.from_cfg(cfg).test()
         return json.loads(Path(f'{prefix}.bbox.json').read_text())

@@ -9,9 +9,10 @@ from typing import Any
 from ..data.coco_file import CocoFile, read_coco_file
 from ..data.dataset_source import iter_dataset_configs, read_source
 from ..errors import InputError
+from ..runs.checkpoints import find_best_or_last
 from ..runs.run_log import RunLog, read_run
 from ..runs.saved_config import find_config, read_saved_config
-from .predictions import find_checkpoint, make_predictions, read_predictions
+from .predictions import make_predictions, read_predictions
 from .report import ReportInput, read_environment
 
 
@@ -100,7 +101,7 @@ def _with_annotations(coco: CocoFile) -> CocoFile:
 def _run_model(
     given: ReportInput, work_dir: Path, checkpoint: str | Path | None, problems: list[str]
 ) -> None:
-    path = checkpoint or find_checkpoint(work_dir)
+    path = checkpoint or find_best_or_last(work_dir)
     if path is None:
         problems.append('The run has saved no checkpoint yet.')
         return

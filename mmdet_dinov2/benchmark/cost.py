@@ -18,7 +18,7 @@ from .isolated import CaseError
 from .machine import peak_flops
 from .parts import PARTS
 from .settings import Settings
-from .tables import NOT_MEASURED, Report, Table
+from .tables import NOT_MEASURED, BenchmarkReport, Table
 from .timing import Spread, measure_in_turns, ratio
 from .workloads import Size, canvas_of, describe_sizes, valid_share
 
@@ -73,7 +73,7 @@ class Workload:
 
 
 def measure_costs(
-    report: Report, settings: Settings, configs: Sequence[str], workload: Workload
+    report: BenchmarkReport, settings: Settings, configs: Sequence[str], workload: Workload
 ) -> None:
     """Measures detectors of all configs, backbones, precisions and batch sizes.
 
@@ -118,7 +118,7 @@ def describe_batches(batches: Sequence[Sequence[Size]], patch_size: int, seed: i
 
 
 def add_training_row(
-    report: Report,
+    report: BenchmarkReport,
     table: Table,
     settings: Settings,
     spec: DetectorSpec,
@@ -155,7 +155,7 @@ def add_training_row(
 
 
 def add_inference_row(
-    report: Report,
+    report: BenchmarkReport,
     table: Table,
     settings: Settings,
     spec: DetectorSpec,
@@ -210,7 +210,7 @@ def describe(spec: DetectorSpec) -> str:
 
 
 def _compare_backbones(
-    report: Report,
+    report: BenchmarkReport,
     settings: Settings,
     configs: Sequence[str],
     workload: Workload,

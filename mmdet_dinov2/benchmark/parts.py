@@ -63,14 +63,15 @@ class PartTimer:
         places = [(model.backbone, 'forward', 'backbone'), (model.neck, 'forward', 'neck')]
         places += [(model, method, name) for method, name in _METHODS.items()]
         places += [(model.bbox_head, 'loss', 'matching+loss')]
+        # An attribute of an object hides the method of its class. Forward hooks would not do: most
+        # of these methods are not the forward() of a module.
         for owner, method, name in places:
-            # On the object, in front of the method of its class.
-            owner.__dict__[method] = self.timed(name, getattr(owner, method))
+            setattr(owner, method, self.timed(name, getattr(owner, method)))
         try:
             yield
         finally:
             for owner, method, _ in places:
-                del owner.__dict__[method]
+                delattr(owner, method)
 
 
 def timed_step(

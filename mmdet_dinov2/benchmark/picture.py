@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .parts import PARTS
-from .tables import Report, Table
+from .tables import BenchmarkReport, Table
 from .timing import Spread
 
 
-def draw_report(report: Report, path: str | Path) -> bool:
+def draw_report(report: BenchmarkReport, path: str | Path) -> bool:
     """Draws the tables: parts of steps as stacked bars, ratios beside their limits, memory.
 
     Args:

@@ -48,7 +48,7 @@ class Table:
         )
 
 
-class Report:
+class BenchmarkReport:
     """All tables of a run. The files are up to date after each row.
 
     Args:

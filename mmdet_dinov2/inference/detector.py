@@ -36,14 +36,14 @@ _NUM_LOADERS = 2
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What became of an image.
+class ImagePrediction:
+    """The detections in an image, or the reason why there are none.
 
     Attributes:
         source: The image as it was given.
         image: Its pixels, H x W x 3, uint8, BGR; None if it could not be read.
         sample: Detections in pixels of the image, the best first; None if it could not be read.
-        problem: Why it could not be read, as a sentence; else empty.
+        problem: Why it could not be read, as a sentence; otherwise empty.
     """
 
     source: ImageLike
@@ -59,20 +59,20 @@ def load(
 ) -> Detector:
     """Loads a trained detector.
 
-    A checkpoint carries its config and classes. Nothing of it is run: a checkpoint that asks for
-    more than a detector of known parts is refused, see :func:`~mmdet_dinov2.checkpoint.\
+    A checkpoint carries its config and classes. No code in it is run: a checkpoint that needs more
+    than the known parts of a detector is refused, see :func:`~mmdet_dinov2.checkpoint.\
 trust_checkpoints`.
 
     Args:
         checkpoint: Path or URL.
         config: Config to use instead of the one in the checkpoint. A config file is run as Python.
-        device: Where to compute, such as ``'cuda:1'``; a GPU if there is one, by default.
+        device: Device such as ``'cuda:1'``; by default a GPU, if there is one.
 
     Returns:
         The detector.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the checkpoint or the config does not exist.
         InputError: If the checkpoint is damaged, refused, or does not fit the config.
     """
     init_default_scope('mmdet')
@@ -99,16 +99,16 @@ class Detector:
     """A trained detector with the transforms of its test pipeline.
 
     Args:
-        model: The detector of mmdet; it is put into evaluation mode.
-        pipeline: Configs of the test pipeline, beginning with ``LoadImageFromFile``.
+        model: A detector of mmdet or of this project; it is put into evaluation mode.
+        pipeline: Configs of the test pipeline; the first one loads an image file.
         classes: Class names, in the order of the labels.
 
     Attributes:
-        model: The detector of mmdet.
+        model: The detector.
         classes: Class names, in the order of the labels.
 
     Raises:
-        InputError: If the pipeline does not begin by loading a file.
+        InputError: If the pipeline does not begin by loading an image file.
     """
 
     def __init__(
@@ -117,7 +117,8 @@ class Detector:
         first, *others = pipeline
         if not str(first['type']).endswith('LoadImageFromFile'):
             raise InputError(
-                f'the test pipeline begins with {first["type"]}; LoadImageFromFile is expected'
+                f'the test pipeline must begin with LoadImageFromFile, but begins with '
+                f'{first["type"]}'
             )
         self.model = model.eval()
         self.classes = tuple(classes)
@@ -138,9 +139,10 @@ class Detector:
 
         Args:
             images: One or more images: paths, or arrays of H x W x 3, uint8.
-            batch_size: Images that are computed together.
+            batch_size: Number of images that the model takes at once.
             score_thr: Detections with a lower score, between 0 and 1, are left out.
-            channel_order: Of arrays: 'bgr', as OpenCV and mmcv load them, or 'rgb'.
+            channel_order: Order of the channels of arrays: 'bgr', as OpenCV and mmcv load them, or
+                'rgb'.
 
         Returns:
             A data sample for each image, on the CPU. Its ``pred_instances`` have ``bboxes`` (n x 4:
@@ -148,8 +150,8 @@ class Detector:
             ``scores``, highest first.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            InputError: If an image cannot be used.
+            FileNotFoundError: If a file does not exist.
+            InputError: If an image cannot be used, or an argument has an invalid value.
         """
         if channel_order not in ('bgr', 'rgb'):
             raise InputError(f"channel_order must be 'bgr' or 'rgb', but is {channel_order!r}")
@@ -170,20 +172,23 @@ class Detector:
 
     def predict_each(
         self, images: Iterable[ImageLike], batch_size: int = 1, score_thr: float = 0.0
-    ) -> Iterator[Prediction]:
-        """Detects objects in one image after the other; those that cannot be read are passed over.
+    ) -> Iterator[ImagePrediction]:
+        """Detects objects in one image after the other; goes on after one that cannot be read.
 
         Args:
-            images: Paths, or arrays of H x W x 3, uint8, BGR. Taken as they are needed.
-            batch_size: Images that are computed together.
-            score_thr: Detections with a lower score are left out.
+            images: Paths, or arrays of H x W x 3, uint8, BGR. They are taken as they are needed.
+            batch_size: Number of images that the model takes at once.
+            score_thr: Detections with a lower score, between 0 and 1, are left out.
 
         Yields:
-            What became of each image, in order.
+            A prediction for each image, in order.
+
+        Raises:
+            InputError: If ``batch_size`` is less than 1.
         """
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, but is {batch_size}')
-        waiting: list[tuple[Prediction, dict | None]] = []
+        waiting: list[tuple[ImagePrediction, dict | None]] = []
         for prepared in self._prepare_ahead(images, batch_size):
             waiting.append(prepared)
             if sum(data is not None for _, data in waiting) == batch_size:
@@ -193,8 +198,8 @@ class Detector:
 
     def _prepare_ahead(
         self, images: Iterable[ImageLike], batch_size: int
-    ) -> Iterator[tuple[Prediction, dict | None]]:
-        """Loads the images of the next batch while one is computed."""
+    ) -> Iterator[tuple[ImagePrediction, dict | None]]:
+        """Loads the images of the next batch while the model works on one."""
         with ThreadPoolExecutor(_NUM_LOADERS) as pool:
             queue: deque = deque()
             for image in images:
@@ -204,27 +209,27 @@ class Detector:
             while queue:
                 yield queue.popleft().result()
 
-    def _prepare(self, source: ImageLike) -> tuple[Prediction, dict | None]:
+    def _prepare(self, source: ImageLike) -> tuple[ImagePrediction, dict | None]:
         try:
             if isinstance(source, np.ndarray):
                 loaded = _from_array(source)
             else:
                 loaded = self._from_file(str(source))
         except (InputError, FileNotFoundError) as error:
-            return Prediction(source, problem=str(error)), None
-        return Prediction(source, loaded['img']), self._transform(dict(loaded))
+            return ImagePrediction(source, problem=str(error)), None
+        return ImagePrediction(source, loaded['img']), self._transform(dict(loaded))
 
     def _from_file(self, path: str) -> dict[str, Any]:
         check_image(path)
         try:
             return self._load_file(dict(img_path=path))
-        except Exception as error:  # OpenCV and mmcv report a file that is no image in many ways
-            raise InputError(f'{path} is damaged or no image') from error
+        except Exception as error:  # OpenCV and mmcv raise many types for an invalid image
+            raise InputError(f'{path} is damaged or is not a valid image') from error
 
     @torch.no_grad()
     def _finish(
-        self, prepared: Sequence[tuple[Prediction, dict | None]], score_thr: float
-    ) -> Iterator[Prediction]:
+        self, prepared: Sequence[tuple[ImagePrediction, dict | None]], score_thr: float
+    ) -> Iterator[ImagePrediction]:
         batch = [data for _, data in prepared if data is not None]
         samples: Iterator[DetDataSample] = iter(())
         if batch:
@@ -237,14 +242,14 @@ class Detector:
             sample = next(samples).cpu()
             found = sample.pred_instances
             sample.pred_instances = found[found.scores >= score_thr]
-            yield Prediction(prediction.source, prediction.image, sample)
+            yield ImagePrediction(prediction.source, prediction.image, sample)
 
 
 def _from_array(image: np.ndarray) -> dict[str, Any]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise InputError(
-            f'an image must be an array of H x W x 3, uint8, but is of shape {image.shape}, '
-            f'{image.dtype}'
+            f'an image must be an array of H x W x 3, uint8, but has the shape {image.shape} and '
+            f'the dtype {image.dtype}'
         )
     shape = image.shape[:2]
     return dict(img=np.ascontiguousarray(image), img_path=None, img_shape=shape, ori_shape=shape)

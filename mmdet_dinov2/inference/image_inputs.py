@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from mmcv.video import VideoReader
 
 from ..data.yolo import IMAGE_SUFFIXES
+from ..drawing.picture_names import PictureNames
 from ..errors import InputError
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
@@ -23,8 +23,8 @@ class InputFile:
 
     Attributes:
         path: Where it is.
-        name: What its results are named by: relative to the folder that was given, and different
-            from those of other files.
+        name: Name of its results: the path within the folder that was given, unique among the
+            files.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class InputFile:
 
     @property
     def is_video(self) -> bool:
-        """Whether the file is a video, by its name."""
+        """Whether the suffix is that of a video."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -46,7 +46,7 @@ class Video:
         fps: Frames per second.
 
     Raises:
-        InputError: If it has no frames that can be read.
+        InputError: If no frame can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,16 +54,16 @@ class Video:
         self._reader = VideoReader(str(path), cache_capacity=1)
         self.fps = self._reader.fps or 25.0
         if not len(self):
-            raise InputError(f'{path} is damaged or no video')
+            raise InputError(f'{path} is damaged or is not a valid video')
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Frames of H x W x 3, uint8, BGR."""
+        """Yields frames of H x W x 3, uint8, BGR."""
         for _ in range(len(self)):
             frame = self._reader.read()
-            if frame is None:  # shorter than its header says
+            if frame is None:  # the video is shorter than its header says
                 return
             yield frame
 
@@ -71,18 +71,19 @@ class Video:
 def expand_inputs(arguments: Sequence[str]) -> list[InputFile]:
     """Lists the images and videos that files, folders and patterns name.
 
-    Folders are searched with those inside them, for the usual endings. A file is taken whatever its
-    ending.
+    Folders are searched with their subfolders, for the usual suffixes. A file that is named itself
+    may have any suffix.
 
     Raises:
         FileNotFoundError: If an argument names nothing.
-        InputError: If a folder has no images.
+        InputError: If a folder has no images or videos.
     """
     files: dict[Path, str] = {}
     for argument in arguments:
         for path, name in _expand(argument):
             files.setdefault(path, name)
-    return [InputFile(path, name) for path, name in zip(files, _distinct(list(files.values())))]
+    names = PictureNames()
+    return [InputFile(path, names.name_of(path, name)) for path, name in files.items()]
 
 
 def _expand(argument: str) -> Iterator[tuple[Path, str]]:
@@ -90,8 +91,10 @@ def _expand(argument: str) -> Iterator[tuple[Path, str]]:
     if path.is_dir():
         found = sorted(file for file in path.rglob('*') if _is_input(file))
         if not found:
-            endings = ' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-            raise InputError(f'folder {path} has no images; looked for files that end in {endings}')
+            suffixes = ' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+            raise InputError(
+                f'folder {path} has no images or videos; looked for files that end in {suffixes}'
+            )
         yield from ((file, file.relative_to(path).as_posix()) for file in found)
     elif path.is_file():
         yield path, path.name
@@ -99,24 +102,11 @@ def _expand(argument: str) -> Iterator[tuple[Path, str]]:
         found = [Path(name) for name in sorted(glob.glob(argument, recursive=True))]
         found = [file for file in found if file.is_file()]
         if not found:
-            raise FileNotFoundError(f'{argument} is no file, folder or pattern of files; check it')
+            raise FileNotFoundError(
+                f'{argument} is not a file, a folder or a pattern of files; check the path'
+            )
         yield from ((file, file.name) for file in found)
 
 
 def _is_input(path: Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and path.is_file()
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Numbers names that come more than once: a.jpg, a_2.jpg."""
-    taken: set[str] = set()
-    distinct = []
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        number = 1
-        while name in taken:
-            number += 1
-            name = f'{stem}_{number}{suffix}'
-        taken.add(name)
-        distinct.append(name)
-    return distinct

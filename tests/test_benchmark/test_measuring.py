@@ -10,7 +10,7 @@ from torch import nn
 from mmdet_dinov2.benchmark.detectors import DetectorSpec, build_detector
 from mmdet_dinov2.benchmark.flops import count_flops, deformable_flops
 from mmdet_dinov2.benchmark.isolated import CaseError, run_isolated
-from mmdet_dinov2.benchmark.suites.configs import QUICKSTART, TINY_OPTIONS, config_path
+from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, TINY_OPTIONS, config_path
 from mmdet_dinov2.benchmark.timing import Spread, measure_in_turns, ratio
 from mmdet_dinov2.benchmark.workloads import detr_sizes, random_batch, valid_share
 from mmdet_dinov2.errors import InputError

@@ -12,7 +12,7 @@ from mmdet_dinov2.benchmark.picture import draw_report
 from mmdet_dinov2.benchmark.settings import Settings
 from mmdet_dinov2.benchmark.suites import SUITES
 from mmdet_dinov2.benchmark.suites.gpu import PUBLISHED
-from mmdet_dinov2.benchmark.tables import NOT_MEASURED, Report
+from mmdet_dinov2.benchmark.tables import NOT_MEASURED, BenchmarkReport
 from mmdet_dinov2.benchmark.timing import Spread
 from mmdet_dinov2.models.dino import PaddingAwareDINO
 
@@ -22,7 +22,7 @@ SETTINGS = Settings(repeats=1, dry_run=True, run_case=run_here)
 
 
 def run_suite(name, folder):
-    report = Report(folder, name, 'test', describe_machine('cpu'), echo=lambda line: None)
+    report = BenchmarkReport(folder, name, 'test', describe_machine('cpu'), echo=lambda line: None)
     SUITES[name](report, SETTINGS)
     content = json.loads((folder / f'{name}.json').read_text())
     assert NOT_MEASURED not in report.as_markdown(), report.as_markdown()

@@ -11,8 +11,6 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdet_dinov2 import cli
-
 from ..tools import ROOT, failure_of, run_script, run_tool, write_config
 
 
@@ -240,28 +238,6 @@ def test_weights_that_cannot_be_had_are_one_sentence(trained, tmp_path, capfd):
         config = write_config(folder, init_cfg.format(checkpoint), 'weights.py')
         error = failure_of(capfd, 'train', config, '--work-dir', tmp_path / 'work')
         assert expected in error and checkpoint in error
-
-
-@pytest.mark.parametrize(
-    ('busy', 'variables', 'warned'),
-    [
-        (1.6, {}, True),
-        (0.4, {}, False),
-        (None, {}, False),
-        (1.6, {'OMP_NUM_THREADS': '1'}, False),
-        (1.6, {'RANK': '0'}, False),
-    ],
-)
-def test_a_busy_machine_is_said(monkeypatch, capfd, busy, variables, warned):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-    monkeypatch.setattr(cli, 'busy_cores', lambda: busy)
-    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    cli.warn_of_busy_cpu()
-    assert ('OMP_NUM_THREADS=1 in front of the command' in capfd.readouterr().err) == warned
 
 
 @pytest.mark.usefixtures('untouched')

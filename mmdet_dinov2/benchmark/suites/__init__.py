@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..settings import Settings
-from ..tables import Report
+from ..tables import BenchmarkReport
 from . import backbone_speed, batch_mates, gpu, matching, training_step
 
-SUITES: dict[str, Callable[[Report, Settings], None]] = {
+SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'backbone': backbone_speed.equal_sizes,
     'mixed-sizes': backbone_speed.mixed_sizes,
     'windows': backbone_speed.windows,

@@ -12,7 +12,7 @@ from ...layers import TokenLayout, valid_cells
 from ...models.dinov2 import PRETRAIN_PATCH_SIZE
 from ..backbones import Backbone, build_backbone, installed_peers, random_images
 from ..settings import Settings
-from ..tables import NOT_MEASURED, Report, Table
+from ..tables import NOT_MEASURED, BenchmarkReport, Table
 from ..timing import Spread, measure_in_turns, ratio
 from ..workloads import Size, canvas_of, describe_sizes, detr_sizes, valid_share
 
@@ -20,7 +20,7 @@ _TINY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64, 
 _RATIO_COLUMNS = ('backbone', 'pass', 'case', 'case s', 'peer', 'peer s', 'ratio', 'limit')
 
 
-def equal_sizes(report: Report, settings: Settings) -> None:
+def equal_sizes(report: BenchmarkReport, settings: Settings) -> None:
     """Time of the backbone relative to timm's and mmpretrain's, on images of one size."""
     archs, side, batch_size = ['small', 'base'], 518, 1
     if settings.dry_run:
@@ -53,7 +53,7 @@ def equal_sizes(report: Report, settings: Settings) -> None:
                 _add_ratio(report, table, arch, name, times, 'timm again', 'timm', 'noise')
 
 
-def mixed_sizes(report: Report, settings: Settings) -> None:
+def mixed_sizes(report: BenchmarkReport, settings: Settings) -> None:
     """Time of the backbone relative to timm's on padded batches, and equality of the features."""
     arch, batch_size, num_batches, patch_size = 'small', 4, 3, 14
     sizes_of = detr_sizes
@@ -102,7 +102,7 @@ def mixed_sizes(report: Report, settings: Settings) -> None:
         )
 
 
-def windows(report: Report, settings: Settings) -> None:
+def windows(report: BenchmarkReport, settings: Settings) -> None:
     """Time of window blocks and of windowed backbones relative to global attention."""
     archs, side, repeats = ['small', 'base'], 1022, settings.repeats or 3
     window_size, global_blocks = 14, (2, 5, 8, 11)
@@ -175,7 +175,7 @@ def _train(backbone: Backbone, images: Tensor) -> Callable[[], object]:
 
 
 def _add_ratio(
-    report: Report,
+    report: BenchmarkReport,
     table: Table,
     arch: str | dict,
     name: str,

@@ -13,12 +13,12 @@ from torch import nn
 
 from ..detectors import DetectorSpec, build_detector
 from ..settings import Settings
-from ..tables import Report
+from ..tables import BenchmarkReport
 from ..workloads import Size, describe_sizes, random_batch
-from .configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
 
 
-def batch_mates(report: Report, settings: Settings) -> None:
+def batch_mates(report: BenchmarkReport, settings: Settings) -> None:
     """Differences of predictions that a larger batch mate makes."""
     models = [
         (QUICKSTART, {}, [(120, 168), (168, 168)]),

@@ -16,10 +16,10 @@ from ..cost import INFERENCE, add_inference_row, describe_batches
 from ..detectors import DetectorSpec
 from ..isolated import CaseError
 from ..settings import Settings
-from ..tables import NOT_MEASURED, Report
+from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread
 from ..workloads import Size, detr_sizes
-from .configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
 from .training_step import COMPARISON, add_comparison_row
 
 # Of all cases together.
@@ -45,7 +45,7 @@ class _Suite:
         deadline: Time on the clock after which no case begins.
     """
 
-    report: Report
+    report: BenchmarkReport
     settings: Settings
     deadline: float
 
@@ -190,7 +190,7 @@ class _Suite:
         return {'step s': Spread.of(cost['seconds']), 'peak MiB': cost['mib']}
 
 
-def everything(report: Report, settings: Settings) -> None:
+def everything(report: BenchmarkReport, settings: Settings) -> None:
     """Runs all of it in less than ten minutes."""
     suite = _Suite(report, settings, time.monotonic() + TIME_LIMIT)
     suite.correctness()

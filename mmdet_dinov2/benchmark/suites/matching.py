@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ...models import BatchedDINOHead
 from ...models.denoising import DenoisingQueryGenerator
+from ...models.targets import BoxTargets
+from ...sample_meta import sample_seeds
 from ..settings import Settings
-from ..tables import Report
+from ..tables import BenchmarkReport
 from ..timing import Spread, measure_in_turns, ratio
 from ..workloads import random_batch
 
@@ -37,7 +39,7 @@ _MATCH_COSTS = [
 ]
 
 
-def matching_and_losses(report: Report, settings: Settings) -> None:
+def matching_and_losses(report: BenchmarkReport, settings: Settings) -> None:
     """Time of matching and losses of all layers, relative to mmdet's head."""
     num_queries, num_boxes, sizes = 900, 100, [(800, 1066), (640, 853), (1066, 800), (768, 768)]
     if settings.dry_run:
@@ -52,7 +54,7 @@ def matching_and_losses(report: Report, settings: Settings) -> None:
         num_matching_queries=num_queries,
         group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=100),
     )
-    *_, dn_meta = generator(samples)
+    *_, dn_meta = generator(BoxTargets.collate(samples), sample_seeds(samples))
     num_dn_queries = dn_meta['num_denoising_queries']
     # With equally many boxes in all images both heads have the same denoising queries.
     theirs_meta = dict(

@@ -9,10 +9,10 @@ from ..cost import TRAINING, add_training_row, describe_batches
 from ..detectors import DetectorSpec, read_detector_config
 from ..isolated import CaseError
 from ..settings import Settings
-from ..tables import NOT_MEASURED, Report, Table
+from ..tables import NOT_MEASURED, BenchmarkReport, Table
 from ..timing import Spread, ratio
 from ..workloads import sizes_within
-from .configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
 
 COMPARISON = (
     'model', 'ours s', 'mmdet s', 'time ratio', 'limit', 'ours MiB', 'mmdet MiB', 'memory ratio',
@@ -20,7 +20,7 @@ COMPARISON = (
 )  # fmt: skip
 
 
-def training_step(report: Report, settings: Settings) -> None:
+def training_step(report: BenchmarkReport, settings: Settings) -> None:
     """Time and memory of training steps on mixed sizes, relative to mmdet's detector."""
     # config, settings, long side, images of a batch, batches, rounds
     models = [
@@ -46,7 +46,7 @@ def training_step(report: Report, settings: Settings) -> None:
             add_training_row(report, parts, settings, spec, batches)
 
 
-def reproducible(report: Report, settings: Settings) -> None:
+def reproducible(report: BenchmarkReport, settings: Settings) -> None:
     """Time of training steps with ``reproducible=True``, relative to those without."""
     # config, settings, long side, images of a batch, rounds
     model = (QUICKSTART, {}, 168, 8, 15)
@@ -87,7 +87,7 @@ def stock_of(ours: DetectorSpec) -> DetectorSpec:
 
 
 def add_comparison_row(
-    report: Report,
+    report: BenchmarkReport,
     table: Table,
     settings: Settings,
     ours: DetectorSpec,

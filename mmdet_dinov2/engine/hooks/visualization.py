@@ -13,6 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...data.image_file import decode, read_header
+from ...drawing.picture_names import PictureNames
 from ...sample_meta import BAD_IMAGES
 
 
@@ -25,7 +26,7 @@ class ReadableVisualizationHook(DetVisualizationHook):
     get pictures of different names. Arguments are those of mmdet's hook.
     """
 
-    _names: dict[str, str] | None = None
+    _names: PictureNames | None = None
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
@@ -72,13 +73,8 @@ class ReadableVisualizationHook(DetVisualizationHook):
     def _file_name(self, path: str) -> str:
         """Name of the picture of an image: that of the image, numbered where it is taken."""
         if self._names is None:
-            self._names = {}
-        stem, suffix = osp.splitext(osp.basename(path))
-        name, number = stem + suffix, 1
-        while self._names.setdefault(name, path) != path:
-            number += 1
-            name = f'{stem}_{number}{suffix}'
-        return name
+            self._names = PictureNames()
+        return self._names.name_of(path, osp.basename(path))
 
 
 def _readable(samples: Sequence[DetDataSample]) -> list[DetDataSample]:

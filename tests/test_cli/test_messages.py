@@ -1,0 +1,61 @@
+"""Errors in one sentence, warnings, progress."""
+
+import os
+
+import pytest
+import torch
+
+from mmdet_dinov2 import cli
+from mmdet_dinov2.cli import messages
+from mmdet_dinov2.errors import InputError
+
+
+def test_every_process_of_slurm_reports_its_error(monkeypatch, capsys, tmp_path):
+    for variable in ('RANK', 'TORCHELASTIC_ERROR_FILE'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv('SLURM_PROCID', '3')
+
+    def fail():
+        with pytest.raises(SystemExit), cli.one_sentence_errors():
+            raise InputError('there is no disk')
+        return capsys.readouterr().err
+
+    assert fail() == 'error: (process 3) there is no disk\n'
+    # torchrun shows the error of the process that failed first.
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
+    assert 'error: ' not in fail()
+    assert 'there is no disk' in (tmp_path / 'error.json').read_text()
+
+
+@pytest.mark.parametrize(
+    ('busy', 'variables', 'warned'),
+    [
+        (1.6, {}, True),
+        (0.4, {}, False),
+        (None, {}, False),
+        (1.6, {'OMP_NUM_THREADS': '1'}, False),
+        (1.6, {'RANK': '0'}, False),
+    ],
+)
+def test_a_busy_machine_is_reported(monkeypatch, capfd, busy, variables, warned):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
+    monkeypatch.setattr(messages, 'busy_cores', lambda: busy)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    cli.warn_of_busy_cpu()
+    assert ('OMP_NUM_THREADS=1 in front of the command' in capfd.readouterr().err) == warned
+
+
+@pytest.mark.parametrize('terminal', [True, False])
+def test_progress_is_shown_on_a_terminal_only(monkeypatch, capfd, terminal):
+    monkeypatch.setenv('TTY_COMPATIBLE', str(int(terminal)))
+    with cli.progress_bars('images') as start:
+        advance = start(2)
+        advance()
+        advance()
+    printed = capfd.readouterr()
+    assert ('images' in printed.err) == terminal
+    assert printed.out == ''
