@@ -1,10 +1,9 @@
-"""Building blocks of the backbone: plain PyTorch, without registries and config dicts."""
+"""Building blocks of the models: plain PyTorch, without registries and config dicts."""
 
-from . import recompute
 from .attention import Attention, segment_attention
 from .block import Block, LayerScale, Mlp, SwiGLU
-from .compiling import TokenwiseModule, compile_tokenwise, tokenwise
-from .deformable_attention import deformable_attention, triton_problem
+from .compiling import TokenwiseModule, tokenwise
+from .deformable_operator import deformable_attention, triton_problem
 from .dense_attention import dense_attention
 from .focal_loss import focal_gap, negative_focal_loss
 from .frozen import HoldsFrozenWeights
@@ -12,6 +11,7 @@ from .padding import padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import interpolate_pos_embed
 from .pyramid import PyramidLayout
+from .recompute import recomputable
 from .tokens import Segments, TokenLayout
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     'SwiGLU',
     'TokenLayout',
     'TokenwiseModule',
-    'compile_tokenwise',
     'deformable_attention',
     'dense_attention',
     'extract_patches',
@@ -34,7 +33,7 @@ __all__ = [
     'interpolate_pos_embed',
     'negative_focal_loss',
     'padding_mask',
-    'recompute',
+    'recomputable',
     'resample_patch_kernel',
     'segment_attention',
     'tokenwise',

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .compiling import TokenwiseModule, tokenwise
+from .recompute import recomputable
 from .tokens import TokenLayout
 
 
@@ -23,9 +24,24 @@ class LayerScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
 
-    def add(self, x: Tensor, branch: Tensor) -> Tensor:
-        """``x + self(branch)`` in one pass over memory."""
-        # Autocast would copy a bf16 branch to fp32 first, and keep the copy for the backward pass.
+    def add(
+        self, x: Tensor, branch: Tensor, rows: Tensor | None = None, scale: float = 1.0
+    ) -> Tensor:
+        """Adds a scaled branch to the residual stream.
+
+        Args:
+            x: Residual stream, shape (T, C).
+            branch: Shape (T, C), or (N, C) with ``rows``.
+            rows: Tokens of ``x`` that the branch was computed for, shape (N,); None takes all.
+            scale: Factor of the branch; needs ``rows``.
+
+        Returns:
+            ``x + scale * self(branch)``, shape (T, C).
+        """
+        if rows is not None:
+            return x.index_add(0, rows, self(branch).to(x.dtype), alpha=scale)
+        # One pass over memory. Autocast would copy a bf16 branch to fp32 first, and keep the copy
+        # for the backward pass.
         with torch.autocast(x.device.type, enabled=False):
             return torch.addcmul(x, branch, self.gamma)
 
@@ -63,7 +79,7 @@ class Block(TokenwiseModule):
 
     Stochastic depth computes a branch only for the images that keep it, so its cost falls by the
     drop rate. DINOv2 keeps a fixed share of the batch, which at a batch of 2 turns a rate of 0.1
-    into 0.5; here every image draws for itself, and kept branches are scaled by 1 / (1 - rate).
+    into 0.5. Here each image is drawn by itself, and kept branches are scaled by 1 / (1 - rate).
 
     Args:
         dim: Channels of a token.
@@ -74,6 +90,8 @@ class Block(TokenwiseModule):
         layer_scale: Initial value of both LayerScales.
         drop_path_rate: Probability that an image skips a branch in training, in [0, 1).
         windowed: Whether tokens attend within windows instead of images.
+        with_cp: Whether to compute activations again in the backward pass.
+        compiled: Whether what works on each token alone runs compiled.
     """
 
     def __init__(
@@ -86,8 +104,10 @@ class Block(TokenwiseModule):
         layer_scale: float = 1e-5,
         drop_path_rate: float = 0.0,
         windowed: bool = False,
+        with_cp: bool = False,
+        compiled: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(compiled=compiled)
         self.norm1 = norm(dim)
         self.attn = Attention(dim, num_heads)
         self.ls1 = LayerScale(dim, layer_scale)
@@ -96,13 +116,14 @@ class Block(TokenwiseModule):
         self.ls2 = LayerScale(dim, layer_scale)
         self.drop_path_rate = drop_path_rate
         self.windowed = windowed
+        self.with_cp = with_cp
 
     def draw_kept(
         self, num_images: int, generators: Sequence[torch.Generator] | None = None
     ) -> tuple[tuple[int, ...], ...] | None:
         """Draws which images keep each of the two branches.
 
-        Drawn apart from ``forward``, so that a checkpointed forward runs twice on one draw.
+        This is not part of ``forward``, so that a recomputed forward pass uses the same draw.
 
         Args:
             num_images: Number of images.
@@ -121,13 +142,14 @@ class Block(TokenwiseModule):
         kept = numbers >= self.drop_path_rate
         return tuple(tuple(row.nonzero().flatten().tolist()) for row in kept)
 
+    @recomputable
     def forward(
         self,
         x: Tensor,
         layout: TokenLayout,
         kept: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
-        """Runs the block.
+        """Computes ``x = x + ls1(attn(norm1(x)))``, then ``x = x + ls2(mlp(norm2(x)))``.
 
         Args:
             x: Token stream, shape (T, C).
@@ -140,12 +162,14 @@ class Block(TokenwiseModule):
         if kept is None:
             return self._add_branches(x, self._attend(x, layout))
         scale = 1 / (1 - self.drop_path_rate)
-        with_attention, with_feed_forward = (layout.token_index(i, x.device) for i in kept)
-        attended = self._attend(x[with_attention], layout.select(kept[0]))
-        residual = self._attention_branch(attended)
-        x = x.index_add(0, with_attention, residual.to(x.dtype), alpha=scale)
-        residual = self._feed_forward_branch(x[with_feed_forward])
-        return x.index_add(0, with_feed_forward, residual.to(x.dtype), alpha=scale)
+        # The same on the tokens of the images that keep a branch.
+        rows = layout.token_index(kept[0], x.device)
+        attended = self._attend(x[rows], layout.select(kept[0]))
+        x = self.ls1.add(x, self.attn.proj(attended), rows, scale)
+        rows = layout.token_index(kept[1], x.device)
+        return self.ls2.add(x, self._feed_forward(x[rows]), rows, scale)
+
+    # The parts before, after and between: each is compiled as a whole where `compiled` is set.
 
     def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
         return self.attn.attend(self._qkv(x), layout.segments(self.windowed))
@@ -157,12 +181,8 @@ class Block(TokenwiseModule):
     @tokenwise
     def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.ls1.add(x, self.attn.proj(attended))
-        return self.ls2.add(x, self.mlp(self.norm2(x)))
+        return self.ls2.add(x, self._feed_forward(x))
 
     @tokenwise
-    def _attention_branch(self, attended: Tensor) -> Tensor:
-        return self.ls1(self.attn.proj(attended))
-
-    @tokenwise
-    def _feed_forward_branch(self, x: Tensor) -> Tensor:
-        return self.ls2(self.mlp(self.norm2(x)))
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))

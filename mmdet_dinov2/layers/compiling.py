@@ -1,9 +1,9 @@
 """Compilation of what works on each token alone.
 
 Image sizes change from batch to batch, and with them the lengths of all segments. A compiled
-attention would be compiled anew for every size; norms, linear layers, activations, LayerScales and
-residuals see nothing but the number of tokens, which ``torch.compile`` can leave open. They are
-what a compiler can fuse; attention and matrix products are library calls in any case.
+attention would be compiled again for every size. Norms, linear layers, activations, LayerScales and
+residuals depend on nothing but the number of tokens, which ``torch.compile`` can leave open. They
+are what a compiler can fuse; attention and matrix products are library calls in any case.
 """
 
 from __future__ import annotations
@@ -16,51 +16,44 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-# Replaced in tests, where the time to compile counts more than the time to run.
+# Tests replace it: there the time to compile counts more than the time to run.
 _BACKEND = 'inductor'
 
 
 class TokenwiseModule(nn.Module):
     """A module with methods that ``tokenwise`` may compile.
 
-    Attributes:
-        compiled: Whether these methods run compiled; see :func:`compile_tokenwise`.
-    """
-
-    compiled = False
-
-
-def compile_tokenwise(model: nn.Module) -> int:
-    """Lets all token-wise methods in a model run compiled from the next call on.
-
-    Names of parameters, copies and wrappers of the model are not affected: the switch is an
-    attribute of its modules.
-
     Args:
-        model: The model.
-
-    Returns:
-        The number of modules that have such methods.
+        compiled: Whether these methods run compiled.
+        **kwargs: Passed on to the next class.
     """
-    modules = [module for module in model.modules() if isinstance(module, TokenwiseModule)]
-    for module in modules:
-        module.compiled = True
-    return len(modules)
+
+    def __init__(self, *, compiled: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.compiled = compiled
 
 
 def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Marks a method of a ``TokenwiseModule`` that may run compiled.
 
     All its arguments are token streams of shape (T, ...), and so is its result; each token is
-    computed from the same token of the arguments. Modules of the same kind share the compiled code,
-    which is kept for each situation (data type, with or without gradients, autocast) but not for
-    each number of tokens.
+    computed from the same token of the arguments. Modules of the same kind share the compiled code.
+    There is one version for each situation (data type, with or without gradients, autocast), but
+    not for each number of tokens. Names of parameters, copies and wrappers of the module are not
+    affected.
+
+    Args:
+        method: The method.
+
+    Returns:
+        The method, which runs compiled where the module asks for it.
 
     Raises:
         InputError: If the method cannot be compiled on this machine.
     """
 
-    @functools.cache  # importing the compiler takes seconds, which only those wait who use it
+    # Importing the compiler takes seconds. Only those who use it wait for it.
+    @functools.cache
     def compiled(backend: str) -> Callable[..., Tensor]:
         return torch.compile(method, dynamic=True, backend=backend)
 
@@ -69,7 +62,8 @@ def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.compiled or torch.compiler.is_compiling() or not len(streams[0]):
             return method(self, *streams)
         function = compiled(_BACKEND)
-        from torch._dynamo.exc import BackendCompilerFailed  # imported with the compiler
+        # Private: `torch.compiler` has no name for this error.
+        from torch._dynamo.exc import BackendCompilerFailed
 
         try:
             return function(self, *(_standalone(stream) for stream in streams))
@@ -85,10 +79,11 @@ def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _standalone(stream: Tensor) -> Tensor:
-    """The same memory as a tensor that is no view.
+    """Returns the same memory as a tensor that is not a view.
 
-    The compiler follows a view to its base, and so would compile anew when the shapes of the two
+    The compiler follows a view to its base. It would compile again when the shapes of the two
     relate differently, as they do with one image, images of one size and images of several sizes.
     """
     stream = stream.contiguous()
+    # Private: the public ways either return a view or copy the memory.
     return torch.ops.aten._unsafe_view(stream, stream.shape) if stream._is_view() else stream

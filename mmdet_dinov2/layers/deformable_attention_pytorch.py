@@ -30,7 +30,7 @@ _ROWS_AT_ONCE = dict(cpu=2**13, cuda=2**21)
 def forward(
     value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Computes the output; see :func:`.deformable_attention.deformable_attention`.
+    """Computes the output; see :func:`.deformable_operator.deformable_attention`.
 
     Args:
         value: Shape (N, heads, head_dim).

@@ -25,7 +25,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def forward(
     value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Computes the output; see :func:`.deformable_attention.deformable_attention`.
+    """Computes the output; see :func:`.deformable_operator.deformable_attention`.
 
     Args:
         value: Shape (N, heads, head_dim), contiguous, fp32, fp16 or bf16.

@@ -34,6 +34,8 @@ class HoldsFrozenWeights(nn.Module):
         super().__init__(*args, **kwargs)
         self._originals: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(_return_originals)
+        # It runs before the layers inside are loaded.
+        self.register_load_state_dict_pre_hook(_release_before_load)
 
     def _frozen_modules(self) -> list[nn.Module]:
         raise NotImplementedError
@@ -64,13 +66,14 @@ class HoldsFrozenWeights(nn.Module):
                             yield names[parameter], parameter
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # Private: `to`, `cuda`, `float` and the like of this module, or of one around it, have
+        # nothing else in common, and no hook.
         self.release_frozen()
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        # Called for this module before it is called for the layers inside.
-        self.release_frozen()
-        super()._load_from_state_dict(*args, **kwargs)
+
+def _release_before_load(module: HoldsFrozenWeights, *args) -> None:
+    module.release_frozen()
 
 
 def _return_originals(

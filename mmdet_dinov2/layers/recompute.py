@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-Result = TypeVar('Result')
 
+def recomputable(forward: Callable) -> Callable:
+    """Lets a module keep its activations for the backward pass or compute them again.
 
-def call(function: Callable[..., Result], *args, recompute: bool, **kwargs) -> Result:
-    """Calls a function, keeping its activations for the backward pass or computing them again.
-
-    Between forward and backward pass only the arguments are kept (Chen et al., arXiv:1604.06174).
-    Random numbers and autocast are those of the first call, and so are results and gradients.
+    The module says which in its attribute ``with_cp``. If it computes them again, only the
+    arguments are kept between forward and backward pass (Chen et al., arXiv:1604.06174). Random
+    numbers and autocast are those of the first call, and so are results and gradients. Without
+    gradients the attribute has no effect.
 
     Args:
-        function: What to call; it must not change anything but by its result.
-        *args: Its arguments.
-        recompute: Whether to compute again; without effect where no gradients are computed.
-        **kwargs: Its keyword arguments.
+        forward: A method that changes nothing but its result.
 
     Returns:
-        What the function returns.
+        The method with a choice.
     """
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False, **kwargs)
-    return function(*args, **kwargs)
+
+    @functools.wraps(forward)
+    def run(self: nn.Module, *args, **kwargs):
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(forward, self, *args, use_reentrant=False, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return run

@@ -1,6 +1,5 @@
 """Models in mmdet's registry."""
 
-from .deformable_attention import DeformableAttention
 from .dino import PaddingAwareDINO
 from .dino_head import BatchedDINOHead
 from .dinov2 import DINOv2
@@ -11,7 +10,6 @@ __all__ = [
     'BatchedDINOHead',
     'BatchedHungarianAssigner',
     'DINOv2',
-    'DeformableAttention',
     'PaddingAwareDINO',
     'SimpleFeaturePyramid',
 ]

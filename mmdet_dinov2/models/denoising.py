@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers.transformer import CdnQueryGenerator, inverse_sigmoid
-from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..sample_meta import sample_seeds
 from .targets import BoxTargets
 
 # Random numbers of a query: label chosen, new label, distance and sign of four coordinates.
@@ -103,31 +102,29 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
             max_boxes = max(1, self.num_dn_queries)
         self.max_boxes = max_boxes
 
-    def __call__(self, batch_data_samples: SampleList) -> tuple[Tensor, Tensor, Tensor, dict]:
+    def __call__(
+        self, targets: BoxTargets, seeds: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor, dict]:
         """Makes the queries of a batch.
 
         Args:
-            batch_data_samples: Ground truth of B images.
+            targets: Boxes of B images.
+            seeds: Seed of the noise of each image.
 
         Returns:
             The content queries (B, D, C); the logits of their boxes (cx, cy, w, h) relative to the
             image (B, D, 4); the attention mask (B, D + matching queries, same), True where
             attention is not allowed; and a dict with ``num_denoising_queries`` (D), ``layout`` (a
-            :class:`DenoisingLayout` on the CPU), ``targets`` (the boxes that were chosen) and
-            ``max_boxes``.
+            :class:`DenoisingLayout` on the CPU), ``targets`` (all boxes), ``denoised`` (those that
+            have queries) and ``max_boxes``.
         """
         device = self.label_embedding.weight.device
-        generators = [
-            torch.Generator().manual_seed(seed) for seed in sample_seeds(batch_data_samples)
-        ]
-        targets = BoxTargets.collate(
-            [sample.gt_instances for sample in batch_data_samples],
-            [sample.img_shape for sample in batch_data_samples],
-        )
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        chosen = targets
         if self.max_boxes is not None:
-            targets = targets.sample(self.max_boxes, generators)
-        groups = tuple(self.get_num_groups(count) for count in targets.counts)
-        layout = DenoisingLayout.of(targets.counts, groups)
+            chosen = targets.sample(self.max_boxes, generators)
+        groups = tuple(self.get_num_groups(count) for count in chosen.counts)
+        layout = DenoisingLayout.of(chosen.counts, groups)
         lengths = layout.valid.sum(1).tolist()
         noise = pad_sequence(
             [
@@ -137,11 +134,11 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
             batch_first=True,
         ).to(device, non_blocking=True)
         placed = layout.to(device)
-        if targets.labels.shape[1]:
-            labels = targets.labels.gather(1, placed.target)
-            boxes = targets.boxes.gather(1, placed.target[..., None].expand(-1, -1, 4))
+        if chosen.labels.shape[1]:
+            labels = chosen.labels.gather(1, placed.target)
+            boxes = chosen.boxes.gather(1, placed.target[..., None].expand(-1, -1, 4))
         else:  # no image has a box
-            labels, boxes = targets.labels, targets.boxes
+            labels, boxes = chosen.labels, chosen.boxes
         valid = placed.valid[..., None]
         content = self.label_embedding(self._noisy_labels(labels, noise[..., :2])) * valid
         boxes = self._noisy_boxes(boxes, placed.negative, noise[..., 2:])
@@ -149,6 +146,7 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
             num_denoising_queries=content.shape[1],
             layout=layout,
             targets=targets,
+            denoised=chosen,
             max_boxes=self.max_boxes,
         )
         logits = inverse_sigmoid(boxes, eps=1e-3) * valid

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from mmdet.models.detectors import DINO
+from mmdet.models.layers import SinePositionalEncoding
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..layers import PyramidLayout, compile_tokenwise, padding_mask, valid_cells
+from ..layers import PyramidLayout, padding_mask, valid_cells
 from ..sample_meta import sample_seeds
-from .deformable_attention import use_deformable_attention
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
+from .targets import BoxTargets
 
 # Classification logit of queries that no proposal was left for. They carry no gradient.
 _FILLER_LOGIT = -10.0
@@ -46,33 +47,56 @@ class PaddingAwareDINO(DINO):
     ``SimpleFeaturePyramid`` do.
 
     Args:
-        *args: As for mmdet's ``DINO``.
-        dn_cfg: As for mmdet's ``DINO``, and ``max_boxes`` of :class:`DenoisingQueryGenerator`.
+        backbone: Config of the backbone.
+        encoder: Arguments of :class:`.PaddingAwareEncoder`.
+        decoder: Arguments of :class:`.PaddingAwareDecoder`.
+        bbox_head: Config of the head, a :class:`.BatchedDINOHead`.
+        dn_cfg: Arguments of :class:`.DenoisingQueryGenerator`.
         deformable_attention: How encoder and decoder sample the levels: 'auto', 'triton', 'mmcv' or
             'pytorch'; see :func:`.deformable_attention.choose_implementation`.
         compiled: Whether what works on each token alone runs compiled by ``torch.compile``, in
-            backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`).
+            backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`). A part that
+            has this setting or the one before in its own config keeps its own.
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
         InputError: If there is no such implementation of deformable attention.
-        ValueError: If backbone and neck do not offer this, or the number of levels contradicts
-            ``num_feature_levels``.
+        ValueError: If backbone and neck do not offer this, or arguments contradict each other.
     """
 
     def __init__(
         self,
-        *args,
+        *,
+        backbone: dict,
+        encoder: dict,
+        decoder: dict,
+        bbox_head: dict,
         dn_cfg: dict | None = None,
         deformable_attention: str = 'auto',
         compiled: bool = False,
         **kwargs,
     ) -> None:
-        dn_cfg = dict(dn_cfg or {})
-        max_boxes = dn_cfg.pop('max_boxes', None)
-        super().__init__(*args, dn_cfg=dn_cfg, **kwargs)
-        # mmdet adds what the generator needs to know to dn_cfg.
-        self.dn_query_generator = DenoisingQueryGenerator(max_boxes=max_boxes, **dn_cfg)
+        for key in ('as_two_stage', 'with_box_refine'):
+            if not kwargs.get(key):
+                raise ValueError(f'{type(self).__name__} needs {key}=True, got {kwargs.get(key)!r}')
+        if compiled:
+            backbone = {'compiled': True, **backbone}
+        switches = dict(deformable_attention=deformable_attention, compiled=compiled)
+        # Not the constructor of mmdet's DINO, which would build its own query generator, but the
+        # next one. It writes to the config of the head, so that one gets a copy.
+        super(DINO, self).__init__(
+            backbone=backbone,
+            encoder={**switches, **encoder},
+            decoder={**switches, **decoder},
+            bbox_head=dict(bbox_head),
+            **kwargs,
+        )
+        self.dn_query_generator = DenoisingQueryGenerator(
+            num_classes=self.bbox_head.num_classes,
+            embed_dims=self.embed_dims,
+            num_matching_queries=self.num_queries,
+            **(dn_cfg or {}),
+        )
         if not hasattr(self.backbone, 'patch_size') or not hasattr(self.neck, 'strides'):
             raise ValueError(
                 f'{type(self).__name__} needs a backbone with patch_size and a neck with strides, '
@@ -87,10 +111,26 @@ class PaddingAwareDINO(DINO):
                 f'num_feature_levels={self.num_feature_levels}; set both, and num_levels of the '
                 'attention in encoder and decoder, to the same number'
             )
-        use_deformable_attention(self, deformable_attention)
         self._limit_detections()
-        if compiled:
-            compile_tokenwise(self)
+
+    def _init_layers(self) -> None:
+        """Builds what lies between neck and head; mmdet's constructor calls it.
+
+        Parameters and their names are those of mmdet's ``DINO``.
+        """
+        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.encoder = PaddingAwareEncoder(**self.encoder)
+        self.decoder = PaddingAwareDecoder(**self.decoder)
+        dims = self.embed_dims = self.encoder.embed_dims
+        if 2 * self.positional_encoding.num_feats != dims:
+            raise ValueError(
+                f'positional_encoding.num_feats={self.positional_encoding.num_feats} must be half '
+                f'of the {dims} channels of the encoder'
+            )
+        self.query_embedding = nn.Embedding(self.num_queries, dims)
+        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, dims))
+        self.memory_trans_fc = nn.Linear(dims, dims)
+        self.memory_trans_norm = nn.LayerNorm(dims)
 
     def _limit_detections(self) -> None:
         """Asks for no more detections than queries x classes, at which mmdet's top-k fails."""
@@ -98,17 +138,6 @@ class PaddingAwareDINO(DINO):
         settings = self.bbox_head.test_cfg or {}
         if settings.get('max_per_img', 0) > most:
             self.bbox_head.test_cfg = {**settings, 'max_per_img': most}
-
-    def _init_layers(self) -> None:
-        encoder_cfg, decoder_cfg = self.encoder, self.decoder
-        # mmdet needs fairscale for num_cp in the encoder and does not know the others.
-        self.encoder, self.decoder = (
-            {key: value for key, value in cfg.items() if key not in ('with_cp', 'num_cp')}
-            for cfg in (encoder_cfg, decoder_cfg)
-        )
-        super()._init_layers()
-        self.encoder = PaddingAwareEncoder(**encoder_cfg)
-        self.decoder = PaddingAwareDecoder(**decoder_cfg)
 
     # ------------------------------------------------------------------ batches
 
@@ -136,14 +165,16 @@ class PaddingAwareDINO(DINO):
         return self.bbox_head.forward(head_inputs['hidden_states'], head_inputs['references'])
 
     def _forward_to_head(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> dict:
-        """Runs all up to the head and returns its inputs, in fp32."""
+        """Runs everything before the head and returns the inputs of the head, in fp32."""
         img_shapes = _img_shapes(batch_inputs, batch_data_samples)
-        seeds = sample_seeds(batch_data_samples) if self.training and batch_data_samples else None
+        targets = seeds = None
+        if self.training:
+            targets = BoxTargets.collate(batch_data_samples)
+            seeds = sample_seeds(batch_data_samples)
         feats = self.extract_feat(batch_inputs, img_shapes, seeds)
         encoder_inputs, decoder_inputs = self.pre_transformer(feats, img_shapes)
-        queries, head_inputs = self.pre_decoder(
-            **self.forward_encoder(**encoder_inputs), batch_data_samples=batch_data_samples
-        )
+        memory = self.forward_encoder(**encoder_inputs)
+        queries, head_inputs = self.pre_decoder(**memory, targets=targets, seeds=seeds)
         head_inputs.update(self.forward_decoder(**decoder_inputs, **queries))
         head_inputs['hidden_states'] = head_inputs['hidden_states'].float()
         return head_inputs
@@ -217,14 +248,16 @@ class PaddingAwareDINO(DINO):
         self,
         memory: Tensor,
         layout: PyramidLayout,
-        batch_data_samples: OptSampleList = None,
+        targets: BoxTargets | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> tuple[dict, dict]:
         """Selects the proposals that become queries and adds the denoising queries.
 
         Args:
             memory: Encoder output, a stream of cells of shape (T, C).
             layout: Where the cells come from.
-            batch_data_samples: Ground truth, needed in training.
+            targets: Ground truth, needed in training.
+            seeds: Seed of the denoising queries of each image, needed in training.
 
         Returns:
             Part of the keyword arguments of ``forward_decoder`` and of the head, as in mmdet.
@@ -244,7 +277,7 @@ class PaddingAwareDINO(DINO):
         head_inputs = {}
         if self.training:
             dn_label_query, dn_bbox_query, dn_mask, dn_meta = self.dn_query_generator(
-                batch_data_samples
+                targets, seeds
             )
             query = torch.cat((dn_label_query, query), dim=1)
             reference_points = torch.cat((dn_bbox_query, reference_points), dim=1)

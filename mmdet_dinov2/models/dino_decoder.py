@@ -1,48 +1,79 @@
-"""mmdet's DINO decoder with query positions that do not see the padding."""
+"""DINO decoder with query positions that do not depend on the padding."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.layers import DinoTransformerDecoder
 from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, inverse_sigmoid
-from mmengine.model import ModuleList
+from mmengine.model import BaseModule, ModuleList
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..layers import PyramidLayout
 from .dino_encoder import sampling_shift
-from .query_attention import QuerySelfAttention
-from .transformer_layers import DecoderLayer, set_recomputed
+from .transformer_layers import DecoderLayer, num_recomputed
 
 
-class PaddingAwareDecoder(DinoTransformerDecoder):
+class PaddingAwareDecoder(BaseModule):
     """DINO decoder (arXiv:2203.03605) for images that fill different shares of their canvas.
 
     The position of a query is encoded relative to its image. mmdet and the official code encode it
-    relative to the canvas, so that the same box gets another query beside a larger batch mate.
+    relative to the canvas, so that the same box gets a different query beside a larger batch mate.
     Each coordinate gets ``embed_dims / 2`` channels, as in the paper's code and in the published
     mmdet weights. Reference points stay in fp32 under autocast.
 
+    Parameters and their names are those of mmdet's ``DinoTransformerDecoder``.
+
     Args:
-        *args: As for mmdet's ``DinoTransformerDecoder``.
-        with_cp: Whether all layers recompute their activations in the backward pass.
-        num_cp: Number of layers, from the first, that do; -1 is none.
-        **kwargs: As for mmdet's ``DinoTransformerDecoder``.
+        num_layers: Number of layers.
+        layer_cfg: Arguments of each :class:`.DecoderLayer`.
+        deformable_attention: Implementation of the deformable attention; see
+            :func:`.deformable_attention.choose_implementation`.
+        with_cp: Whether all layers compute their activations again in the backward pass.
+        num_cp: Number of layers, from the first, that do; -1 for none.
+        compiled: Whether what works on each query alone runs compiled.
+        return_intermediate: True; the key is in mmdet's configs.
+        post_norm_cfg: None; the key is in mmdet's configs.
+        init_cfg: Initialisation config.
 
     Raises:
-        InputError: If there are fewer layers than ``num_cp``, or both are given.
+        InputError: If there are fewer layers than ``num_cp``, both are given, or one of mmdet's
+            keys has a different value.
     """
 
-    def __init__(self, *args, with_cp: bool = False, num_cp: int = -1, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        set_recomputed(self.layers, with_cp, num_cp, 'decoder')
-
-    def _init_layers(self) -> None:
-        super()._init_layers()
-        self.layers = ModuleList(DecoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
-        for layer in self.layers:
-            layer.self_attn = QuerySelfAttention(**layer.self_attn_cfg)
+    def __init__(
+        self,
+        num_layers: int,
+        layer_cfg: dict,
+        deformable_attention: str = 'auto',
+        with_cp: bool = False,
+        num_cp: int = -1,
+        compiled: bool = False,
+        return_intermediate: bool = True,
+        post_norm_cfg: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not return_intermediate or post_norm_cfg is not None:
+            raise InputError(
+                'decoder must have return_intermediate=True and post_norm_cfg=None, got '
+                f'{return_intermediate!r} and {post_norm_cfg!r}: all layers have a loss, and the '
+                'norm behind them is fixed'
+            )
+        self.num_layers = num_layers
+        recomputed = num_recomputed(with_cp, num_cp, num_layers, 'decoder')
+        self.layers = ModuleList(
+            DecoderLayer(
+                **layer_cfg,
+                deformable_attention=deformable_attention,
+                with_cp=i < recomputed,
+                compiled=compiled,
+            )
+            for i in range(num_layers)
+        )
+        self.embed_dims = self.layers[0].embed_dims
         self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
+        self.norm = nn.LayerNorm(self.embed_dims)
 
     def forward(
         self,
@@ -70,6 +101,8 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
         # Boxes relative to each level, (B, 1, levels, 4).
         to_levels = torch.cat((layout.extents, layout.extents), -1)[:, None]
         shift = F.pad(sampling_shift(layout), (0, 2))[:, None]  # of the centre
+        batch, num_queries = query.shape[:2]
+        images = torch.arange(batch, device=query.device).repeat_interleave(num_queries)
         reference_points = reference_points.float()
         states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
@@ -78,9 +111,10 @@ class PaddingAwareDecoder(DinoTransformerDecoder):
                 query,
                 query_pos=self.ref_point_head(encoding),
                 value=value,
-                self_attn_mask=self_attn_mask,
+                reference_points=(reference_points[:, :, None] * to_levels + shift).flatten(0, 1),
                 spatial_shapes=layout.shapes,
-                reference_points=reference_points[:, :, None] * to_levels + shift,
+                query_images=images,
+                self_attn_mask=self_attn_mask,
             )
             with torch.autocast(query.device.type, enabled=False):
                 offset = reg_branch(query.float())

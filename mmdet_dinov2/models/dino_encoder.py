@@ -1,38 +1,59 @@
-"""mmdet's deformable encoder on a stream of cells, without padding."""
+"""Deformable encoder on a stream of cells, without padding."""
 
 from __future__ import annotations
 
-from mmdet.models.layers import DeformableDetrTransformerEncoder
-from mmengine.model import ModuleList
+from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from ..layers import PyramidLayout
-from .transformer_layers import EncoderLayer, set_recomputed
+from .transformer_layers import EncoderLayer, num_recomputed
 
 # Rounding errors of coordinates are a hundred times smaller.
 _SHIFT_IN_CELLS = 2.0**-10
 
 
-class PaddingAwareEncoder(DeformableDetrTransformerEncoder):
+class PaddingAwareEncoder(BaseModule):
     """Deformable DETR encoder (arXiv:2010.04159) on the valid cells of all images.
 
+    Parameters and their names are those of mmdet's ``DeformableDetrTransformerEncoder``.
+
     Args:
-        *args: As for mmdet's ``DeformableDetrTransformerEncoder``.
-        with_cp: Whether all layers recompute their activations in the backward pass.
-        num_cp: Number of layers, from the first, that do; -1 is none. mmdet needs fairscale
-            for it.
-        **kwargs: As for mmdet's ``DeformableDetrTransformerEncoder``.
+        num_layers: Number of layers.
+        layer_cfg: Arguments of each :class:`.EncoderLayer`.
+        deformable_attention: Implementation of the attention; see
+            :func:`.deformable_attention.choose_implementation`.
+        with_cp: Whether all layers compute their activations again in the backward pass.
+        num_cp: Number of layers, from the first, that do; -1 for none. (mmdet needs fairscale for
+            it.)
+        compiled: Whether what works on each cell alone runs compiled.
+        init_cfg: Initialisation config.
 
     Raises:
         InputError: If there are fewer layers than ``num_cp``, or both are given.
     """
 
-    def __init__(self, *args, with_cp: bool = False, num_cp: int = -1, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        set_recomputed(self.layers, with_cp, num_cp, 'encoder')
-
-    def _init_layers(self) -> None:
-        self.layers = ModuleList(EncoderLayer(**self.layer_cfg) for _ in range(self.num_layers))
+    def __init__(
+        self,
+        num_layers: int,
+        layer_cfg: dict,
+        deformable_attention: str = 'auto',
+        with_cp: bool = False,
+        num_cp: int = -1,
+        compiled: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_layers = num_layers
+        recomputed = num_recomputed(with_cp, num_cp, num_layers, 'encoder')
+        self.layers = ModuleList(
+            EncoderLayer(
+                **layer_cfg,
+                deformable_attention=deformable_attention,
+                with_cp=i < recomputed,
+                compiled=compiled,
+            )
+            for i in range(num_layers)
+        )
         self.embed_dims = self.layers[0].embed_dims
 
     def forward(self, query: Tensor, query_pos: Tensor, layout: PyramidLayout) -> Tensor:

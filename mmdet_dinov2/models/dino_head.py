@@ -76,9 +76,9 @@ class BatchedDINOHead(DINOHead):
                 (L, B, D + Q, 4).
             enc_cls_scores: Class logits of the proposals, shape (B, Q, classes).
             enc_bbox_preds: Boxes of the proposals, shape (B, Q, 4).
-            batch_gt_instances: Ground truth of the B images.
+            batch_gt_instances: Not used: ``dn_meta`` has the boxes, already collated.
             batch_img_metas: Metadata of the B images.
-            dn_meta: As made by :class:`DenoisingQueryGenerator`.
+            dn_meta: What :class:`DenoisingQueryGenerator` returned.
             batch_gt_instances_ignore: Not used, as in mmdet.
 
         Returns:
@@ -88,8 +88,7 @@ class BatchedDINOHead(DINOHead):
         """
         num_layers = len(all_layers_cls_scores)
         num_dn_queries = dn_meta['num_denoising_queries']
-        shapes = [meta['img_shape'] for meta in batch_img_metas]
-        targets = BoxTargets.collate(batch_gt_instances, shapes)
+        targets = dn_meta['targets']
         caps = [enc_cls_scores.shape[1], dn_meta['max_boxes']]
         num_boxes, num_denoised = _boxes_per_micro_batch(batch_img_metas, targets, caps)
 
@@ -102,7 +101,7 @@ class BatchedDINOHead(DINOHead):
             all_layers_cls_scores[:, :, :num_dn_queries],
             all_layers_bbox_preds[:, :, :num_dn_queries],
             _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device),
-            dn_meta['targets'],
+            dn_meta['denoised'],
             num_denoised,
             weights=dn_meta['layout'].weights().to(targets.labels.device, non_blocking=True),
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -20,10 +20,8 @@ from ..layers import (
     HoldsFrozenWeights,
     PatchEmbed,
     TokenLayout,
-    compile_tokenwise,
     extract_patches,
     interpolate_pos_embed,
-    recompute,
     valid_cells,
 )
 from .dinov2_archs import FFNS, resolve_arch
@@ -110,7 +108,6 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         self.patch_size = patch_size
         self.num_registers = num_registers
         self.embed_dims = dims
-        self.with_cp = with_cp
         self.window_size = window_size
         self.out_indices = _resolve_indices('out_indices', out_indices, depth)
         self.num_frozen_blocks, self.all_frozen = _resolve_frozen(frozen_stages, depth)
@@ -138,13 +135,13 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
                 layer_scale=self.arch['layer_scale'],
                 drop_path_rate=rates[i],
                 windowed=i not in global_blocks,
+                with_cp=with_cp,
+                compiled=compiled,
             )
             for i in range(depth)
         )
         self.norm = _build_norm(norm_cfg, dims)
         self._freeze()
-        if compiled:
-            compile_tokenwise(self)
 
     def init_weights(self) -> None:
         """Initialises as DINOv2 does, then loads what ``init_cfg`` names."""
@@ -192,30 +189,79 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         layout = TokenLayout(
             tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
         )
-        size = valid_cells([x.shape[-2:]], self.patch_size)[0]
         if self.frozen_in_bf16:
             self.hold_frozen()
-        with self._precision(self._embeddings_frozen, x.device):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self._embeddings_frozen):
-                stream = self._embed(x, shapes, layout)
+        stream = self.embed(x, shapes, layout)
+        streams = self.run_blocks(stream, layout, sample_seeds)
+        (size,) = valid_cells([x.shape[-2:]], self.patch_size)
+        return tuple(self.to_maps(streams[i], layout, size) for i in self.out_indices)
+
+    def embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
+        """Makes the token stream of a batch.
+
+        Args:
+            x: Normalised images, shape (B, 3, H, W).
+            shapes: Valid height and width of each image in pixels.
+            layout: Layout of the stream.
+
+        Returns:
+            Tokens with their positions, shape (T, C), in the dtype of the parameters.
+        """
+        with self._mode(self._embeddings_frozen, x.device):
+            stream = self._embed(x, shapes, layout)
         # Autocast computes embeddings in low precision; residuals are not added up in it.
-        stream = stream.to(self.pos_embed.dtype)
-        generators = sample_seeds and [torch.Generator().manual_seed(s) for s in sample_seeds]
+        return stream.to(self.pos_embed.dtype)
+
+    def run_blocks(
+        self, stream: Tensor, layout: TokenLayout, seeds: Sequence[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Runs the blocks.
+
+        Args:
+            stream: What ``embed`` returned, shape (T, C).
+            layout: Layout of the stream.
+            seeds: Seed of the stochastic depth of each image; None draws from the global random
+                numbers of PyTorch.
+
+        Returns:
+            The stream after each of the blocks ``out_indices``, before the final norm.
+        """
+        generators = seeds and [torch.Generator().manual_seed(seed) for seed in seeds]
         outputs = {}
         for i, block in enumerate(self.blocks):
-            if i < self.num_frozen_blocks:
-                with torch.no_grad(), self._precision(True, x.device):
-                    stream = block(stream, layout)
-            else:
-                kept = block.draw_kept(len(shapes), generators)
-                stream = recompute.call(block, stream, layout, kept, recompute=self.with_cp)
+            frozen = i < self.num_frozen_blocks
+            kept = None if frozen else block.draw_kept(len(layout.grids), generators)
+            with self._mode(frozen, stream.device):
+                stream = block(stream, layout, kept)
             if i in self.out_indices:
-                with torch.set_grad_enabled(torch.is_grad_enabled() and not self.all_frozen):
-                    outputs[i] = layout.to_maps(self.norm(stream), size)
-        return tuple(outputs[i] for i in self.out_indices)
+                outputs[i] = stream
+        return outputs
+
+    def to_maps(self, stream: Tensor, layout: TokenLayout, size: tuple[int, int]) -> Tensor:
+        """Makes feature maps of a stream.
+
+        Args:
+            stream: Output of a block, shape (T, C).
+            layout: Layout of the stream.
+            size: Rows and columns of the maps.
+
+        Returns:
+            Maps after the final norm, shape (B, C, rows, cols), zero outside the images.
+        """
+        with self._mode(self.all_frozen, stream.device):
+            return layout.to_maps(self.norm(stream), size)
+
+    @contextmanager
+    def _mode(self, frozen: bool, device: torch.device) -> Iterator[None]:
+        """What a part computes under: if frozen, no gradients, and bf16 where it is held so."""
+        with ExitStack() as stack:
+            if frozen:
+                stack.enter_context(torch.no_grad())
+            if frozen and self.frozen_in_bf16:
+                stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+            yield
 
     def _embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
-        """Makes the token stream (T, C) of a batch."""
         if all(shape == tuple(x.shape[-2:]) for shape in shapes):
             patches = list(extract_patches(x, self.patch_size).flatten(1, 2))
         else:
@@ -238,12 +284,6 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
             tokens = tokens + positions[layout.grids[i]].to(tokens.dtype)
             pieces += (prefix.to(tokens.dtype), layout.to_stream_order(tokens, i))
         return torch.cat(pieces)
-
-    def _precision(self, frozen: bool, device: torch.device) -> AbstractContextManager:
-        """What a part of the backbone computes under."""
-        if frozen and self.frozen_in_bf16:
-            return torch.autocast(device.type, torch.bfloat16)
-        return nullcontext()
 
     @property
     def _embeddings_frozen(self) -> bool:

@@ -10,45 +10,36 @@ from ..layers import dense_attention
 
 
 class QuerySelfAttention(MultiheadAttention):
-    """mmcv's ``MultiheadAttention`` for queries, on ``scaled_dot_product_attention``.
+    """mmcv's ``MultiheadAttention`` for queries, without a tensor of attention weights.
 
-    Parameters and results are the same. mmcv's asks PyTorch for the attention weights, which takes
-    memory for (B, heads, Q, Q) numbers in fp32, and knows no mask of each image but one of each
-    head.
+    Parameters and results are those of mmcv's module, which computes (B, heads, Q, Q) weights in
+    fp32. The forward pass of ``nn.MultiheadAttention`` with ``need_weights=False`` does not fit
+    either: it would project queries and keys twice, since they have positions and values do not,
+    and the mask of each image would have to be repeated for each head.
+
+    Args:
+        *args: As for mmcv's module.
+        **kwargs: As for mmcv's module.
     """
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor | None = None,
-        value: Tensor | None = None,
-        identity: Tensor | None = None,
-        query_pos: Tensor | None = None,
-        key_pos: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        **kwargs,
-    ) -> Tensor:
-        """Attends among queries.
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **{**kwargs, 'batch_first': True})
+
+    def forward(self, query: Tensor, query_pos: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Adds to each query what it attends to.
 
         Args:
             query: Shape (B, Q, C).
-            key: The queries, or None.
-            value: The queries, or None.
-            identity: What the result is added to; None takes the queries.
-            query_pos: Added to the queries for attention, not to the values, shape (B, Q, C).
-            key_pos: The same, or None.
+            query_pos: Added to queries and keys, not to values, shape (B, Q, C).
             attn_mask: True where a query may not attend, shape (Q, Q) or (B, Q, Q).
-            **kwargs: Ignored, as in mmcv.
 
         Returns:
             Shape (B, Q, C).
         """
         attn = self.attn
-        identity = query if identity is None else identity
-        placed = query if query_pos is None else query + query_pos
         dims = attn.embed_dim
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
-        qk = F.linear(placed, weight[: 2 * dims], bias[: 2 * dims])
+        qk = F.linear(query + query_pos, weight[: 2 * dims], bias[: 2 * dims])
         v = F.linear(query, weight[2 * dims :], bias[2 * dims :])
         # (B, Q, C) -> (B, heads, Q, C / heads)
         q, k, v = (
@@ -60,4 +51,4 @@ class QuerySelfAttention(MultiheadAttention):
             q, k, v, attn_mask=attn_mask, dropout_p=attn.dropout if self.training else 0.0
         )
         attended = attn.out_proj(attended.transpose(1, 2).flatten(2))
-        return identity + self.dropout_layer(self.proj_drop(attended))
+        return query + self.dropout_layer(self.proj_drop(attended))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
-from mmengine.structures import InstanceData
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -29,23 +29,21 @@ class BoxTargets:
     counts: tuple[int, ...]
 
     @classmethod
-    def collate(
-        cls, instances: Sequence[InstanceData], img_shapes: Sequence[tuple[int, int]]
-    ) -> BoxTargets:
+    def collate(cls, batch_data_samples: SampleList) -> BoxTargets:
         """Collates the ground truth of mmdet's data samples.
 
         Args:
-            instances: For each image, ``labels`` of shape (N,) and ``bboxes`` (x1, y1, x2, y2) in
-                pixels, of shape (N, 4).
-            img_shapes: Height and width of each image in pixels.
+            batch_data_samples: For each image its ``img_shape`` and, in ``gt_instances``,
+                ``labels`` of shape (N,) and ``bboxes`` (x1, y1, x2, y2) in pixels, shape (N, 4).
 
         Returns:
             The collated boxes.
         """
-        labels = [image.labels for image in instances]
-        boxes = [image.bboxes.float() for image in instances]
+        labels = [sample.gt_instances.labels for sample in batch_data_samples]
+        boxes = [sample.gt_instances.bboxes.float() for sample in batch_data_samples]
         device = labels[0].device
-        sizes = torch.tensor([(w, h, w, h) for h, w in img_shapes], dtype=torch.float32)
+        shapes = [sample.img_shape for sample in batch_data_samples]
+        sizes = torch.tensor([(w, h, w, h) for h, w in shapes], dtype=torch.float32)
         sizes = sizes.to(device, non_blocking=True)
         pixels = pad_sequence(boxes, batch_first=True)
         return cls(

@@ -1,117 +1,189 @@
-"""mmdet's layers of encoder and decoder, with recomputed activations and compiled parts."""
+"""Layers of the encoder and of the decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from mmdet.models.layers import (
-    DeformableDetrTransformerDecoderLayer,
-    DeformableDetrTransformerEncoderLayer,
-)
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import FFN
+from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers import TokenwiseModule, recompute, tokenwise
+from ..layers import TokenwiseModule, recomputable, tokenwise
+from .deformable_attention import DeformableAttention
+from .query_attention import QuerySelfAttention
+
+# What mmdet takes where the config of a layer says nothing about its attention.
+_ATTENTION = dict(embed_dims=256, num_heads=8, dropout=0.0)
 
 
-class EncoderLayer(TokenwiseModule, DeformableDetrTransformerEncoderLayer):
-    """mmdet's encoder layer; attributes are set after it was built.
+class EncoderLayer(TokenwiseModule, BaseModule):
+    """Deformable self-attention and a feed-forward network, each followed by a norm.
 
-    Attributes:
-        with_cp: Whether activations are recomputed in the backward pass.
+    Parameters and their names are those of mmdet's ``DeformableDetrTransformerEncoderLayer``.
+
+    Args:
+        self_attn_cfg: Arguments of :class:`.DeformableAttention`.
+        ffn_cfg: Arguments of mmcv's ``FFN``.
+        norm_cfg: Normalisation of each token; LN if None.
+        deformable_attention: Implementation of the attention.
+        with_cp: Whether to compute activations again in the backward pass.
         compiled: Whether what follows the attention runs compiled.
+        init_cfg: Initialisation config.
     """
 
-    with_cp = False
+    def __init__(
+        self,
+        self_attn_cfg: dict | None = None,
+        ffn_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        deformable_attention: str = 'auto',
+        with_cp: bool = False,
+        compiled: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(compiled=compiled, init_cfg=init_cfg)
+        self.with_cp = with_cp
+        self.self_attn = DeformableAttention(
+            **(self_attn_cfg or _ATTENTION), implementation=deformable_attention
+        )
+        self.embed_dims = self.self_attn.embed_dims
+        self.ffn = FFN(**(ffn_cfg or {}))
+        self.norms = _norms(norm_cfg, self.embed_dims, 2)
 
-    def forward(self, *args, **kwargs) -> Tensor:
+    @recomputable
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Tensor,
+        query_images: Tensor,
+    ) -> Tensor:
         """Runs the layer.
 
         Args:
             query: Stream of cells, shape (T, C).
-            query_pos: Their positions, of the same shape.
-            **kwargs: Handed to the deformable attention.
+            query_pos: Their positions, shape (T, C).
+            reference_points: See :class:`.DeformableAttention`, shape (T, levels, 2).
+            spatial_shapes: Rows and columns of each level, shape (images, levels, 2).
+            query_images: Image of each cell, shape (T,).
 
         Returns:
             Shape (T, C).
         """
-        return recompute.call(self._forward, *args, recompute=self.with_cp, **kwargs)
-
-    def _forward(self, query: Tensor, query_pos: Tensor, **kwargs) -> Tensor:
-        query = self.self_attn(query=query, value=query, query_pos=query_pos, **kwargs)
-        return self._after_attention(query)
+        attended = self.self_attn(
+            query, query, query_pos, reference_points, spatial_shapes, query_images
+        )
+        return self._after_attention(attended)
 
     @tokenwise
     def _after_attention(self, tokens: Tensor) -> Tensor:
         return self.norms[1](self.ffn(self.norms[0](tokens)))
 
 
-class DecoderLayer(TokenwiseModule, DeformableDetrTransformerDecoderLayer):
-    """mmdet's decoder layer; attributes are set after it was built.
+class DecoderLayer(TokenwiseModule, BaseModule):
+    """Self-attention, deformable attention and a feed-forward network, each followed by a norm.
 
-    Attributes:
-        with_cp: Whether activations are recomputed in the backward pass.
-        compiled: Whether what follows the attention to the image runs compiled.
+    Parameters and their names are those of mmdet's ``DeformableDetrTransformerDecoderLayer``.
+
+    Args:
+        self_attn_cfg: Arguments of :class:`.QuerySelfAttention`.
+        cross_attn_cfg: Arguments of :class:`.DeformableAttention`.
+        ffn_cfg: Arguments of mmcv's ``FFN``.
+        norm_cfg: Normalisation of each token; LN if None.
+        deformable_attention: Implementation of the deformable attention.
+        with_cp: Whether to compute activations again in the backward pass.
+        compiled: Whether what follows the deformable attention runs compiled.
+        init_cfg: Initialisation config.
     """
 
-    with_cp = False
+    def __init__(
+        self,
+        self_attn_cfg: dict | None = None,
+        cross_attn_cfg: dict | None = None,
+        ffn_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        deformable_attention: str = 'auto',
+        with_cp: bool = False,
+        compiled: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(compiled=compiled, init_cfg=init_cfg)
+        self.with_cp = with_cp
+        self.self_attn = QuerySelfAttention(**(self_attn_cfg or _ATTENTION))
+        self.cross_attn = DeformableAttention(
+            **(cross_attn_cfg or _ATTENTION), implementation=deformable_attention
+        )
+        self.embed_dims = self.self_attn.embed_dims
+        self.ffn = FFN(**(ffn_cfg or {}))
+        self.norms = _norms(norm_cfg, self.embed_dims, 3)
 
-    def forward(self, *args, **kwargs) -> Tensor:
+    @recomputable
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        value: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Tensor,
+        query_images: Tensor,
+        self_attn_mask: Tensor | None = None,
+    ) -> Tensor:
         """Runs the layer.
 
         Args:
             query: Shape (B, Q, C).
+            query_pos: Their positions, shape (B, Q, C).
             value: Stream of cells, shape (T, C).
-            query_pos: Shape of the queries.
+            reference_points: See :class:`.DeformableAttention`, shape (B * Q, levels, 4).
+            spatial_shapes: Rows and columns of each level, shape (B, levels, 2).
+            query_images: Image of each query, shape (B * Q,).
             self_attn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
-            **kwargs: Handed to the deformable attention.
 
         Returns:
             Shape (B, Q, C).
         """
-        return recompute.call(self._forward, *args, recompute=self.with_cp, **kwargs)
-
-    def _forward(
-        self,
-        query: Tensor,
-        value: Tensor,
-        query_pos: Tensor | None = None,
-        self_attn_mask: Tensor | None = None,
-        **kwargs,
-    ) -> Tensor:
-        query = self.self_attn(query=query, query_pos=query_pos, attn_mask=self_attn_mask)
-        query = self.cross_attn(
-            query=self.norms[0](query), value=value, query_pos=query_pos, **kwargs
+        attended = self.norms[0](self.self_attn(query, query_pos, self_attn_mask))
+        # The batch is a stream of queries.
+        attended = self.cross_attn(
+            attended.flatten(0, 1),
+            value,
+            query_pos.flatten(0, 1),
+            reference_points,
+            spatial_shapes,
+            query_images,
         )
-        return self._after_attention(query.flatten(0, 1)).view(query.shape)
+        return self._after_attention(attended).view(query.shape)
 
     @tokenwise
     def _after_attention(self, tokens: Tensor) -> Tensor:
         return self.norms[2](self.ffn(self.norms[1](tokens)))
 
 
-def set_recomputed(
-    layers: Sequence[EncoderLayer | DecoderLayer], with_cp: bool, num_cp: int, owner: str
-) -> None:
-    """Sets which layers recompute their activations.
+def _norms(norm_cfg: dict | None, embed_dims: int, number: int) -> ModuleList:
+    norm_cfg = norm_cfg or dict(type='LN')
+    return ModuleList(build_norm_layer(norm_cfg, embed_dims)[1] for _ in range(number))
+
+
+def num_recomputed(with_cp: bool, num_cp: int, num_layers: int, owner: str) -> int:
+    """Returns how many layers, from the first, compute their activations again.
 
     Args:
-        layers: All layers.
         with_cp: Whether all do.
-        num_cp: How many do, from the first; mmdet's name for it. -1 is none.
+        num_cp: How many do, by mmdet's name; -1 for none.
+        num_layers: How many there are.
         owner: What has the layers, for the message.
 
     Raises:
         InputError: If there are not so many layers, or both are given.
     """
-    if isinstance(num_cp, bool) or not isinstance(num_cp, int) or not -1 <= num_cp <= len(layers):
+    if isinstance(num_cp, bool) or not isinstance(num_cp, int) or not -1 <= num_cp <= num_layers:
         raise InputError(
             f'{owner}.num_cp must be the number of layers whose activations are recomputed, from '
-            f'-1 (none) to {len(layers)} (all), but is {num_cp!r}'
+            f'-1 (none) to {num_layers} (all), but is {num_cp!r}'
         )
     if with_cp and num_cp != -1:
         raise InputError(
             f'{owner} has with_cp=True (all layers) and num_cp={num_cp}; leave one of them out'
         )
-    for layer in layers if with_cp else layers[: max(num_cp, 0)]:
-        layer.with_cp = True
+    return num_layers if with_cp else max(num_cp, 0)

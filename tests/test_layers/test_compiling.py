@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from mmdet_dinov2.errors import InputError
-from mmdet_dinov2.layers import compile_tokenwise
+from mmdet_dinov2.layers import compiling
 
 from ..tiny import pad_batch, tiny_backbone
 
@@ -22,7 +22,7 @@ def use_backend(monkeypatch):
     """Sets the backend: 'aot_eager' is all of the compiler but for the code that it writes."""
 
     def use(backend):
-        monkeypatch.setattr(sys.modules[compile_tokenwise.__module__], '_BACKEND', backend)
+        monkeypatch.setattr(compiling, '_BACKEND', backend)
         torch._dynamo.reset()
         counters.clear()
 
@@ -65,8 +65,9 @@ PARTLY = dict(frozen_stages=2, frozen_dtype='bfloat16', with_cp=True)
 def test_equals_the_model_without_and_is_not_compiled_for_each_size(use_backend, backend, options):
     use_backend(backend)
     plain = tiny_backbone(**options).train()
-    model = copy.deepcopy(plain)
-    assert compile_tokenwise(model) == 4
+    model = tiny_backbone(**options, compiled=True).train()
+    assert all(block.compiled for block in model.blocks)
+    model.load_state_dict(plain.state_dict())
     assert list(model.state_dict()) == list(plain.state_dict())
     compiled = 0
     for index, (images, sizes) in enumerate(batches()):

@@ -8,61 +8,80 @@ from mmcv.ops import MultiScaleDeformableAttention
 from mmdet.registry import MODELS
 
 from mmdet_dinov2.errors import InputError
-from mmdet_dinov2.models import DeformableAttention, deformable_attention
+from mmdet_dinov2.models import deformable_attention
 from mmdet_dinov2.models.deformable_attention import (
+    DeformableAttention,
+    ImplementationChoice,
     _choose,
     choose_implementation,
-    use_deformable_attention,
 )
 
-from ..tiny import detector_cfg, randomize, tiny_detector
+from ..tiny import detector_cfg, randomize
 
 SHAPES = torch.tensor([(7, 5), (3, 4)])
 CELLS = 47
+STREAMS = ('query', 'value', 'query_pos', 'reference_points')
 
 
 def inputs(num_queries=11, batch=2, coordinates=4, dims=24):
-    """Arguments of ``forward``, batch first."""
+    """A batch of images of one size, as mmcv's module takes it."""
     return dict(
         query=torch.randn(batch, num_queries, dims),
         value=torch.randn(batch, CELLS, dims),
         query_pos=torch.randn(batch, num_queries, dims),
-        key_padding_mask=torch.rand(batch, CELLS) < 0.2,
         reference_points=torch.rand(batch, num_queries, 2, coordinates),
         spatial_shapes=SHAPES,
         level_start_index=torch.tensor([0, 35]),
     )
 
 
+def as_streams(arguments):
+    """The same as streams, as our module takes it."""
+    batch, num_queries = arguments['query'].shape[:2]
+    streams = {name: arguments[name].flatten(0, 1) for name in STREAMS}
+    shapes = arguments['spatial_shapes']
+    images = torch.arange(batch, device=shapes.device).repeat_interleave(num_queries)
+    return dict(streams, spatial_shapes=shapes.expand(batch, -1, -1), query_images=images)
+
+
 def pair(**kwargs):
     """mmcv's module and ours with the same weights."""
-    options = dict(embed_dims=24, num_heads=3, num_levels=2, num_points=3, dropout=0.0, **kwargs)
-    theirs = randomize(MultiScaleDeformableAttention(**options))
-    ours = MODELS.build(dict(type='DeformableAttention', **options))
+    options = dict(embed_dims=24, num_heads=3, num_levels=2, num_points=3, dropout=0.0)
+    theirs = randomize(MultiScaleDeformableAttention(**options, batch_first=True))
+    ours = DeformableAttention(**options, **kwargs)
     ours.load_state_dict(theirs.state_dict())
     return theirs, ours
 
 
 @pytest.mark.parametrize('coordinates', [2, 4])
-@pytest.mark.parametrize('batch_first', [True, False])
-def test_equals_mmcv_with_gradients(coordinates, batch_first):
+def test_equals_mmcv_with_gradients(coordinates):
     arguments = inputs(coordinates=coordinates)
-    if not batch_first:
-        for name in ('query', 'value', 'query_pos'):
-            arguments[name] = arguments[name].transpose(0, 1)
+    theirs, ours = pair()
+    expected = theirs(**arguments).flatten(0, 1)
+    got = ours(**as_streams(arguments))
     results = []
-    for module in pair(batch_first=batch_first):
-        output = module(**arguments)
+    for module, output in ((theirs, expected), (ours, got)):
         output.square().sum().backward()
         results.append([output, *(p.grad for p in module.parameters())])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
+def test_images_of_different_sizes_do_not_see_each_other():
+    _, ours = pair()
+    alone = [as_streams(inputs(batch=1)), as_streams(inputs(batch=1, num_queries=5))]
+    alone[1]['spatial_shapes'] = torch.tensor([[(4, 2), (1, 3)]])
+    alone[1]['value'] = alone[1]['value'][:11]
+    together = {name: torch.cat([part[name] for part in alone]) for name in alone[0]}
+    together['query_images'] = torch.tensor([0] * 11 + [1] * 5)
+    expected = torch.cat([ours(**part) for part in alone])
+    torch.testing.assert_close(ours(**together), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_initial_values_are_those_of_mmcv():
     torch.manual_seed(3)
-    theirs = MultiScaleDeformableAttention(batch_first=True)
+    theirs = MultiScaleDeformableAttention()
     torch.manual_seed(3)
-    ours = DeformableAttention(batch_first=True)
+    ours = DeformableAttention()
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
 
@@ -72,10 +91,11 @@ def test_values_alone_are_rounded_under_autocast(monkeypatch):
     spy = lambda *args: seen.append(args) or function(*args)  # noqa: E731
     monkeypatch.setattr(deformable_attention, 'deformable_attention', spy)
     arguments = inputs()
-    theirs, ours = pair(batch_first=True)
-    exact = ours(**arguments)
+    theirs, ours = pair()
+    exact = ours(**as_streams(arguments))
     with torch.autocast('cpu', torch.bfloat16):
-        rounded, theirs_rounded = ours(**arguments), theirs(**arguments)
+        rounded = ours(**as_streams(arguments))
+        theirs_rounded = theirs(**arguments).flatten(0, 1)
     (_, _, *exact_points, _, _), (value, _, *points, _, _) = seen
     assert value.dtype == torch.bfloat16
     torch.testing.assert_close(points, exact_points, rtol=0, atol=0)
@@ -83,46 +103,41 @@ def test_values_alone_are_rounded_under_autocast(monkeypatch):
 
 
 def test_no_queries():
-    _, ours = pair(batch_first=True)
-    assert ours(**inputs(num_queries=0)).shape == (2, 0, 24)
+    _, ours = pair()
+    assert ours(**as_streams(inputs(num_queries=0))).shape == (0, 24)
 
 
 def test_the_kernels_serve_the_module():
     if torch.cuda.is_available():
         pytest.skip("needs Triton's interpreter, which is off where there is a GPU")
-    _, ours = pair(batch_first=True)
-    arguments = inputs(num_queries=2, batch=1)
-    expected = ours(**arguments)
-    use_deformable_attention(ours, 'triton')
-    torch.testing.assert_close(ours(**arguments), expected, rtol=1e-4, atol=1e-4)
+    _, ours = pair()
+    _, by_kernels = pair(implementation='triton')
+    by_kernels.load_state_dict(ours.state_dict())
+    arguments = as_streams(inputs(num_queries=2, batch=1))
+    torch.testing.assert_close(by_kernels(**arguments), ours(**arguments), rtol=1e-4, atol=1e-4)
 
 
 def test_reference_points_must_be_points_or_boxes():
-    _, ours = pair(batch_first=True)
+    _, ours = pair()
     with pytest.raises(ValueError, match=r'got \(22, 2, 3\)'):
-        ours(**inputs(coordinates=3))
+        ours(**as_streams(inputs(coordinates=3)))
 
 
-def test_the_detector_uses_it_everywhere():
-    detector = tiny_detector()
-    modules = [m for m in detector.modules() if isinstance(m, MultiScaleDeformableAttention)]
-    assert len(modules) == 3  # one encoder layer, two decoder layers
-    assert {(type(m), m.implementation) for m in modules} == {(DeformableAttention, 'auto')}
-    chosen = MODELS.build({**detector_cfg(), 'deformable_attention': 'pytorch'})
-    modules = [m for m in chosen.modules() if isinstance(m, DeformableAttention)]
-    assert [m.implementation for m in modules] == ['pytorch'] * 3
+def implementations(cfg):
+    """The implementations that the layers of a detector were built with."""
+    modules = MODELS.build(cfg).modules()
+    return [m.implementation for m in modules if isinstance(m, MultiScaleDeformableAttention)]
+
+
+def test_the_setting_of_the_detector_reaches_every_layer():
+    """One encoder layer, two decoder layers."""
+    assert implementations(detector_cfg()) == ['auto'] * 3
+    assert implementations({**detector_cfg(), 'deformable_attention': 'pytorch'}) == ['pytorch'] * 3
+    cfg = {**detector_cfg(), 'deformable_attention': 'pytorch'}
+    cfg['encoder']['deformable_attention'] = 'triton'
+    assert implementations(cfg) == ['triton', 'pytorch', 'pytorch']
     with pytest.raises(InputError, match="got 'cuda'"):
         MODELS.build({**detector_cfg(), 'deformable_attention': 'cuda'})
-
-
-def test_modules_of_mmcv_keep_their_parameters():
-    theirs, _ = pair(batch_first=True)
-    arguments = inputs()
-    before, parameters = theirs(**arguments), dict(theirs.named_parameters())
-    assert use_deformable_attention(torch.nn.Sequential(theirs)) == 1
-    assert type(theirs) is DeformableAttention
-    assert all(p is parameters[name] for name, p in theirs.named_parameters())
-    torch.testing.assert_close(theirs(**arguments), before, rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_run_is_said():
@@ -163,12 +178,13 @@ def test_the_first_that_runs_on_cuda_is_taken(monkeypatch, triton, cuda, expecte
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_all_implementations_agree_on_a_gpu():
-    theirs, ours = pair(batch_first=True)
-    arguments = {name: t.cuda() for name, t in inputs().items()}
-    expected = ours(**{name: t.cpu() for name, t in arguments.items()})
+    _, ours = pair()
+    arguments = as_streams(inputs())
+    expected = ours(**arguments)
     ours.cuda()
+    arguments = {name: t.cuda() for name, t in arguments.items()}
     for implementation in ('auto', 'triton', 'pytorch', 'mmcv'):
-        use_deformable_attention(ours, implementation)
+        ours.implementation = implementation
         try:
             got = ours(**arguments)
         except InputError as error:
@@ -183,7 +199,7 @@ def test_what_runs_on_a_gpu_is_told_once(monkeypatch, name, level):
     monkeypatch.setattr(
         deformable_attention, 'print_log', lambda text, logger, level: lines.append((text, level))
     )
-    choice = deformable_attention.Choice(name, 'a reason')
+    choice = ImplementationChoice(name, 'a reason')
     for _ in range(2):
         deformable_attention._log_once(choice, torch.device('cuda:0'), torch.bfloat16)
     assert lines == [

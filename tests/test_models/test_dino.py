@@ -1,13 +1,16 @@
+import copy
+
 import pytest
 import torch
 from mmdet.models.layers import DeformableDetrTransformerEncoder
 from mmdet.registry import MODELS
 
+from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.layers import PyramidLayout
 from mmdet_dinov2.models import dino_encoder
-from mmdet_dinov2.models.deformable_attention import use_deformable_attention
 from mmdet_dinov2.models.dino import _select_proposals
 from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
+from mmdet_dinov2.models.targets import BoxTargets
 
 from ..tiny import data_sample, detector_cfg, pad_batch, randomize, tiny_detector, total_loss
 
@@ -126,7 +129,6 @@ def test_encoder_equals_mmdets_where_there_is_no_padding(monkeypatch):
     theirs = randomize(DeformableDetrTransformerEncoder(**cfg))
     ours = PaddingAwareEncoder(**cfg)
     ours.load_state_dict(theirs.state_dict())
-    use_deformable_attention(ours)
     layout = PyramidLayout([(112, 168)] * 2, (7.0, 14.0, 28.0, 56.0), torch.device('cpu'))
     stream, positions = torch.randn(2, sum(layout.lengths), ours.embed_dims)
     shapes = layout.shapes[0]
@@ -226,6 +228,43 @@ def test_no_more_detections_are_asked_for_than_there_can_be():
     with torch.no_grad():
         (result,) = detector.predict(batch, samples, rescale=False)
     assert len(result.pred_instances) == 5 * cfg['bbox_head']['num_classes']
+
+
+def test_the_caller_keeps_its_config():
+    cfg = detector_cfg()
+    before = copy.deepcopy(cfg)
+    for _ in range(2):
+        MODELS.build(cfg)
+        assert cfg == before
+
+
+def test_ground_truth_is_collated_once_per_step(monkeypatch):
+    calls = []
+    collate = BoxTargets.collate
+    monkeypatch.setattr(BoxTargets, 'collate', lambda samples: calls.append(1) or collate(samples))
+    losses_and_gradients(tiny_detector(), (3, 2))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize('key', ['as_two_stage', 'with_box_refine'])
+def test_needed_settings_are_named(key):
+    with pytest.raises(ValueError, match=f'needs {key}=True, got False'):
+        MODELS.build({**detector_cfg(), key: False})
+
+
+@pytest.mark.parametrize('other', [dict(return_intermediate=False), dict(post_norm_cfg={})])
+def test_settings_of_mmdets_decoder_that_cannot_work_are_refused(other):
+    cfg = detector_cfg()
+    cfg['decoder'].update(other)
+    with pytest.raises(InputError, match='return_intermediate=True and post_norm_cfg=None, got'):
+        MODELS.build(cfg)
+
+
+def test_positions_must_have_the_channels_of_the_encoder():
+    cfg = detector_cfg()
+    cfg['positional_encoding']['num_feats'] = 8
+    with pytest.raises(ValueError, match='num_feats=8 must be half of the 32 channels'):
+        MODELS.build(cfg)
 
 
 def test_levels_must_agree():

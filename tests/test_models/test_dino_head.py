@@ -21,7 +21,7 @@ from mmdet_dinov2.models import BatchedDINOHead, BatchedHungarianAssigner, match
 from mmdet_dinov2.models.denoising import DenoisingQueryGenerator
 from mmdet_dinov2.models.query_attention import QuerySelfAttention
 from mmdet_dinov2.models.targets import BoxTargets
-from mmdet_dinov2.sample_meta import SAMPLE_SEED, announce_step
+from mmdet_dinov2.sample_meta import SAMPLE_SEED, announce_step, sample_seeds
 
 from ..tiny import NUM_CLASSES, data_sample, detector_cfg
 
@@ -31,10 +31,6 @@ SIZES = [(60, 80), (97, 41), (50, 50)]
 
 def ground_truth(counts, sizes=SIZES):
     return [data_sample(*size, num_boxes=n) for size, n in zip(sizes, counts, strict=True)]
-
-
-def collate(samples):
-    return BoxTargets.collate([s.gt_instances for s in samples], [s.img_shape for s in samples])
 
 
 def predictions(num_layers, batch_size, num_queries):
@@ -79,7 +75,9 @@ def test_assignments_are_those_of_mmdet(counts, limit, monkeypatch):
     monkeypatch.setattr(matching, '_MAX_COSTS_AT_ONCE', limit)
     samples = ground_truth(counts)
     scores, boxes = predictions(3, 3, 20)
-    matches = BatchedHungarianAssigner(MATCH_COSTS).assign_batch(scores, boxes, collate(samples))
+    matches = BatchedHungarianAssigner(MATCH_COSTS).assign_batch(
+        scores, boxes, BoxTargets.collate(samples)
+    )
     for layer in range(3):
         for image, sample in enumerate(samples):
             here = (matches.layer == layer) & (matches.image == image)
@@ -92,7 +90,7 @@ def test_assignments_are_those_of_mmdet(counts, limit, monkeypatch):
 def test_no_boxes_match_nothing():
     scores, boxes = predictions(2, 3, 5)
     matches = BatchedHungarianAssigner(MATCH_COSTS).assign_batch(
-        scores, boxes, collate(ground_truth((0, 0, 0)))
+        scores, boxes, BoxTargets.collate(ground_truth((0, 0, 0)))
     )
     assert len(matches.query) == 0
 
@@ -103,7 +101,7 @@ def test_costs_that_are_not_finite_lose_and_are_counted():
     boxes[0, 0, 0] = torch.nan
     boxes[0, 1, 2, 0] = torch.inf
     assigner = BatchedHungarianAssigner(MATCH_COSTS)
-    matches = assigner.assign_batch(scores, boxes, collate(samples))
+    matches = assigner.assign_batch(scores, boxes, BoxTargets.collate(samples))
     assert assigner.num_nonfinite == 2 + 1
     pairs = set(zip(matches.image.tolist(), matches.query.tolist(), strict=True))
     assert (0, 0) not in pairs and (1, 2) not in pairs
@@ -114,7 +112,7 @@ def test_extreme_scores_have_finite_costs():
     scores, boxes = predictions(1, 3, 4)
     scores[:] = 1e4
     assigner = BatchedHungarianAssigner(MATCH_COSTS)
-    assigner.assign_batch(scores, boxes, collate(ground_truth((2, 1, 1))))
+    assigner.assign_batch(scores, boxes, BoxTargets.collate(ground_truth((2, 1, 1))))
     assert assigner.num_nonfinite == 0
 
 
@@ -134,7 +132,7 @@ def test_costs_are_those_of_mmdet(cost, counts):
     scores, boxes = predictions(2, 3, 6)
     boxes[0, 0, 0] = torch.nan
     boxes[0, 1, 2, 2:] = 0.0  # no area
-    targets = collate(samples)
+    targets = BoxTargets.collate(samples)
     got = matching._COSTS[type(cost)](cost, scores, boxes, targets)
     assert got.shape == (2, 3, max(counts), 6)
     for layer in range(2):
@@ -177,6 +175,11 @@ def generator_of(num_dn_queries=30, embed_dims=8, num_matching_queries=20, **opt
     )
 
 
+def denoise(generator, samples):
+    """The denoising queries of samples."""
+    return generator(BoxTargets.collate(samples), sample_seeds(samples))
+
+
 def loss_and_grads(head, inputs, samples, dn_meta):
     leaves = [x.clone().requires_grad_() for x in inputs]
     losses = head.loss_by_feat(
@@ -192,7 +195,7 @@ def loss_and_grads(head, inputs, samples, dn_meta):
 @pytest.mark.parametrize('counts', [(4, 4, 4), (4, 1, 7), (0, 3, 0), (0, 0, 0), (12, 25, 1)])
 def test_losses_and_gradients_are_those_of_mmdet(counts):
     samples = ground_truth(counts)
-    *_, dn_meta = generator_of()(samples)
+    *_, dn_meta = denoise(generator_of(), samples)
     num_dn_queries = dn_meta['num_denoising_queries']
     scores, boxes = predictions(3, 3, num_dn_queries + 20)
     enc_scores, enc_boxes = (x[0] for x in predictions(1, 3, 20))
@@ -234,7 +237,7 @@ def test_losses_and_gradients_are_those_of_mmdet(counts):
             [sample],
             dict(num_denoising_queries=length, num_denoising_groups=layout.groups[image]),
         )
-        share = dn_meta['targets'].counts[image] / sum(dn_meta['targets'].counts)
+        share = dn_meta['denoised'].counts[image] / sum(dn_meta['denoised'].counts)
         for name in expected:
             expected[name] = expected[name] + share * alone[name]
         for grad, alone_grad in zip(grads[:2], alone_grads[:2], strict=True):
@@ -258,7 +261,7 @@ def test_micro_batches_have_the_losses_of_the_whole_step():
 
     def losses(images):
         part = [samples[i] for i in images]
-        *_, dn_meta = generator(part)
+        *_, dn_meta = denoise(generator, part)
         n = dn_meta['num_denoising_queries']
         return head.loss_by_feat(
             torch.cat((dn_scores[:, images, :n], scores[:, images]), 2),
@@ -286,7 +289,7 @@ def test_denoising_queries_surround_their_boxes():
         height, width = sample.img_shape
         sample.gt_instances.bboxes[:] = middle * torch.tensor([width, height, width, height])
     ours = generator_of(300, num_matching_queries=4, label_noise_scale=1e-6)
-    content, logits, _, meta = ours(samples)
+    content, logits, _, meta = denoise(ours, samples)
     layout = meta['layout']
     assert layout.groups == (100, 150, 1)
     assert content.shape == (3, 600, 8)
@@ -315,7 +318,7 @@ def test_attention_mask_of_an_image_alone_is_that_of_mmdet():
     )
     ours = generator_of(10, num_matching_queries=4)
     samples = ground_truth((3, 2, 0))
-    mask = ours(samples)[2]
+    mask = denoise(ours, samples)[2]
     for image, sample in enumerate(samples):
         expected = theirs([sample])[2]
         kept = torch.zeros(mask.shape[1], dtype=torch.bool)
@@ -330,17 +333,17 @@ def test_denoising_queries_do_not_depend_on_batch_mates():
     samples = ground_truth((3, 1, 12))
     for seed, sample in enumerate(samples):
         sample.set_metainfo({SAMPLE_SEED: 100 + seed})
-    content, logits, _, meta = generator(samples)
+    content, logits, _, meta = denoise(generator, samples)
     for image, sample in enumerate(samples):
         torch.rand(7)  # the state of the process does not count
-        alone = generator([sample])
+        alone = denoise(generator, [sample])
         length = alone[3]['num_denoising_queries']
         assert torch.equal(alone[0][0], content[image, :length])
         assert torch.equal(alone[1][0], logits[image, :length])
         assert not content[image, length:].any()
     other = samples[0].clone()
     other.set_metainfo({SAMPLE_SEED: 5})
-    assert not torch.equal(generator([other])[1], generator([samples[0]])[1])
+    assert not torch.equal(denoise(generator, [other])[1], denoise(generator, [samples[0]])[1])
 
 
 def test_label_noise_changes_the_stated_share():
@@ -361,15 +364,15 @@ def test_label_noise_changes_the_stated_share():
 def test_crowded_images_are_sampled():
     torch.manual_seed(0)
     samples = ground_truth((40, 3, 0))
-    *_, meta = generator_of(10)(samples)
-    assert meta['targets'].counts == (10, 3, 0)
+    *_, meta = denoise(generator_of(10), samples)
+    assert meta['denoised'].counts == (10, 3, 0)
     assert meta['num_denoising_queries'] == 20
-    every = collate(samples).boxes[0]
-    chosen = meta['targets'].boxes[0]
+    every = BoxTargets.collate(samples).boxes[0]
+    chosen = meta['denoised'].boxes[0]
     places = (chosen[:, None] == every).all(-1).nonzero()
     assert len(places) == 10 and len(places[:, 1].unique()) == 10
-    *_, meta = generator_of(10, max_boxes=2)(samples)
-    assert meta['targets'].counts == (2, 2, 0)
+    *_, meta = denoise(generator_of(10, max_boxes=2), samples)
+    assert meta['denoised'].counts == (2, 2, 0)
     with pytest.raises(ValueError, match='max_boxes of dn_cfg must be at least 1, but is 0'):
         generator_of(10, max_boxes=0)
 
@@ -396,15 +399,12 @@ def test_query_attention_is_that_of_mmcv():
     query, pos = torch.randn(2, 3, 7, 16)
     mask = torch.rand(7, 7) < 0.3
     mask.fill_diagonal_(False)
-    both = [
-        attn(query, query, query, query_pos=pos, key_pos=pos, attn_mask=mask)
-        for attn in (theirs, ours)
-    ]
-    torch.testing.assert_close(both[1], both[0])
-    per_image = ours(query, query_pos=pos, attn_mask=mask.expand(3, 7, 7))
-    torch.testing.assert_close(per_image, both[1])
+    expected = theirs(query, query, query, query_pos=pos, key_pos=pos, attn_mask=mask)
+    torch.testing.assert_close(ours(query, pos, mask), expected)
+    per_image = ours(query, pos, mask.expand(3, 7, 7))
+    torch.testing.assert_close(per_image, expected)
     other = mask.expand(3, 7, 7).clone()
     other[1] = ~torch.eye(7, dtype=torch.bool)
-    changed = ours(query, query_pos=pos, attn_mask=other)
-    torch.testing.assert_close(changed[[0, 2]], both[1][[0, 2]])
-    assert not torch.allclose(changed[1], both[1][1])
+    changed = ours(query, pos, other)
+    torch.testing.assert_close(changed[[0, 2]], expected[[0, 2]])
+    assert not torch.allclose(changed[1], expected[1])

@@ -74,10 +74,13 @@ def test_windows_change_the_features():
 def test_out_indices_count_from_either_end():
     model = tiny_backbone(out_indices=(0, -2, 3)).eval()
     assert model.out_indices == (0, 2, 3)
-    outs = model(torch.randn(1, 3, 28, 28))
-    (last,) = tiny_backbone_like(model, out_indices=-1)(torch.zeros(1, 3, 28, 28))
+    images = torch.randn(1, 3, 28, 28)
+    outs = model(images)
     assert len(outs) == 3
-    assert not torch.equal(outs[0], outs[2]) and last.shape == outs[2].shape
+    for out, index in zip(outs, (0, 2, -1), strict=True):
+        (alone,) = tiny_backbone_like(model, out_indices=index)(images)
+        assert torch.equal(out, alone)
+    assert not torch.allclose(outs[0], outs[1]) and not torch.allclose(outs[1], outs[2])
 
 
 def tiny_backbone_like(model, **options):

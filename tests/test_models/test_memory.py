@@ -1,7 +1,6 @@
 """What saves memory or time leaves the detector as it is."""
 
 import copy
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from mmdet.registry import MODELS
 from torch._dynamo.utils import counters
 
 from mmdet_dinov2.errors import InputError
-from mmdet_dinov2.layers import compile_tokenwise
+from mmdet_dinov2.layers import TokenwiseModule, compiling
 
 from ..tiny import data_sample, detector_cfg, pad_batch, randomize, total_loss
 
@@ -127,8 +126,23 @@ def test_frozen_weights_in_bf16_predict_and_train_like_autocast():
         assert torch.equal(state[name], tensor), name
 
 
+def test_the_switch_reaches_every_layer_unless_a_part_has_its_own():
+    def compiled(model):
+        parts = (model.backbone, model.encoder, model.decoder)
+        modules = [[m for m in p.modules() if isinstance(m, TokenwiseModule)] for p in parts]
+        assert [len(of_part) for of_part in modules] == [4, 1, 2]
+        return [{m.compiled for m in of_part} for of_part in modules]
+
+    assert compiled(build()) == [{False}] * 3
+    assert compiled(build(compiled=True)) == [{True}] * 3
+    cfg = detector_cfg(backbone=dict(compiled=True))
+    assert compiled(MODELS.build(cfg)) == [{True}, {False}, {False}]
+    cfg['encoder']['compiled'] = False
+    assert compiled(MODELS.build(dict(cfg, compiled=True))) == [{True}, {False}, {True}]
+
+
 def test_one_switch_compiles_backbone_encoder_and_decoder(monkeypatch):
-    monkeypatch.setattr(sys.modules[compile_tokenwise.__module__], '_BACKEND', 'aot_eager')
+    monkeypatch.setattr(compiling, '_BACKEND', 'aot_eager')
     torch._dynamo.reset()
     counters.clear()
     plain = build()

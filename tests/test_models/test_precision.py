@@ -80,7 +80,7 @@ def test_the_matcher_tells_boxes_apart_that_are_equal_in_bf16():
     sample = data_sample(800, 800, 1)
     sample.gt_instances.bboxes = torch.tensor([[200.0, 200.0, 600.0, 600.0]])
     sample.gt_instances.labels = torch.tensor([0])
-    targets = BoxTargets.collate([sample.gt_instances], [(800, 800)])
+    targets = BoxTargets.collate([sample])
     # The second query is closer by a tenth of a pixel.
     boxes = torch.tensor([0.5, 0.5, 0.5, 0.5]) + torch.tensor([3e-4, 2e-4])[None, None, :, None]
     scores = torch.zeros(1, 1, 2, NUM_CLASSES)
