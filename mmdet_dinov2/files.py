@@ -13,25 +13,45 @@ from mmengine.runner import save_checkpoint
 from .errors import InputError
 
 
-def commit_file(partial: str | Path, path: str | Path) -> None:
-    """Gives a written file its final name, after its content has reached the disk.
+@contextmanager
+def whole_file(path: str | Path, remedy: str = 'make room there') -> Iterator[Path]:
+    """Replaces a file only after its new content has reached the disk.
 
     Args:
-        partial: The file, in the same folder as ``path``.
-        path: Its name from now on; a file of that name is replaced.
+        path: The file. Its folder must exist.
+        remedy: What to do if it cannot be written, for the message.
+
+    Yields:
+        Path of a temporary file to write, in the same folder. It gets its final name at the end of
+        the block, and is removed if the block fails.
+
+    Raises:
+        InputError: If the file cannot be written, for example because the disk is full.
     """
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(Path(path).parent)
+    path = Path(path)
+    # One name for all attempts: the next one overwrites what a killed process left behind.
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise InputError(
+            f'{path} could not be written ({error.strerror or error}; {_free_space(path.parent)}); '
+            f'what was saved before is untouched: {remedy}'
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes a small text file, whole or not at all.
 
     Raises:
-        InputError: If the disk does not take it.
+        InputError: If the file cannot be written.
     """
-    with _partial_file(path) as partial:
+    with whole_file(path) as partial:
         partial.write_text(text)
 
 
@@ -39,27 +59,10 @@ def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
     """Saves a checkpoint to a local file, whole or not at all.
 
     Raises:
-        InputError: If the disk does not take it.
+        InputError: If the file cannot be written.
     """
-    with _partial_file(path) as partial:
+    with whole_file(path, 'make room there, then resume with --resume') as partial:
         save_checkpoint(checkpoint, str(partial))
-
-
-@contextmanager
-def _partial_file(path: str | Path) -> Iterator[Path]:
-    """Gives a name to write to; what was written gets its final name at the end."""
-    path = Path(path)
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        yield partial
-        commit_file(partial, path)
-    except OSError as error:
-        raise InputError(
-            f'{path} could not be written ({error.strerror or error}; {_free_space(path.parent)}); '
-            'what was saved before is untouched: make room there, then go on with --resume'
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _free_space(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """Converts DINOv2 weights of any layout. Usage: python tools/convert_weights.py SRC DST"""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from mmdet_dinov2 import cli
 from mmdet_dinov2.checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
 from mmdet_dinov2.checkpoint.layouts import recognise
+from mmdet_dinov2.files import whole_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,16 +45,11 @@ def main() -> None:
         content = state_dict_of(read_checkpoint(args.src), args.src)
         layout, state = recognise(content)
         state = {name: tensor.contiguous() for name, tensor in state.items()}
-        # Written whole or not at all.
-        temporary = args.dst.with_name(f'.{args.dst.name}.{os.getpid()}')
-        try:
+        with whole_file(args.dst) as partial:
             if args.dst.suffix == '.safetensors':
-                save_file(state, temporary)
+                save_file(state, partial)
             else:
-                torch.save(state, temporary)
-            os.replace(temporary, args.dst)
-        finally:
-            temporary.unlink(missing_ok=True)
+                torch.save(state, partial)
     print(
         f'{args.src} ({layout.name} layout): {len(state)} of {len(content)} tensors in {args.dst}'
     )

@@ -183,7 +183,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(run, tmp_path, capfd):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert 'epoch_2.pth could not be written (File too large; ' in error
-    assert 'go on with --resume' in error
+    assert 'resume with --resume' in error
     left = [path.name for path in work.iterdir() if path.suffix in ('.pth', '.partial')]
     assert left == ['epoch_1.pth']
     assert find_last_checkpoint(work) == str(work / 'epoch_1.pth')
