@@ -1,1 +1,1 @@
-"""What helps to judge a run: before it, during it, after it."""
+"""Tools for judging a run before, during and after it: curves, pictures, reports."""

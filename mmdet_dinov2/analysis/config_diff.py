@@ -1,4 +1,4 @@
-"""What a run changed: its resolved config against the project's config it is nearest to."""
+"""Differences between the resolved config of a run and the nearest config of the project."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mmengine.config import Config
 from ..config.plain import flatten
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
-# Where and how a run is started, not what it is.
+# These say where and how a run was started, not what it trained.
 _NOT_SETTINGS = ('work_dir', 'launcher', 'resume', 'local_rank', 'visualizer', 'vis_backends')
-# Filled in from the data set where the config leaves it open.
+# These are filled in from the dataset where the config leaves them open.
 _FILLED_IN = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
 _ABSENT = '(not set)'
 
 
 def diff(base: Mapping[str, Any], changed: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Key, value of the base and value of the config of every setting that differs."""
+    """Returns the key, the base's value and the changed value of every setting that differs."""
     first, second = _as_text(base), _as_text(changed)
     rows = []
     for key in sorted(first.keys() | second.keys()):
@@ -32,7 +32,7 @@ def diff(base: Mapping[str, Any], changed: Mapping[str, Any]) -> list[tuple[str,
 
 
 def _as_text(cfg: Mapping[str, Any]) -> dict[str, str]:
-    """Settings by dotted key; tuples are the lists that a saved config makes of some."""
+    """Returns settings by dotted key, tuples as lists: a saved config turns some into lists."""
     return {
         key: str(list(value) if isinstance(value, tuple) else value) for key, value in flatten(cfg)
     }
@@ -41,14 +41,15 @@ def _as_text(cfg: Mapping[str, Any]) -> dict[str, str]:
 def nearest_config(
     cfg: Mapping[str, Any], folder: Path = CONFIGS
 ) -> tuple[str, list[tuple[str, str, str]]] | None:
-    """The config of the project with the fewest differences to a resolved one.
+    """Finds the config of the project with the fewest differences from a resolved one.
 
     Args:
         cfg: The resolved config.
-        folder: Configs to compare with.
+        folder: Folder of the configs to compare with.
 
     Returns:
-        Name of that config and the differences; None without configs, as in an installation.
+        The name of that config and the differences; None if the folder has no configs, as in an
+        installed package.
     """
     found = [
         (path.stem, diff(Config.fromfile(path).to_dict(), cfg))

@@ -1,4 +1,4 @@
-"""Curves of runs: losses, learning rate, AP, step time and memory, several runs over each other."""
+"""Curves of one or more runs: losses, learning rate, AP, step time and memory."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Panel:
     """One logged quantity of several runs.
 
     Attributes:
-        title: What it is.
-        curves: For each run its lines, each as steps and values of shape (N,); a run that has not
-            logged the quantity has none.
-        log_scale: Whether it is drawn logarithmically.
+        title: Name of the quantity.
+        curves: The lines of each run, each of them steps and values of shape (N,); no lines for a
+            run that did not log the quantity.
+        log_scale: Whether the vertical axis is logarithmic.
     """
 
     title: str
@@ -47,13 +47,13 @@ class Panel:
 
 
 def curve_panels(runs: Sequence[RunLog]) -> list[Panel]:
-    """The quantities that at least one of the runs has logged."""
+    """Returns a panel for each quantity that at least one of the runs logged."""
     panels = (*_loss_panels(runs), *_other_panels(runs))
     return [panel for panel in panels if any(panel.curves)]
 
 
 def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: str = 'steps') -> None:
-    """Draws one panel; ``x`` as for ``draw_curves``."""
+    """Draws a panel; ``x`` is that of ``draw_curves``."""
     for run, color, lines in zip(runs, _colors(len(runs)), panel.curves, strict=True):
         for style, (steps, values) in zip(_MARKERS, lines, strict=False):
             where = run.hours(steps) if x == 'hours' else steps
@@ -70,22 +70,22 @@ def draw_panel(axes: Axes, panel: Panel, runs: Sequence[RunLog], x: str = 'steps
 def draw_curves(
     runs: Sequence[RunLog], path: str | Path, x: str = 'steps', title: str = ''
 ) -> None:
-    """Draws what the runs have logged, a panel for each quantity.
+    """Draws what runs logged, with a panel for each quantity.
 
     Args:
-        runs: The runs; those of equal names are numbered.
-        path: Picture file; its folder is made.
+        runs: The runs; runs with the same name are numbered.
+        path: Picture file; its folder is created.
         x: 'steps' (optimizer steps) or 'hours' (of training, without evaluations).
         title: Heading of the picture.
 
     Raises:
-        InputError: If nothing was logged, or ``x`` is unknown.
+        InputError: If nothing was logged or ``x`` is unknown.
     """
     if x not in X_AXES:
         raise InputError(f'x must be {" or ".join(X_AXES)}, got {x!r}')
     panels = curve_panels(runs)
     if not panels:
-        raise InputError(f'{", ".join(run.name for run in runs)}: nothing was logged yet')
+        raise InputError(f'{", ".join(run.name for run in runs)}: nothing was logged')
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.4 * columns, 3.2 * rows + 0.4), layout='constrained')
@@ -104,7 +104,7 @@ def draw_curves(
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, color, style: str) -> None:
-    # A few points are evaluations of which each counts; a single one would be no line at all.
+    # A few points are evaluations, each of which counts; a single one would not make a line.
     marker = _MARKERS[style] if len(x) <= 40 else None
     axes.plot(x, y, style, color=color, marker=marker, ms=3, lw=1.2)
 

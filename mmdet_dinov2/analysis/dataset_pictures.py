@@ -1,4 +1,4 @@
-"""A picture of sampled images with their boxes, to see with the eyes whether they fit."""
+"""A picture of sampled images with their boxes, to check them by eye."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Long side of an image in the picture.
+# Long side of an image in the picture, in pixels.
 _SIDE = 480
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image with what its annotations say.
+    """An image and its annotations.
 
     Attributes:
         title: Heading.
-        image: (H, W, 3) uint8 RGB; ``None`` if it cannot be read.
+        image: (H, W, 3) uint8 RGB; None if it cannot be read.
         boxes: (N, 4) as ``x1, y1, x2, y2`` in pixels of ``image``.
-        labels: Index of the class of every box; -1 for other categories.
+        labels: Label of every box; -1 for a category that is not a class.
         names: Name of the category of every box.
         used: Whether each box is trained on.
     """
@@ -48,12 +48,15 @@ class AnnotatedImage:
 
 
 def sample_images(source: DatasetSource, coco: CocoFile, count: int) -> list[AnnotatedImage]:
-    """Loads images of a dataset, as training does: those with dropped boxes, then evenly spread.
+    """Loads images of a dataset as training does.
+
+    Up to half of them are the first images with boxes that training drops; the others are spread
+    evenly over the dataset.
 
     Args:
         source: The dataset.
         coco: Its annotation file.
-        count: Number of images at most.
+        count: Largest number of images.
     """
     entries = list(image_paths(source, coco).items())
     by_image: dict[Any, list[dict]] = {image['id']: [] for _, image in entries}
@@ -89,7 +92,7 @@ def _annotated(
         pixels = read_image(path, (image['width'], image['height']) if source.by_name else None)
         scale = _SIDE / max(pixels.shape[:2])
         size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]
-        # Small images are enlarged, so that there is room for texts.
+        # Small images are enlarged to make room for the texts.
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         pixels = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=how)[:, :, ::-1])
     except (InputError, OSError) as error:
@@ -113,11 +116,11 @@ def _annotated(
 
 
 def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
-    """Draws images with their boxes into a picture file; dashed boxes are not trained on.
+    """Draws images with their boxes into a picture file; boxes that training drops are dashed.
 
     Args:
         images: The images.
-        path: Picture file; its folder is made.
+        path: Picture file; its folder is created.
     """
     figure = images_figure(images)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,7 @@ def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
 
 
 def images_figure(images: Sequence[AnnotatedImage]) -> Figure:
-    """A grid of images with their boxes."""
+    """Returns a figure with a grid of images and their boxes."""
     from matplotlib.figure import Figure
 
     columns = max(min(4, math.ceil(math.sqrt(len(images)))), 1)

@@ -1,4 +1,4 @@
-"""The backbone of a config with its weights, and images as it expects them."""
+"""The backbone of a config with its weights, and images in the form it expects."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ def load_backbone_of(
 
     Args:
         cfg: The config.
-        checkpoint: Checkpoint of the detector; without one the ``init_cfg`` of the backbone.
+        checkpoint: Checkpoint of the detector; by default the ``init_cfg`` of the backbone is
+            used.
 
     Returns:
-        The backbone, and where its weights come from: None for random ones.
+        The backbone and the source of its weights, which is None for random weights.
 
     Raises:
-        InputError: If the config has no DINOv2 backbone, or the checkpoint is that of another.
-        FileNotFoundError: If the weights are missing.
+        InputError: If the config does not have a DINOv2 backbone, or the checkpoint does not fit
+            it.
+        FileNotFoundError: If the weights do not exist.
     """
     part = cfg.get('model', {}).get('backbone')
     if not part or part.get('type') != 'DINOv2':
-        raise InputError("the config has no model.backbone of the type 'DINOv2'")
+        raise InputError("model.backbone of the config must have the type 'DINOv2'")
     part = copy.deepcopy(part)
     init_cfg = part.get('init_cfg')
     if checkpoint is not None:
@@ -49,13 +51,15 @@ def load_backbone_of(
     prefix = 'backbone.'
     state = {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
     if not state:
-        raise InputError(f'checkpoint {checkpoint} has no parameters of a backbone')
+        raise InputError(
+            f'checkpoint {checkpoint} has no parameters named {prefix}*; give one of a detector'
+        )
     load_state_dict(backbone, state, source=str(checkpoint))
     return backbone, str(checkpoint)
 
 
 def weights_title(loaded: str | None) -> str:
-    """Whether weights were loaded, for people."""
+    """Returns a heading that says which weights were loaded."""
     if loaded is None:
         return 'RANDOM WEIGHTS, nothing was loaded'
     return f'weights of {Path(loaded).name}'
@@ -65,19 +69,19 @@ def prepare_image(cfg: Config, path: str | Path, size: int) -> tuple[np.ndarray,
     """Reads an image and normalises it as the detector does.
 
     Args:
-        cfg: The config, for mean and standard deviation.
+        cfg: The config with the mean and the standard deviation.
         path: Image file.
         size: Length of the longer side in pixels.
 
     Returns:
-        The resized image, RGB in 0..255, shape (H, W, 3); and the input, shape (3, H, W).
+        The resized image, RGB in 0..255, shape (H, W, 3), and the input, shape (3, H, W).
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is no image, or the size is not positive.
+        FileNotFoundError: If the file does not exist.
+        InputError: If it is not a valid image, or the size is not positive.
     """
     if size < 1:
-        raise InputError(f'the longer side must have at least 1 pixel, not {size}')
+        raise InputError(f'the longer side must have at least 1 pixel, but has {size}')
     image = Image.fromarray(np.ascontiguousarray(read_image(path)[..., ::-1]))
     scale = size / max(image.size)
     image = image.resize(
@@ -86,7 +90,7 @@ def prepare_image(cfg: Config, path: str | Path, size: int) -> tuple[np.ndarray,
     picture = np.asarray(image)
     pre = cfg.model.get('data_preprocessor', {})
     channels = torch.tensor(picture.copy()).permute(2, 0, 1).float()
-    if not pre.get('bgr_to_rgb'):  # mean, deviation and weights are then in the order of BGR
+    if not pre.get('bgr_to_rgb'):  # then mean, deviation and weights are in BGR order
         channels = channels.flip(0)
     mean = torch.tensor(pre.get('mean', [0.0] * 3)).view(3, 1, 1)
     std = torch.tensor(pre.get('std', [1.0] * 3)).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Pictures of DINOv2 tokens: their principal components, and what the CLS token attends to."""
+"""Pictures of DINOv2 tokens: their principal components and the attention of the CLS token."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ImageFeatures:
 
     Attributes:
         tokens: Patch tokens after the final normalisation, row-major, shape (rows, cols, C).
-        attention: Attention of the CLS token in the last block over the patches, shape
-            (heads, rows, cols); a row of all tokens adds up to 1, so this is at most 1.
-        prefix_attention: The share that CLS itself and the registers get, shape (heads,).
+        attention: Attention of the CLS token to the patches in the last block, shape (heads, rows,
+            cols). Together with ``prefix_attention``, that of each head adds up to 1.
+        prefix_attention: Attention of the CLS token to itself and the registers, shape (heads,).
     """
 
     tokens: Tensor
@@ -38,19 +38,19 @@ def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFe
     """Runs a backbone on images of any sizes.
 
     Args:
-        backbone: The backbone; left in the mode it was in.
+        backbone: The backbone; it stays in its mode, training or evaluation.
         images: Normalised images of shape (3, H, W), on the device of the backbone.
 
     Raises:
-        InputError: If the last block attends within windows, where CLS sees no patch.
+        InputError: If the last block attends within windows, so that CLS attends to no patch.
     """
     last = backbone.blocks[-1]
     if last.windowed:
         raise InputError(
-            'the last block attends within windows, so its CLS token sees no patch; show a '
-            'backbone whose last block is global'
+            'the last block attends within windows, so its CLS token attends to no patch; choose '
+            'a backbone whose last block is global'
         )
-    # What the last block was called with, and what it returned.
+    # Arguments and result of the last block.
     seen: list[tuple] = []
     hook = last.register_forward_hook(lambda block, args, out: seen.append((*args[:2], out)))
     training = backbone.training
@@ -66,7 +66,7 @@ def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFe
         hook.remove()
     layout: TokenLayout
     ((x, layout, out),) = seen
-    # A frozen backbone may hold its weights in another precision than its output has.
+    # A frozen backbone may hold its weights in a different precision from its output.
     weights = prefix_attention(last.attn, last.norm1(x.to(last.norm1.weight.dtype)), layout)
     normalised = backbone.norm(out.to(backbone.norm.weight.dtype))
     features = []
@@ -86,19 +86,19 @@ def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFe
 
 
 def principal_components(tokens: np.ndarray, count: int = 3) -> np.ndarray:
-    """Projections of tokens on the directions in which they vary most.
+    """Projects tokens on the directions in which they vary most.
 
     Args:
         tokens: Shape (N, C), N at least 2.
         count: Number of components.
 
     Returns:
-        Shape (N, count), the largest component first, zero where there are fewer. Signs are those
-        that make the mean of the cubes positive, as a decomposition leaves them open.
+        The projections, shape (N, count), the largest component first; missing components are
+        zero. A decomposition leaves the signs open: here the mean of the cubes is positive.
     """
     centred = np.asarray(tokens, dtype=np.float64)
     centred = centred - centred.mean(0)
-    # Eigenvectors of the C x C covariance: cheaper than a decomposition of all tokens.
+    # The eigenvectors of the C x C covariance cost less than a decomposition of all tokens.
     _, vectors = np.linalg.eigh(centred.T @ centred)
     projected = centred @ vectors[:, ::-1][:, :count]
     projected *= np.where((projected**3).sum(0) < 0, -1.0, 1.0)
@@ -107,16 +107,16 @@ def principal_components(tokens: np.ndarray, count: int = 3) -> np.ndarray:
 
 
 def pca_pictures(features: Sequence[ImageFeatures]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Colours of tokens as in the figure of the paper (arXiv:2304.07193, figure 1).
+    """Colours tokens as in the DINOv2 paper (arXiv:2304.07193, figure 1).
 
-    The first component over all tokens of all images separates foreground from background; the
-    foreground is the side that touches the borders of the images less. The first three components
-    of the foreground tokens of all images become red, green and blue, so that the same parts of
-    different images have the same colours.
+    The first component of all tokens of all images separates foreground from background; the
+    foreground is the side with fewer tokens at the borders of the images. The first three
+    components of all foreground tokens become red, green and blue, so that the same parts have the
+    same colours in different images.
 
     Returns:
-        For each image the colours in 0..1 of all tokens, shape (rows, cols, 3), and the same with
-        a black background.
+        For each image the colours of all tokens, in 0..1, shape (rows, cols, 3), and the colours
+        of the foreground on black.
     """
     grids = [f.tokens.shape[:2] for f in features]
     stacked = np.concatenate([f.tokens.flatten(0, 1).numpy() for f in features])
@@ -145,7 +145,7 @@ def _border(grid: tuple[int, int]) -> np.ndarray:
 
 
 def _valley(values: np.ndarray) -> float:
-    """Otsu's threshold: the cut with the largest variance between both sides."""
+    """Returns Otsu's threshold: the cut with the largest variance between both sides."""
     ordered = np.sort(values)
     count = np.arange(1, len(ordered))
     below = np.cumsum(ordered)[:-1]
@@ -157,7 +157,7 @@ def _valley(values: np.ndarray) -> float:
 
 
 def _to_unit(values: np.ndarray) -> np.ndarray:
-    """Each column to 0..1, without the outermost percent of both ends."""
+    """Scales each column to 0..1, clipping the outermost percent at both ends."""
     low, high = np.percentile(values, (1, 99), axis=0)
     return np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
 
@@ -168,13 +168,13 @@ def draw_features(
     path: str | Path,
     title: str,
 ) -> None:
-    """Draws a row for each image: image, components, foreground, mean attention, heads.
+    """Draws a row for each image: the image, its components and the attention of each head.
 
     Args:
         pictures: The images, RGB in 0..255, shape (H, W, 3).
-        features: Their features.
-        path: Picture file; its folder is made.
-        title: Heading; says whether weights were loaded.
+        features: The features of the images.
+        path: Picture file; its folder is created.
+        title: Heading, which says whether weights were loaded.
     """
     everything, foreground = pca_pictures(features)
     num_heads = len(features[0].attention)
@@ -187,7 +187,7 @@ def draw_features(
         heads = feature.attention.numpy()
         shown = [picture, first, second, heads.mean(0), *heads]
         for axes, content in zip(row, shown, strict=True):
-            # A single token may get most of the attention; the others are to be seen too.
+            # One token may get most of the attention; the others should be visible too.
             top = None if content.ndim == 3 else float(np.percentile(content, 99))
             axes.imshow(content, interpolation='nearest', cmap='inferno', vmin=0, vmax=top)
             axes.set_axis_off()

@@ -18,12 +18,12 @@ def draw_forecast(
     path: str | Path,
     title: str,
 ) -> None:
-    """Draws evaluations, curve and 95 % band.
+    """Draws the evaluations, the fitted curve and its 95 % band.
 
     Args:
         forecast: The forecast.
         predictions: Predictions to mark.
-        path: Picture file; its folder is made.
+        path: Picture file; its folder is created.
         title: Heading of the picture.
     """
     figure = Figure(figsize=(9, 5), layout='constrained')
@@ -35,7 +35,7 @@ def draw_forecast(
 
 
 def draw_forecast_axes(axes: Axes, forecast: Forecast, predictions: Sequence[Prediction]) -> None:
-    """Draws a forecast into a plot; arguments as for ``draw_forecast``."""
+    """Draws a forecast into a plot; the arguments are those of ``draw_forecast``."""
     shown = [forecast.steps, forecast.hidden[0], [p.step for p in predictions]]
     ends = np.concatenate([np.asarray(part, dtype=float) for part in shown])
     steps = np.linspace(forecast.steps.min(), ends.max(), 600)
@@ -60,7 +60,7 @@ def draw_forecast_axes(axes: Axes, forecast: Forecast, predictions: Sequence[Pre
             ha='right', color='tab:red',
         )  # fmt: skip
     axes.set(xlabel='optimizer step', ylabel='AP')
-    # Bands of the first steps would flatten everything else.
+    # The wide band of the first steps would flatten everything else.
     low, high = forecast.ap.min(), max(forecast.ap.max(), float((ap + half).max()))
     axes.set_ylim(max(low - 0.05 * (high - low), 0.0), min(high + 0.05 * (high - low), 100.0))
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Learning rates over a training, from its config alone."""
+"""Learning rates during a training, computed from its config alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..engine.batch import EffectiveBatch, check_accumulation
 from ..engine.optim.param_names import describe_names
 from ..errors import InputError
 
-# Numbers of a curve that are kept: more than a picture has columns.
+# Largest number of points of a curve: more than a picture has columns.
 _MAX_POINTS = 4000
 
 
@@ -30,9 +30,9 @@ class LrCurve:
 
     Attributes:
         names: Names of its parameters.
-        num_parameters: Numbers in them.
+        num_parameters: Total size of its parameters.
         iterations: Optimizer steps, shape (N,).
-        rates: Learning rate of each of these steps, shape (N,).
+        rates: Learning rate at each of these steps, shape (N,).
     """
 
     names: tuple[str, ...]
@@ -60,28 +60,28 @@ def lr_curves(cfg: Config, epoch_length: int | None = None) -> list[LrCurve]:
 
     Args:
         cfg: A config.
-        epoch_length: Optimizer steps of an epoch; needed if something is counted in epochs.
+        epoch_length: Number of optimizer steps per epoch; needed if the config counts in epochs.
 
     Returns:
-        One curve for each parameter group.
+        A curve for each parameter group.
 
     Raises:
         InputError: If ``epoch_length`` is missing or not positive.
     """
     if epoch_length is not None and epoch_length < 1:
-        raise InputError(f'an epoch has at least 1 iteration, not {epoch_length}')
+        raise InputError(f'epoch length must be at least 1 step, but is {epoch_length}')
     parts = cfg.get('param_scheduler') or []
     parts = [parts] if isinstance(parts, dict) else parts
     by_epoch = 'max_epochs' in cfg.train_cfg
     if epoch_length is None and (by_epoch or any(part.get('by_epoch', True) for part in parts)):
         raise InputError(
-            'the config counts epochs, so the number of iterations of an epoch is needed'
+            'the config counts in epochs, so the number of optimizer steps per epoch is needed'
         )
     max_iters = (
         cfg.train_cfg.max_epochs * epoch_length if by_epoch else int(cfg.train_cfg.max_iters)
     )
     groups = _param_groups(cfg)
-    # One number for each group: a schedule does not look at what it schedules.
+    # One number for each group is enough: schedulers do not look at the parameters.
     optimizer = torch.optim.SGD(
         [dict(params=[nn.Parameter(torch.zeros(()))], lr=group['lr']) for group in groups]
     )
@@ -112,7 +112,7 @@ def _param_groups(cfg: Config) -> list[dict]:
     with torch.device('meta'):
         model = MODELS.build(copy.deepcopy(cfg.model))
     wrapper = copy.deepcopy(cfg.optim_wrapper)
-    # Wrappers may ask for a device; groups do not depend on them.
+    # Some wrappers need a GPU; the parameter groups do not depend on the wrapper.
     wrapper = dict(wrapper, type='OptimWrapper')
     for key in ('dtype', 'loss_scale', 'accumulative_counts', 'use_fsdp'):
         wrapper.pop(key, None)
@@ -134,11 +134,11 @@ def _build_scheduler(part: dict, optimizer: torch.optim.Optimizer, epoch_length:
 
 
 def draw_lr_curves(curves: list[LrCurve], path: str | Path, title: str) -> None:
-    """Draws the curves, logarithmically, into a picture file; equal ones as a single line.
+    """Draws the curves on a logarithmic axis; equal curves become one line.
 
     Args:
         curves: The curves.
-        path: Picture file; its folder is made.
+        path: Picture file; its folder is created.
         title: Heading of the picture.
     """
     from matplotlib import colormaps
@@ -165,7 +165,7 @@ def draw_lr_curves(curves: list[LrCurve], path: str | Path, title: str) -> None:
 
 
 def describe_group(curve: LrCurve) -> str:
-    """A short text that tells a group from the others."""
+    """Returns a short text that identifies the parameter group of a curve."""
     return _describe(curve.names, curve.num_parameters)
 
 

@@ -1,4 +1,4 @@
-"""Predictions of a detector on a split, read from a file or made by a checkpoint of the run."""
+"""Predictions of a detector on a split, read from a file or made with a checkpoint."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def read_predictions(path: str | Path, coco: CocoFile) -> list[dict[str, Any]]:
     """Reads predictions in COCO's result format, or as ``tools/test.py --out`` writes them.
 
     Args:
-        path: A ``.json`` file with a list of ``image_id``, ``category_id``, ``bbox`` (x, y, w, h)
-            and ``score``, or a ``.pkl`` file. Nothing in a pickle file can run code.
+        path: A ``.json`` file with a list of dicts of ``image_id``, ``category_id``, ``bbox`` (x,
+            y, w, h in pixels) and ``score``, or a ``.pkl`` file. Code in a pickle file never runs.
         coco: The annotations that the predictions belong to.
 
     Returns:
-        The list of COCO's format.
+        The predictions in COCO's result format.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If the file is something else, or of other images.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the file has a different format or belongs to different images.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,23 +49,30 @@ def read_predictions(path: str | Path, coco: CocoFile) -> list[dict[str, Any]]:
     elif path.suffix in ('.pkl', '.pickle'):
         found = _from_mmdet(_read_pickle(path), [c['id'] for c in coco.categories], path)
     else:
-        raise InputError(f'predictions {path} must end in .json or .pkl')
+        raise InputError(f'the name of the predictions {path} must end in .json or .pkl')
     _check(found, coco, path)
     return found
 
 
 def _check(found: Any, coco: CocoFile, path: Path) -> None:
     if not isinstance(found, list):
-        raise InputError(f'{path} holds a {type(found).__name__}, not a list of predictions')
+        raise InputError(
+            f'{path} must hold a list of predictions, but holds a {type(found).__name__}'
+        )
     images = {image['id'] for image in coco.images}
     categories = {category['id'] for category in coco.categories}
     for index, entry in enumerate(found):
         if not isinstance(entry, dict) or any(key not in entry for key in _KEYS):
-            raise InputError(f'{path}: entry {index} lacks one of {", ".join(_KEYS)}')
+            raise InputError(
+                f'{path}: entry {index} must be a dict with the keys {", ".join(_KEYS)}'
+            )
         box = entry['bbox']
         numbers = [*box, entry['score']] if isinstance(box, (list, tuple)) else [None]
         if len(numbers) != 5 or not all(isinstance(n, (int, float)) for n in numbers):
-            raise InputError(f'{path}: entry {index} has bbox {box}, expected x, y, w, h')
+            raise InputError(
+                f'{path}: entry {index} must have a bbox of 4 numbers (x, y, w, h) and a score, '
+                f'but has {box} and {entry["score"]}'
+            )
         if entry['image_id'] not in images or entry['category_id'] not in categories:
             raise InputError(
                 f'{path}: entry {index} is of image {entry["image_id"]} and category '
@@ -144,14 +151,14 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
 
     Args:
         cfg: Resolved config of the run.
-        checkpoint: Its checkpoint.
+        checkpoint: Checkpoint of the run.
 
     Returns:
-        The predictions in COCO's format.
+        The predictions in COCO's result format.
 
     Raises:
-        InputError: If the data cannot be used or the checkpoint is that of another model.
-        FileNotFoundError: If a file is missing.
+        InputError: If the data cannot be used, or the checkpoint belongs to a different model.
+        FileNotFoundError: If a file does not exist.
     """
     with tempfile.TemporaryDirectory() as folder:
         cfg = Config(dict(cfg))

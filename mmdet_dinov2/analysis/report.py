@@ -1,4 +1,4 @@
-"""One page about a run: what it was, how it went, what it found."""
+"""One HTML page about a run: its settings, its curves and its predictions."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ from .curves import curve_panels, draw_panel
 from .forecast_picture import draw_forecast_axes
 
 _TEMPLATE = 'report.html.j2'
-# A table of more classes cannot be read; the most frequent confusions say it then.
+# A matrix of more classes cannot be read; the list of the most frequent confusions remains.
 _MAX_MATRIX = 20
 _NUM_CONFUSIONS = 10
-# The names of more curves would cover them.
+# The legend of more curves would cover them.
 _MAX_CURVES = 6
 _SIZES = ('small, below 32 x 32 px', 'medium', 'large, from 96 x 96 px')
 
 
 @dataclass
 class ReportInput:
-    """All that a report can be made of; what is missing is None, and the page says so.
+    """Everything that a report can show; a missing part is None, and the page says so.
 
     Attributes:
         run: Log of the run.
         config: Resolved config.
-        config_path: Where it was read.
-        base: Name and settings of the config to compare with; the nearest one if None.
-        environment: Lines 'name: value' of the log.
+        config_path: File of that config.
+        base: Name and settings of the config to compare with; None takes the nearest one.
+        environment: Names and values that the log tells about the environment.
         annotations: Annotations of the validation split.
-        image_folder: Folder of its images.
-        predictions: Predictions in COCO's format.
-        predictions_from: Where they come from.
-        problems: What could not be read, as sentences.
+        image_folder: Folder of the images of that split.
+        predictions: Predictions in COCO's result format.
+        predictions_from: Source of the predictions.
+        problems: A sentence for each part that could not be read.
     """
 
     run: RunLog
@@ -73,7 +73,7 @@ class ReportInput:
 
 
 def render_report(given: ReportInput) -> str:
-    """The page as HTML that needs no other file."""
+    """Returns the page as HTML that does not need any other file."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('mmdet_dinov2.analysis', '.'),
         autoescape=True,
@@ -129,7 +129,7 @@ def _summary(given: ReportInput) -> list[tuple[str, str]]:
                 ('best AP', f'{ap[best]:.1f} at step {steps[best]:.0f}'),
                 ('last AP', f'{ap[-1]:.1f} at step {steps[-1]:.0f}'),
             ]
-        except (InputError, ValueError):  # another metric, or only undefined values
+        except (InputError, ValueError):  # a different metric, or only undefined values
             pass
     if run.training:
         last = run.training[-1]['iter']
@@ -155,8 +155,8 @@ def _config(given: ReportInput) -> dict[str, Any] | None:
 
 
 def _svg(draw, width: float, height: float, label: str) -> Markup:
-    """A plot as inline SVG whose black follows the colour of the text around it."""
-    # Names come from files: no formulas in them. Text stays text, which is small and can be found.
+    """Draws a plot as inline SVG, with black replaced by the text colour of the page."""
+    # Names come from files and are not formulas. Text stays text, which is small and searchable.
     with rc_context({'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 9}):
         figure = Figure(figsize=(width, height), layout='constrained')
         axes = figure.subplots()
@@ -171,7 +171,7 @@ def _svg(draw, width: float, height: float, label: str) -> Markup:
     text = buffer.getvalue().decode()
     text = text[text.index('<svg') :].replace('#000000', 'currentColor')
     text = text.replace('<text style="', '<text style="fill: currentColor; ')
-    # matplotlib escapes text; the label goes into an attribute.
+    # matplotlib escapes its texts, but the label becomes an attribute.
     label = Markup.escape(label)
     return Markup(text.replace('<svg ', f'<svg role="img" aria-label="{label}" ', 1))
 
@@ -246,12 +246,12 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
 
 
 def _to_points(value: float | None) -> float:
-    """A score of 0 to 1 in points; NaN if it is not defined."""
+    """Turns a score of 0 to 1 into points; NaN if it is undefined."""
     return math.nan if value is None or value < 0 else 100 * value
 
 
 def _classes(classes: Sequence[ClassQuality]) -> list[tuple[str, float, float, int]]:
-    """Name, AP, AP at an IoU of 0.5 and number of boxes, the best class first."""
+    """Returns name, AP, AP at an IoU of 0.5 and number of boxes, the best class first."""
     ranked = sorted(classes, key=lambda c: -1.0 if c.ap is None else c.ap, reverse=True)
     return [(c.name, _to_points(c.ap), _to_points(c.ap_50), c.num_boxes) for c in ranked]
 
@@ -272,7 +272,7 @@ def _matrix(confusions: Confusions, names: Sequence[str]) -> dict[str, Any] | No
 def _confusions(
     confusions: Confusions, names: Sequence[str]
 ) -> list[tuple[int, str | None, str | None]]:
-    """The most frequent mistakes: count, class, found as; None is the background."""
+    """Returns the most frequent confusions: count, class, predicted class; None is background."""
     labels = [*names, None]
     return [
         (count, labels[row], labels[column])
@@ -281,12 +281,12 @@ def _confusions(
 
 
 def _match_note(match: ImageMatch) -> str:
-    """What was found in an image, in words."""
+    """Words what was found in an image."""
     counts = {
-        'right': len(match.correct),
-        'of another class': len(match.pairs) - len(match.correct),
-        'on a box that has one already': len(match.repeated),
-        'on no box': len(match.surplus) - len(match.repeated),
+        'correct': len(match.correct),
+        'of a different class': len(match.pairs) - len(match.correct),
+        'on a box that already has one': len(match.repeated),
+        'on background': len(match.surplus) - len(match.repeated),
     }
     kinds = ', '.join(f'{count} {kind}' for kind, count in counts.items() if count)
     found = f'{len(match.correct)} of {match.num_boxes} boxes found'
@@ -322,14 +322,14 @@ def _pictures(
                 encoded = base64.b64encode(picture).decode()
                 item['pictures'].append((what, f'data:image/jpeg;base64,{encoded}'))
         except (OSError, ValueError) as error:
-            item['note'] += f'; the picture cannot be shown ({error})'
+            item['note'] += f'; the image cannot be shown ({error})'
         items.append(item)
     return items
 
 
 def _read_picture(folder: str, image: Mapping[str, Any]) -> np.ndarray:
-    """Reads an image of an annotation file, as its boxes see it: (H, W, 3) BGR."""
+    """Reads an image of an annotation file in the orientation of its boxes: (H, W, 3) BGR."""
     name = str(image['file_name'])
     if leaves_folder(folder, name):
-        raise InputError(f'{name} lies outside of the image folder {folder}')
+        raise InputError(f'{name} lies outside the image folder {folder}')
     return read_image(Path(folder) / name, (image['width'], image['height']))

@@ -1,4 +1,4 @@
-"""Collects what a report is made of from a work folder, as far as it is there."""
+"""Collects from a work folder whatever a report can show."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def collect(
 ) -> ReportInput:
     """Reads a run.
 
-    What the caller names must be readable; what is looked for and missing becomes a sentence of the
-    report.
+    A file that the caller names must be readable. Where one that is searched for is missing, the
+    report says so.
 
     Args:
         work_dir: Work folder of the run.
         predictions: File of predictions; see ``read_predictions``.
         run_model: Whether to make predictions with a checkpoint if no file is given.
-        checkpoint: That checkpoint; the best one, else the last one of the run if not given.
-        ann_file: Annotations; those of the validation split of the saved config if not given.
-        image_folder: Images; those of the validation split if not given.
+        checkpoint: That checkpoint; by default the best one of the run, else its last one.
+        ann_file: Annotations; by default those of the validation split of the saved config.
+        image_folder: Folder of the images; by default that of the validation split.
 
     Raises:
-        FileNotFoundError: If the folder, or a file that was named, does not exist.
+        FileNotFoundError: If the folder or a file that was named does not exist.
         InputError: If a file that was named cannot be used.
     """
     work_dir = Path(work_dir)
@@ -69,7 +69,7 @@ def _read_run(work_dir: Path, problems: list[str]) -> RunLog:
     try:
         return read_run(work_dir)
     except FileNotFoundError:
-        problems.append('The folder holds no log of a training.')
+        problems.append('The folder does not contain the log of a training.')
     except InputError as error:
         problems.append(f'{error}.')
     return RunLog(work_dir.resolve().name)
@@ -82,7 +82,9 @@ def _annotations(
         return _with_annotations(read_coco_file(ann_file)), None
     sources = list(iter_dataset_configs(config or {}, 'val'))
     if len(sources) != 1:
-        problems.append('The config has no single validation data set, so nothing is evaluated.')
+        problems.append(
+            'The config does not have exactly one validation dataset, so nothing is evaluated.'
+        )
         return None, None
     try:
         source = read_source('val', *sources[0])
@@ -94,7 +96,7 @@ def _annotations(
 
 def _with_annotations(coco: CocoFile) -> CocoFile:
     if coco.annotations is None:
-        raise InputError(f'{coco.path} has no annotations, so there is nothing to compare with')
+        raise InputError(f'{coco.path} does not have annotations to compare predictions with')
     return coco
 
 
@@ -103,11 +105,11 @@ def _run_model(
 ) -> None:
     path = checkpoint or find_best_or_last(work_dir)
     if path is None:
-        problems.append('The run has saved no checkpoint yet.')
+        problems.append('The run has not saved a checkpoint yet.')
         return
     try:
         given.predictions = make_predictions(given.config or {}, path)
-        given.predictions_from = f'made by {Path(path).name}'
+        given.predictions_from = f'made with {Path(path).name}'
     except (FileNotFoundError, InputError) as error:
         if checkpoint is not None:
             raise

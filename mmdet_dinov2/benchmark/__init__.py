@@ -1,1 +1,1 @@
-"""What a model costs, and how it compares with its peers, measured in one run."""
+"""Measures what a model costs and how it compares with its peers in the same run."""

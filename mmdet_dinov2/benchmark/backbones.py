@@ -1,4 +1,4 @@
-"""DINOv2 backbones of this project and of the peers, at the same size."""
+"""DINOv2 backbones of this project and of other libraries, in the same size."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Backbone:
 
     Attributes:
         model: The model.
-        features: Computes its last normed features from images (B, 3, H, W) and their valid sizes;
-            the peers do not look at the sizes.
+        features: Computes the last normalised features from images (B, 3, H, W) and their valid
+            sizes; the peers ignore the sizes.
     """
 
     model: nn.Module
     features: Callable[[Tensor, Sequence[tuple[int, int]] | None], Tensor]
 
     def train_once(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> None:
-        """Runs forward and backward pass and drops the gradients."""
+        """Runs a forward and a backward pass and drops the gradients."""
         self.features(images, sizes).sum().backward()
         self.model.zero_grad(set_to_none=True)
 
 
 def installed_peers(names: Sequence[str] = PEERS) -> list[str]:
-    """Those of the peers that can be imported."""
+    """Returns the names of the peers that are installed."""
     return [name for name in names if importlib.util.find_spec(name) is not None]
 
 
@@ -52,16 +52,17 @@ def build_backbone(
     layer_scale: float | None = None,
     **options: Any,
 ) -> Backbone:
-    """Builds a backbone with random weights, in eval mode.
+    """Builds a backbone with random weights, in evaluation mode.
 
     Args:
         library: 'ours' or one of ``PEERS``.
-        arch: Architecture as for ``DINOv2``.
+        arch: Architecture, as for ``DINOv2``.
         patch_size: Side of a patch in pixels.
-        img_size: Side of the images that the position embedding is for, at patches of 14 pixels.
-        layer_scale: Value of all LayerScales; at the published initial value of 1e-5 the blocks
-            hardly show in the features. None keeps that of the architecture.
-        **options: Further arguments of ``DINOv2``; the peers have none.
+        img_size: Side in pixels of the images that the position embedding is for, with patches of
+            14 pixels.
+        layer_scale: Value of all LayerScales; None keeps that of the architecture. With the
+            published initial value of 1e-5 the blocks hardly affect the features.
+        **options: Further arguments of ``DINOv2``; only for this project's backbone.
 
     Raises:
         InputError: If the library is unknown or does not have such a model.
@@ -71,9 +72,9 @@ def build_backbone(
         size['layer_scale'] = layer_scale
     builders = dict(ours=_ours, timm=_timm, transformers=_transformers, mmpretrain=_mmpretrain)
     if library not in builders:
-        raise InputError(f'no backbone of {library!r} is known; choose of {sorted(builders)}')
+        raise InputError(f'library must be one of {sorted(builders)}, but is {library!r}')
     if library != 'ours' and options:
-        raise InputError(f'{library} has no DINOv2 with {", ".join(options)}')
+        raise InputError(f'{library} does not have a DINOv2 with {", ".join(options)}')
     backbone = builders[library](size, patch_size, img_size, **options)
     backbone.model.eval()
     return backbone
@@ -90,7 +91,7 @@ def _timm(size: dict, patch_size: int, img_size: int) -> Backbone:
     from timm.models.vision_transformer import VisionTransformer
 
     gated = dict(mlp_layer=SwiGLUPacked, act_layer=nn.SiLU) if size['ffn'] == 'swiglu' else {}
-    # The gated layer of timm takes the width of both halves together.
+    # The gated layer of timm expects the width of both halves together.
     hidden = size['feedforward_channels'] * (2 if gated else 1)
     model = VisionTransformer(
         img_size=_grid_side(patch_size, img_size),
@@ -117,7 +118,7 @@ def _transformers(size: dict, patch_size: int, img_size: int) -> Backbone:
         hidden_size=size['embed_dims'],
         num_hidden_layers=size['num_layers'],
         num_attention_heads=size['num_heads'],
-        # transformers takes the width before it is divided by the gate, 2/3, in steps of 8.
+        # transformers expects the width before it multiplies by 2/3 for the gate, in steps of 8.
         mlp_ratio=round(ratio * 3 / 2) if gated else round(ratio),
         use_swiglu_ffn=gated,
         layerscale_value=size['layer_scale'],
@@ -135,11 +136,11 @@ def _mmpretrain(size: dict, patch_size: int, img_size: int) -> Backbone:
 
 
 def _grid_side(patch_size: int, img_size: int) -> int:
-    """Side of an image that has the patches of the position embedding."""
+    """Returns the side of an image with as many patches as the position embedding."""
     return img_size // PRETRAIN_PATCH_SIZE * patch_size
 
 
 def random_images(count: int, size: tuple[int, int], seed: int) -> Tensor:
-    """Normalised images of noise, shape (count, 3, H, W)."""
+    """Returns normalised images of noise, shape (count, 3, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *size, generator=generator)

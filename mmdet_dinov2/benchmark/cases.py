@@ -1,4 +1,4 @@
-"""Measurements of detectors that run in a process of their own: JSON in, JSON out."""
+"""Measurements of detectors for processes of their own: arguments and results are JSON."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ Batches = Sequence[Sequence[Size]]
 
 
 def training_memory(spec: dict, batches: Batches, seed: int, repeats: int = 0) -> dict:
-    """Peak memory of training steps: weights, gradients, optimizer states and activations.
+    """Measures the peak memory of training steps.
+
+    It includes weights, gradients, optimizer states and activations.
 
     Args:
         spec: Attributes of a ``DetectorSpec``.
         batches: Sizes of the images of each step.
         seed: Seed of images and boxes.
-        repeats: Number of passes over the batches after the first one that are timed.
+        repeats: Number of timed passes over the batches; an untimed pass comes first.
 
     Returns:
-        ``mib``, and ``seconds`` of a step, one mean for each timed pass.
+        ``mib``, and ``seconds`` of a step: the mean of each timed pass.
     """
     detector = DetectorSpec(**spec)
     memory = PeakMemory(detector.device)
@@ -44,17 +46,17 @@ def training_memory(spec: dict, batches: Batches, seed: int, repeats: int = 0) -
 def training_times(
     specs: Sequence[dict], batches: Batches, seed: int, repeats: int, warmup: int = 1
 ) -> dict:
-    """Times of training steps of several detectors, in turns, on the same batches.
+    """Times training steps of several detectors, in turns, on the same batches.
 
     Args:
-        specs: Attributes of each ``DetectorSpec``; on one device.
+        specs: Attributes of each ``DetectorSpec``, all on one device.
         batches: Sizes of the images of each step.
         seed: Seed of images and boxes.
         repeats: Number of passes over the batches.
-        warmup: Passes before them that do not count.
+        warmup: Number of untimed passes before them.
 
     Returns:
-        ``seconds`` of a step, for each detector the mean of each pass.
+        ``seconds`` of a step: for each detector the mean of each pass.
     """
     detectors = [DetectorSpec(**spec) for spec in specs]
     cases = {str(i): _passes(detector, batches, seed) for i, detector in enumerate(detectors)}
@@ -65,19 +67,19 @@ def training_times(
 def training_cost(
     spec: dict, batches: Batches, seed: int, repeats: int, from_config: bool = False
 ) -> dict:
-    """All that a training step costs: time and memory, time of its parts.
+    """Measures what a training step costs: time, time of its parts, memory.
 
     Args:
         spec: Attributes of a ``DetectorSpec``.
         batches: Sizes of the images of each step.
         seed: Seed of images and boxes.
-        repeats: Number of passes over the batches; one more comes before them.
-        from_config: Whether batches are loaded from the training data of the config instead, in
-            this process; ``batches`` then only says how many, and how many images they have.
+        repeats: Number of timed passes over the batches; an untimed pass comes first.
+        from_config: Whether to load the batches from the training data of the config, in this
+            process; ``batches`` then only gives their number and the number of their images.
 
     Returns:
-        ``seconds`` of a step, one mean for each pass; ``parts``, the same for each part; ``mib``;
-        ``trained`` and ``frozen`` parameters.
+        ``seconds`` of a step, the mean of each pass; ``parts``, the same for each part; ``mib``;
+        numbers of ``trained`` and ``frozen`` parameters.
     """
     detector = DetectorSpec(**spec)
     memory = PeakMemory(detector.device)
@@ -100,22 +102,22 @@ def training_cost(
 
 
 def inference_cost(spec: dict, batches: Batches, seed: int, repeats: int) -> dict:
-    """What predictions cost.
+    """Measures what predictions cost.
 
     Args:
         spec: Attributes of a ``DetectorSpec``.
         batches: Sizes of the images of each batch.
         seed: Seed of the images.
-        repeats: Number of passes over the batches; one more comes before them.
+        repeats: Number of timed passes over the batches; an untimed pass comes first.
 
     Returns:
-        ``latency``, seconds for one image alone, for the first image of each batch in each pass;
-        ``seconds`` of a batch, one mean for each pass; ``flops`` and ``deformable_flops`` of the
-        forward pass of the first batch; ``forward``, seconds of that alone; ``mib``.
+        ``latency``, the seconds for the first image of the first batch alone, in each pass;
+        ``seconds`` of a batch, the mean of each pass; ``flops`` and ``deformable_flops`` of the
+        forward pass of the first batch; ``forward``, the seconds of that forward pass; ``mib``.
     """
     detector = DetectorSpec(**spec)
     memory = PeakMemory(detector.device)
-    # Torch's counter does not work without gradients on parameters that could have some.
+    # torch's counter fails under no_grad if parameters require gradients.
     model = build_detector(detector).eval().requires_grad_(False)
     made = [make() for make in _makers(model, batches, seed)]
     first = {key: values[:1] for key, values in made[0].items()}
@@ -150,7 +152,7 @@ def inference_cost(spec: dict, batches: Batches, seed: int, repeats: int) -> dic
 
 
 def _passes(detector: DetectorSpec, batches: Batches, seed: int) -> Callable[[], None]:
-    """A call that trains one step on each of the batches."""
+    """Returns a function that trains one step on each of the batches."""
     model = build_detector(detector)
     optim_wrapper = build_optimizer(model, detector)
     made = [make() for make in _makers(model, batches, seed)]
@@ -164,14 +166,14 @@ def _passes(detector: DetectorSpec, batches: Batches, seed: int) -> Callable[[],
 
 
 def _makers(model: DINO, batches: Batches, seed: int) -> list[Callable[[], dict]]:
-    """Calls that return random batches, always the same ones."""
+    """Returns functions that each return a random batch, always the same one."""
     num_classes = model.bbox_head.num_classes
     made = [random_batch(sizes, num_classes, seed + i) for i, sizes in enumerate(batches)]
     return [partial(dict, batch) for batch in made]
 
 
 def _loaders(detector: DetectorSpec, batches: Batches) -> list[Callable[[], dict]]:
-    """Makers of batches from the training data of the config."""
+    """Returns functions that each load a batch from the training data of the config."""
     cfg = read_detector_config(detector).train_dataloader
     cfg.update(batch_size=len(batches[0]), num_workers=0, persistent_workers=False)
     loader = Runner.build_dataloader(cfg, seed=detector.seed)

@@ -1,4 +1,4 @@
-"""What detectors cost: parameters, operations, time of training and inference, memory."""
+"""Cost of detectors: parameters, operations, memory, time of training and inference."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Workload:
     """What is measured for each config.
 
     Attributes:
-        draw: Draws the sizes of a number of images from a seed.
-        archs: Backbones in place of that of the config; None is that of the config.
-        precisions: 'fp32' and 'bf16'.
-        batch_sizes: Images of a batch.
-        num_batches: Batches of a pass.
-        options: Settings that replace those of each config.
+        draw: Draws the sizes of images, given their number and a seed.
+        archs: Backbones to measure instead of that of the config; None is that of the config.
+        precisions: Precisions to measure, of 'fp32' and 'bf16'.
+        batch_sizes: Numbers of images per batch.
+        num_batches: Number of batches per pass.
+        options: Settings that override each config.
         from_config: Whether to load training batches from the data of the config.
         compare: Whether to measure the peers too.
     """
@@ -56,12 +56,12 @@ class Workload:
     compare: bool = False
 
     def batches(self, batch_size: int, seed: int) -> list[list[Size]]:
-        """Sizes of the images of each batch."""
+        """Draws the sizes of the images of each batch."""
         sizes = self.draw(batch_size * self.num_batches, seed)
         return [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
 
     def specs(self, config: str, precision: str, settings: Settings) -> list[DetectorSpec]:
-        """The detectors of a config, each followed by its peer."""
+        """Returns the detectors of a config, each of them followed by its peer."""
         specs = []
         for arch in self.archs:
             options = dict(self.options, **({'model.backbone.arch': arch} if arch else {}))
@@ -77,10 +77,10 @@ def measure_costs(
 ) -> None:
     """Measures detectors of all configs, backbones, precisions and batch sizes.
 
-    Every detector runs in processes of its own.
+    Every measurement of a detector runs in a process of its own.
 
     Args:
-        report: Gets two tables for each config, precision and batch size.
+        report: Receives two tables for each config, precision and batch size.
         settings: How to measure.
         configs: Config files.
         workload: What to measure.
@@ -108,7 +108,7 @@ def measure_costs(
 
 
 def describe_batches(batches: Sequence[Sequence[Size]], patch_size: int, seed: int) -> list[str]:
-    """Sizes, share of valid tokens and seed, as notes of a table."""
+    """Words sizes, share of valid tokens and seed as notes of a table."""
     shares = [valid_share(sizes, patch_size) for sizes in batches]
     return [
         f'seed {seed}; {len(batches)} batches; valid tokens: '
@@ -124,8 +124,8 @@ def add_training_row(
     spec: DetectorSpec,
     batches: Sequence[Sequence[Size]],
     from_config: bool = False,
-) -> dict | None:
-    """Measures training steps of a detector; returns the result, None where it failed."""
+) -> None:
+    """Measures training steps of a detector and adds a row with the columns ``TRAINING``."""
     try:
         cost = settings.run_case(
             cases.training_cost,
@@ -138,7 +138,7 @@ def add_training_row(
         )
     except CaseError as error:
         report.add(table, {'model': describe(spec), 'step s': f'{NOT_MEASURED}: {error}'})
-        return None
+        return
     parts = {f'{part} s': Spread.of(seconds).median for part, seconds in cost['parts'].items()}
     report.add(
         table,
@@ -151,7 +151,6 @@ def add_training_row(
             'peak MiB': cost['mib'],
         },
     )
-    return cost
 
 
 def add_inference_row(
@@ -160,18 +159,8 @@ def add_inference_row(
     settings: Settings,
     spec: DetectorSpec,
     batches: Sequence[Sequence[Size]],
-    card_peak: float | None = None,
 ) -> None:
-    """Measures predictions of a detector.
-
-    Args:
-        report: The report.
-        table: A table of it with the columns ``INFERENCE``.
-        settings: How to measure.
-        spec: The detector.
-        batches: Sizes of the images of each batch.
-        card_peak: Peak FLOP/s of the device; None takes what is known of a card.
-    """
+    """Measures predictions of a detector and adds a row with the columns ``INFERENCE``."""
     try:
         cost = settings.run_case(
             cases.inference_cost,
@@ -186,7 +175,7 @@ def add_inference_row(
         return
     forward = Spread.of(cost['forward'])
     rate = cost['flops'] / forward.median
-    peak = card_peak or peak_flops(report.machine.get('gpu') or '', spec.precision)
+    peak = peak_flops(report.machine.get('gpu') or '', spec.precision)
     report.add(
         table,
         {
@@ -204,7 +193,7 @@ def add_inference_row(
 
 
 def describe(spec: DetectorSpec) -> str:
-    """A detector in a few words."""
+    """Returns a short description of a detector."""
     options = ' '.join(f'{key.removeprefix("model.")}={v}' for key, v in spec.options.items())
     return f'{spec.name} {options}'.strip()
 
@@ -216,7 +205,7 @@ def _compare_backbones(
     workload: Workload,
     precision: str,
 ) -> None:
-    """Backbones of all libraries on a padded batch of each config."""
+    """Compares the backbones of all libraries on a padded batch of each config."""
     columns = ('backbone', 'forward s', 'ours / peer', 'parameters M')
     libraries = ['ours', *installed_peers()]
     for config, batch_size in itertools.product(configs, workload.batch_sizes):
@@ -246,7 +235,7 @@ def _compare_backbones(
                 f'{Path(config).stem}, {describe(spec)}, {precision}, batch {batch_size}: '
                 'backbones alone, the peers on the padded batch',
                 columns,
-                [*describe_batches([sizes], patch_size, settings.seed)],
+                describe_batches([sizes], patch_size, settings.seed),
             )
             for library in libraries:
                 size = sum(p.numel() for p in built[library].model.parameters())

@@ -1,4 +1,4 @@
-"""Detectors to be measured: of a config, and mmdet's stock DINO of the same size."""
+"""Detectors to measure: that of a config, and mmdet's stock DINO of the same size."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from ..errors import InputError
 from ..models.dinov2 import PRETRAIN_PATCH_SIZE
 from ..models.dinov2_archs import resolve_arch
 
-# How a forward pass runs; the wrapper of this project that runs it so.
+# The optimizer wrapper for each precision.
 PRECISIONS = {'fp32': 'OptimWrapper', 'bf16': 'Bf16OptimWrapper'}
 
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """Which detector to build; travels to other processes as JSON.
+    """A detector to build. It can be sent to other processes as JSON.
 
     Attributes:
         config: Config file.
-        options: Settings that replace those of the config, as in ``--cfg-options``.
-        stock: Whether to build mmdet's detector of the same size in its place.
+        options: Settings that override the config, as in ``--cfg-options``.
+        stock: Whether to build mmdet's detector of the same size instead.
         precision: 'fp32', or 'bf16' for autocast.
         device: 'cpu' or 'cuda'.
         seed: Seed of the random weights.
-        reproducible: Whether training steps run as with ``reproducible=True``.
+        reproducible: Whether training steps run as with ``reproducible=True`` in a config.
     """
 
     config: str
@@ -50,35 +50,37 @@ class DetectorSpec:
     reproducible: bool = False
 
     def as_dict(self) -> dict:
-        """The attributes by name."""
+        """Returns the attributes by name."""
         return asdict(self)
 
     @property
     def name(self) -> str:
+        """'mmdet' for the stock detector, otherwise 'ours'."""
         return 'mmdet' if self.stock else 'ours'
 
 
 def read_detector_config(spec: DetectorSpec) -> Config:
-    """Reads the config of a detector that starts from random weights.
+    """Reads the config of a detector, without its pretrained weights.
 
     Raises:
-        InputError: If the precision is unknown or the config is not one of a DINOv2 detector.
+        InputError: If the precision is unknown, or the config is not that of a DINOv2 detector.
     """
     if spec.precision not in PRECISIONS:
-        raise InputError(f'precision {spec.precision!r} is unknown; choose of {sorted(PRECISIONS)}')
+        raise InputError(
+            f'precision must be one of {sorted(PRECISIONS)}, but is {spec.precision!r}'
+        )
     cfg = Config.fromfile(spec.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     cfg.merge_from_dict(dict(spec.options))
     if cfg.get('model', {}).get('backbone', {}).get('type') != 'DINOv2':
-        raise InputError(f'{spec.config} has no model with a backbone of type DINOv2')
+        raise InputError(f'model.backbone of {spec.config} must have the type DINOv2')
     cfg.model.backbone.init_cfg = None  # the cost does not depend on the weights
-    if cfg.model.neck.in_channels != resolve_arch(cfg.model.backbone.arch)['embed_dims']:
-        cfg.model.neck.in_channels = resolve_arch(cfg.model.backbone.arch)['embed_dims']
+    cfg.model.neck.in_channels = resolve_arch(cfg.model.backbone.arch)['embed_dims']
     return cfg
 
 
 def build_detector(spec: DetectorSpec) -> DINO:
-    """Builds the detector, in training mode, with random weights that depend on the seed alone."""
+    """Builds a detector in training mode, with random weights that depend on its seed only."""
     cfg = read_detector_config(spec)
     model_cfg = stock_detector_config(cfg.model) if spec.stock else cfg.model
     seed_everything(spec.seed)
@@ -88,42 +90,41 @@ def build_detector(spec: DetectorSpec) -> DINO:
 
 
 def build_optimizer(model: nn.Module, spec: DetectorSpec) -> OptimWrapper:
-    """Builds the optimizer of the config, wrapped for the precision."""
+    """Builds the optimizer of the config, in the wrapper for the precision."""
     wrapper = copy.deepcopy(read_detector_config(spec).optim_wrapper)
     for key in ('dtype', 'loss_scale', 'accumulative_counts', 'use_fsdp'):
         wrapper.pop(key, None)
     if spec.stock and wrapper.get('paramwise_cfg'):
-        # mmdet's detectors do not know the depth of a parameter; it does not change the work.
+        # mmdet's detectors do not know the depth of a parameter; the work stays the same.
         wrapper.paramwise_cfg.pop('layer_decay_rate', None)
     return build_optim_wrapper(model, dict(wrapper, type=PRECISIONS[spec.precision]))
 
 
 def autocast(spec: DetectorSpec) -> torch.autocast:
-    """Context of a forward pass in the precision."""
+    """Returns the context of a forward pass in the precision of a detector."""
     return torch.autocast(spec.device, dtype=torch.bfloat16, enabled=spec.precision == 'bf16')
 
 
 def stock_detector_config(model: Mapping[str, Any]) -> dict:
-    """Config of mmdet's own DINO with mmpretrain's ViT, of the size of one of our detectors.
+    """Returns the config of mmdet's DINO with mmpretrain's ViT, in the size of our detector.
 
-    The pyramid is the same, without knowledge of the padding. mmdet pads a batch to the next
-    multiple of the patch size.
+    The pyramid is the same, but does not know the padding. mmdet pads a batch to the next multiple
+    of the patch size. What mmpretrain's ViT does not have, such as windows, is left out.
 
     Args:
         model: Model config of a detector of this project.
 
-    Returns:
-        The model config. Windows and what else mmpretrain's ViT does not have are left out.
-
     Raises:
-        InputError: If mmpretrain is not installed, or freezes other parts than asked for.
+        InputError: If mmpretrain is not installed, or cannot freeze the same parts.
     """
     if importlib.util.find_spec('mmpretrain') is None:
-        raise InputError('the comparison with mmdet needs mmpretrain: see requirements/')
+        raise InputError(
+            'the comparison with mmdet needs mmpretrain; see requirements/mminstall.txt'
+        )
     model = copy.deepcopy(dict(model))
     ours = model['backbone']
     if ours.get('num_registers'):
-        raise InputError('mmpretrain has no DINOv2 with registers to compare with')
+        raise InputError('mmpretrain does not have a DINOv2 with registers to compare with')
     model['type'] = 'DINO'
     model['backbone'] = stock_backbone_config(
         ours.get('arch', 'base'),
@@ -149,7 +150,7 @@ def stock_detector_config(model: Mapping[str, Any]) -> dict:
     return {key: value for key, value in model.items() if key in _DETECTOR}
 
 
-# Arguments of mmdet 3.5 that our configs use; ours have more.
+# The arguments of mmdet 3.5 that our configs use; our classes have more.
 _DETECTOR = {
     'type', 'num_queries', 'with_box_refine', 'as_two_stage', 'num_feature_levels',
     'data_preprocessor', 'backbone', 'neck', 'encoder', 'decoder', 'positional_encoding',
@@ -170,19 +171,23 @@ def stock_backbone_config(
     frozen_stages: int | str = -1,
     drop_path_rate: float = 0.0,
 ) -> dict:
-    """Config of mmpretrain's ViT in the size of one of our backbones; arguments as for ``DINOv2``.
+    """Returns the config of mmpretrain's ViT in the size of our backbone.
+
+    The arguments are those of ``DINOv2``.
 
     Raises:
         InputError: If mmpretrain cannot freeze the same parts.
     """
     size = resolve_arch(arch if isinstance(arch, str) else dict(arch))
     if frozen_stages == 0:
-        raise InputError('frozen_stages=0 freezes nothing in mmpretrain, so it cannot be compared')
+        raise InputError(
+            'frozen_stages=0 cannot be compared: mmpretrain would not freeze anything with it'
+        )
     keys = ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')
     cfg = dict(
         type='mmpretrain.VisionTransformer',
         arch={key: size[key] for key in keys},
-        # The grid of the position embedding, which ours keeps for every patch size.
+        # Our position embedding has the same grid for every patch size.
         img_size=img_size // PRETRAIN_PATCH_SIZE * patch_size,
         patch_size=patch_size,
         out_type='featmap',
@@ -191,14 +196,14 @@ def stock_backbone_config(
         drop_path_rate=drop_path_rate,
     )
     if size['ffn'] == 'swiglu':
-        # mmpretrain takes the width before it is divided by the gate: 2/3, in steps of 8.
+        # mmpretrain expects the width before it multiplies by 2/3 for the gate, in steps of 8.
         cfg['arch']['feedforward_channels'] = size['feedforward_channels'] * 3 // 2
         cfg['layer_cfgs'] = dict(ffn_type='swiglu_fused')
     return cfg
 
 
 def _has_cuda_operators() -> bool:
-    """Whether mmcv was compiled with CUDA operators."""
+    """Returns whether mmcv was compiled with CUDA operators."""
     from mmcv.ops import get_compiling_cuda_version
 
     return get_compiling_cuda_version() != 'not available'
@@ -208,7 +213,7 @@ def _has_cuda_operators() -> bool:
 class OneHotFocalLoss(FocalLoss):
     """mmdet's focal loss in PyTorch, for a GPU without mmcv's CUDA operators.
 
-    mmdet takes its PyTorch version for one-hot targets.
+    mmdet uses its PyTorch implementation if the targets are one-hot.
     """
 
     def forward(self, pred: Tensor, target: Tensor, *args, **kwargs) -> Tensor:

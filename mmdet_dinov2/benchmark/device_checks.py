@@ -1,4 +1,4 @@
-"""Whether the kernels of a device compute what PyTorch computes on the CPU: JSON in, JSON out."""
+"""Checks of the kernels of a device against PyTorch on the CPU, with JSON in and out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .workloads import random_batch
 
 
 def segment_attention_error(device: str, lengths: list[int], dtype: str, seed: int) -> dict:
-    """Attention over segments on a device against fp32 on the CPU, gradients included.
+    """Compares attention over segments on a device with fp32 on the CPU, gradients included.
 
     Args:
         device: The device.
@@ -23,7 +23,7 @@ def segment_attention_error(device: str, lengths: list[int], dtype: str, seed: i
         seed: Seed of the tokens.
 
     Returns:
-        ``forward`` and ``backward``: largest differences, relative to the largest value.
+        ``forward`` and ``backward``: the largest differences, relative to the largest values.
     """
     torch.manual_seed(seed)
     segments = Segments.from_lengths(lengths)
@@ -40,20 +40,20 @@ def segment_attention_error(device: str, lengths: list[int], dtype: str, seed: i
 
 
 def encoder_error(spec: dict, size: list[int]) -> dict:
-    """One encoder layer on the device of the spec against fp32 on the CPU, gradients included.
+    """Compares the encoder on the device of the spec with fp32 on the CPU, gradients included.
 
-    The layer runs the deformable attention that the detector chooses on each device. A sampling
-    point that rounding puts on the other side of a cell's centre changes the gradient of its query
-    by a finite step, so gradients are compared by their norm and not by the largest difference.
+    The encoder runs the deformable attention that the detector chooses on each device. If rounding
+    moves a sampling point to the other side of a cell's centre, the gradient of its query jumps, so
+    gradients are compared by their norm and not by the largest difference.
 
     Args:
         spec: Attributes of a ``DetectorSpec``.
         size: Height and width of an image in pixels.
 
     Returns:
-        ``forward``: largest difference of the memory, relative to the largest value.
-        ``backward``: norm of the difference of the gradients of the image features, relative to
-        the norm of the gradients.
+        ``forward``: the largest difference of the memory, relative to the largest value.
+        ``backward``: the norm of the difference of the gradients of the image features, relative
+        to the norm of the gradients.
     """
     detector = DetectorSpec(**spec)
     on_cpu = DetectorSpec(**{**spec, 'device': 'cpu', 'precision': 'fp32'})
@@ -84,7 +84,7 @@ def encoder_error(spec: dict, size: list[int]) -> dict:
 
 
 def prediction_error(spec: dict, sizes: list[list[int]], seed: int) -> dict:
-    """Features of images in a batch on a device against each image alone.
+    """Compares the features of images in a batch on a device with those of each image alone.
 
     Args:
         spec: Attributes of a ``DetectorSpec``.
@@ -92,7 +92,7 @@ def prediction_error(spec: dict, sizes: list[list[int]], seed: int) -> dict:
         seed: Seed of the images.
 
     Returns:
-        ``forward``: largest difference of the pyramid, relative to the largest value.
+        ``forward``: the largest difference of the pyramid, relative to the largest value.
     """
     detector = DetectorSpec(**spec)
     model = build_detector(detector).eval()
@@ -111,7 +111,7 @@ def prediction_error(spec: dict, sizes: list[list[int]], seed: int) -> dict:
 
 
 def _scatter_samples(model: DINO, seed: int) -> None:
-    """Sampling offsets and weights that differ from query to query, as after training."""
+    """Gives every query different sampling offsets and weights, as after training."""
     generator = torch.Generator().manual_seed(seed)
     for name, module in model.encoder.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(
@@ -121,6 +121,6 @@ def _scatter_samples(model: DINO, seed: int) -> None:
 
 
 def _error(value: Tensor, expected: Tensor) -> float:
-    """Largest difference, relative to the largest value expected."""
+    """Returns the largest difference, relative to the largest expected value."""
     value, expected = value.detach().float().cpu(), expected.detach().float().cpu()
     return ((value - expected).abs().max() / expected.abs().max()).item()

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import (
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations; a multiplication and an addition are two.
+    """Numbers of floating-point operations; a multiplication and an addition are two.
 
     Attributes:
         dense: Matrix products, convolutions and attention, by torch's ``FlopCounterMode``.
@@ -32,15 +32,16 @@ class Flops:
 
     @property
     def total(self) -> int:
+        """All operations."""
         return self.dense + self.deformable
 
 
 def deformable_flops(num_queries: int, num_heads: int, num_samples: int, head_dim: int) -> int:
-    """Operations of one multi-scale deformable attention, its linear layers left out.
+    """Counts the operations of a multi-scale deformable attention without its linear layers.
 
-    Every query takes, in each head, ``num_samples`` values from the maps: levels x points
-    (Deformable DETR, arXiv:2010.04159, equation 3). A value is the bilinear mean of 4 cells, 4
-    multiplications and 4 additions per channel; it is weighted and added, 2 more. In all
+    Every query reads ``num_samples`` values from the maps in each head: levels x points (Deformable
+    DETR, arXiv:2010.04159, equation 3). A value is the bilinear mean of 4 cells: 4 multiplications
+    and 4 additions per channel. Weighting and adding it takes 2 more. The total is
 
         10 x queries x heads x samples x channels of a head.
 
@@ -58,15 +59,12 @@ def deformable_flops(num_queries: int, num_heads: int, num_samples: int, head_di
 def count_flops(model: nn.Module, run: Callable[[], object]) -> Flops:
     """Counts the operations of a call.
 
-    Element-wise operations, normalisations and softmax are not counted, as is usual.
+    As is usual, element-wise operations, normalisations and softmax do not count.
 
     Args:
         model: The model that is called.
-        run: Calls it once.
-
-    Returns:
-        The counts. With a backward pass in ``run`` the deformable part still is that of the forward
-        pass.
+        run: Calls it once. If it also runs a backward pass, the deformable part does not include
+            that.
     """
     counter = FlopCounterMode(display=False)
     with _deformable_calls(model) as calls, counter:
@@ -76,7 +74,7 @@ def count_flops(model: nn.Module, run: Callable[[], object]) -> Flops:
 
 @contextlib.contextmanager
 def _deformable_calls(model: nn.Module) -> Iterator[list[int]]:
-    """Operations of each deformable attention that is called meanwhile."""
+    """Collects the operations of each deformable attention that the body calls."""
     calls: list[int] = []
 
     def record(module: MultiScaleDeformableAttention, args: tuple, kwargs: dict, output) -> None:
@@ -119,16 +117,14 @@ def _count_varlen_attention(
 
 
 def _register_attention() -> None:
-    """Tells torch's counter of the attention kernels that it does not know."""
+    """Tells torch's counter about the attention kernels that it does not know."""
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     if on_cpu not in flop_registry:
         register_flop_formula(on_cpu)(_count_cpu_attention)
-    try:  # torch >= 2.10
-        importlib.import_module('torch.nn.attention.varlen')  # defines the operation
-
-        varlen = torch.ops.torch_attn._varlen_attn
-    except (ImportError, AttributeError):
-        return
+    importlib.import_module('torch.nn.attention.varlen')  # defines the operation
+    # Private, torch 2.11: the counter registers formulas by operation, and this one has no other
+    # name.
+    varlen = torch.ops.torch_attn._varlen_attn
     if varlen not in flop_registry:
         register_flop_formula(varlen, get_raw=True)(_count_varlen_attention)
 

@@ -1,9 +1,9 @@
 """Runs a measurement in a process of its own.
 
-What fails, hangs or takes all memory there costs one row of a table; and the memory of a process
-that does one thing is the memory of that thing.
+A measurement that fails, hangs or takes all memory then costs only one row of a table, and the
+memory of the process is that of the measurement.
 
-Run as a program, this module reads a function and its arguments from its command line.
+As a program, this module reads a function and its arguments from the command line.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Lines of the error output of a failed case that are kept.
+# Number of last lines of its error output that describe a failed case.
 _MAX_ERROR_LINES = 3
 
 
 class CaseError(RuntimeError):
-    """A case gave no result; the message says why."""
+    """A case failed; the message says why."""
 
 
 def run_isolated(function: Callable[..., dict], time_limit: float, **kwargs) -> dict:
     """Calls a function in a new process.
 
     Args:
-        function: A function of a module, whose result can be written as JSON.
+        function: A function at the top level of a module, whose result is JSON.
         time_limit: Seconds after which the process is ended.
-        **kwargs: Its arguments; they can be written as JSON.
+        **kwargs: Arguments of the function, as JSON.
 
     Returns:
-        What it returned.
+        The result of the function.
 
     Raises:
-        CaseError: If it fails or takes longer.
+        CaseError: If the function fails or takes longer.
     """
     case = json.dumps([function.__module__, function.__qualname__, kwargs])
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +62,7 @@ def run_isolated(function: Callable[..., dict], time_limit: float, **kwargs) -> 
 
 
 def run_here(function: Callable[..., dict], time_limit: float, **kwargs) -> dict:
-    """Like ``run_isolated`` in this process: without a time limit, for tests.
+    """Calls a function in this process instead, without a time limit; for tests.
 
     Raises:
         CaseError: If it fails.
@@ -82,7 +82,7 @@ def _reason(code: int, errors: str) -> str:
 
 def _main(case: str, result: str) -> None:
     module, name, kwargs = json.loads(case)
-    logging.disable(logging.INFO)  # what models say while they are built
+    logging.disable(logging.INFO)  # messages of models about their construction
     function = getattr(importlib.import_module(module), name)
     Path(result).write_text(json.dumps(function(**kwargs)))
 

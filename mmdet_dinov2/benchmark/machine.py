@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine and the software of a measurement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import psutil
 import torch
 
 _PACKAGES = (
@@ -21,8 +22,8 @@ _PACKAGES = (
     'transformers',
     'triton',
 )
-# Dense FLOP/s without sparsity, as the manufacturers state them, by (part of) the name of the card:
-# fp32 without TF32 (torch's default for matrix products), bf16 on tensor cores.
+# Dense FLOP/s as the manufacturer states them, by part of the name of the card: fp32 without TF32
+# (torch's default for matrix products), bf16 on tensor cores.
 _PEAK_FLOPS = {
     'H200': {'fp32': 67e12, 'bf16': 989e12},
     'H100 PCIe': {'fp32': 51e12, 'bf16': 756e12},
@@ -37,15 +38,15 @@ _PEAK_FLOPS = {
 
 
 def describe_machine(device: torch.device | str) -> dict:
-    """Hardware, versions and date, ready for JSON.
+    """Describes hardware, versions and date, ready for JSON.
 
     Args:
         device: Device of the measurement.
 
     Returns:
-        ``cpu``, ``cores`` usable, ``threads`` of torch, ``memory_gib``, ``gpu`` (None without
-        one), ``load`` (mean number of running processes in the last minute, before the start: a
-        figure is worth little where it is not near 0), ``python``, ``packages``, ``commit`` of the
+        ``cpu``, usable ``cores``, ``threads`` of torch, ``memory_gib``, ``gpu`` (None on a CPU),
+        ``load`` (mean number of running processes in the last minute before the start; figures
+        measured at a load far above 0 mean little), ``python``, ``packages``, ``commit`` of the
         project (None outside a git checkout) and ``date``.
     """
     usable = getattr(os, 'sched_getaffinity', None)
@@ -57,9 +58,9 @@ def describe_machine(device: torch.device | str) -> dict:
         cpu=_cpu_name(),
         cores=len(usable(0)) if usable else os.cpu_count(),
         threads=torch.get_num_threads(),
-        memory_gib=round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30, 1),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
         gpu=gpu,
-        load=round(os.getloadavg()[0], 2),
+        load=round(psutil.getloadavg()[0], 2),
         python=platform.python_version(),
         packages={name: version for name in _PACKAGES if (version := _version(name))},
         commit=_commit(),
@@ -68,7 +69,7 @@ def describe_machine(device: torch.device | str) -> dict:
 
 
 def one_line(machine: dict) -> str:
-    """A machine in one line of text."""
+    """Returns the description of a machine in one line of text."""
     packages = ', '.join(f'{name} {version}' for name, version in machine['packages'].items())
     parts = [
         machine['gpu'],
@@ -82,7 +83,7 @@ def one_line(machine: dict) -> str:
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """Peak FLOP/s of a card as its manufacturer states it; None for an unknown one."""
+    """Returns the peak FLOP/s of a card as its manufacturer states it; None if unknown."""
     for name, peaks in _PEAK_FLOPS.items():
         if name in device_name:
             return peaks.get(precision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 
@@ -11,11 +12,11 @@ MIB = 2**20
 
 
 class PeakMemory:
-    """Largest memory that was taken since this object was made.
+    """Measures the largest memory in use since this object was created.
 
-    On CUDA that is what torch allocated for tensors. On a CPU it is the growth of the resident
-    memory of the process (Linux), which is meaningful in a process that does nothing else: memory
-    that earlier work has freed may be reused without growth.
+    On CUDA this is what torch allocated for tensors. On a CPU it is the growth of the resident
+    memory of the process (Linux only). It is meaningful in a process that does nothing else, as
+    memory that earlier work freed is used again without growth.
 
     Args:
         device: Device of the work.
@@ -29,27 +30,27 @@ class PeakMemory:
         else:
             _load_kernels()
             Path('/proc/self/clear_refs').write_text('5')  # the peak starts at the current size
-            self._begin = _status('VmRSS')
+            self._begin = psutil.Process().memory_info().rss
 
     def mib(self) -> float:
-        """Peak so far in MiB above the beginning."""
+        """Returns the peak so far, in MiB above the start."""
         if self.device.type == 'cuda':
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = _status('VmHWM')
+            peak = _peak_resident()
         return (peak - self._begin) / MIB
 
 
-def _status(field: str) -> int:
-    """A size of this process in bytes; see proc_pid_status(5)."""
+def _peak_resident() -> int:
+    """Returns the peak of the resident memory in bytes, which psutil does not give on Linux."""
     for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(f'{field}:'):
+        if line.startswith('VmHWM:'):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f'/proc/self/status has no {field}: peak memory of a CPU is read on Linux')
+    raise RuntimeError('/proc/self/status must have a line VmHWM; peak memory needs Linux')
 
 
 def _load_kernels() -> None:
-    """Trains a tiny network, so that code of PyTorch that is loaded on first use is loaded."""
+    """Trains a tiny network, so that PyTorch loads the code that it loads on first use."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8 * 36, 8))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     for _ in range(2):

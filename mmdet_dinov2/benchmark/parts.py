@@ -14,7 +14,7 @@ from mmengine.optim import OptimWrapper
 from .timing import synchronize
 
 PARTS = ('data', 'backbone', 'neck', 'encoder', 'decoder', 'matching+loss', 'backward', 'optimizer')
-# Methods of mmdet's detection transformers, and what they belong to.
+# Methods of mmdet's detection transformers and the parts they belong to.
 _METHODS = {
     'pre_transformer': 'encoder',
     'forward_encoder': 'encoder',
@@ -24,10 +24,10 @@ _METHODS = {
 
 
 class PartTimer:
-    """Adds up the time that is spent within named parts.
+    """Adds up the time spent in named parts.
 
-    Waits for the device at both ends of a part, so that the sum of the parts may exceed the time
-    of a step that is not looked at.
+    It waits for the device at both ends of a part, so the sum of the parts may exceed the time of a
+    step that is not observed.
 
     Args:
         device: Device of the work.
@@ -39,7 +39,7 @@ class PartTimer:
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Times the body as a part of this name."""
+        """Times the body as the part of this name."""
         synchronize(self.device)
         begin = time.perf_counter()
         try:
@@ -49,7 +49,7 @@ class PartTimer:
             self.seconds[name] += time.perf_counter() - begin
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed as a part of this name."""
+        """Returns the function, timed as the part of this name."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
@@ -84,13 +84,13 @@ def timed_step(
 
     Args:
         model: A detector of mmdet or of this project, in training mode.
-        optim_wrapper: Its optimizer.
-        make_batch: Makes the batch, as part of the data time.
+        optim_wrapper: The optimizer of the detector.
+        make_batch: Returns the batch; its time counts as data time.
         device: Device of the model.
 
     Returns:
-        Seconds of each of ``PARTS``. The encoder includes the flattening of the pyramid, the
-        decoder the choice of its queries and the denoising queries, matching and loss their sum.
+        Seconds of each of ``PARTS``. The encoder includes the flattening of the pyramid; the
+        decoder includes the choice of its queries and the denoising queries.
     """
     timer = PartTimer(device)
     with timer.part('data'):

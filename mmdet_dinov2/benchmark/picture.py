@@ -1,4 +1,4 @@
-"""Pictures of reports."""
+"""Pictures of benchmark reports."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .timing import Spread
 
 
 def draw_report(report: BenchmarkReport, path: str | Path) -> bool:
-    """Draws the tables: parts of steps as stacked bars, ratios beside their limits, memory.
+    """Draws the tables: parts of steps as stacked bars, ratios beside 1, peak memory.
 
     Args:
         report: The report.
         path: Picture file.
 
     Returns:
-        Whether there was something to draw.
+        Whether a table had something to draw.
     """
     from matplotlib.figure import Figure
 
@@ -53,7 +53,7 @@ def _ratio_columns(table: Table) -> list[str]:
 
 
 def _label(row: dict) -> str:
-    """The words of a row."""
+    """Returns the cells of a row that name it."""
     words = ('model', 'backbone', 'precision', 'pass', 'part', 'case', 'peer', 'sizes')
     return ' '.join(str(row[word]) for word in words if word in row)
 

@@ -1,4 +1,4 @@
-"""What all measurements of a run share."""
+"""Settings that all measurements of a run share."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .isolated import run_isolated
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """Settings of measurements.
 
     Attributes:
         device: 'cpu' or 'cuda'.
         seed: Seed of weights, sizes, images and boxes.
-        repeats: Rounds of each measurement; None takes the number of the suite.
-        dry_run: Whether to use tiny sizes, only to see that everything runs.
-        time_limit: Seconds that a case in a process of its own may take.
+        repeats: Rounds of each measurement; None takes that of the suite.
+        dry_run: Whether to use tiny sizes, to see that everything runs.
+        time_limit: Largest number of seconds of a case in a process of its own.
         run_case: Runs such a case; see ``run_isolated``.
     """
 

@@ -1,4 +1,4 @@
-"""Tables of measurements: printed while they grow, kept as JSON and Markdown."""
+"""Tables of measurements, printed row by row and saved as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Table:
     Attributes:
         title: Heading.
         columns: Names of the columns.
-        notes: Lines in front of the table: sizes, seeds and what else the figures depend on.
-        rows: Values of each row by column; missing ones show as an empty cell.
+        notes: Lines above the table: sizes, seeds and whatever else the figures depend on.
+        rows: Values of each row by column; a missing value becomes an empty cell.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Table:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def as_markdown(self) -> str:
-        """The table in Markdown."""
+        """Returns the table in Markdown."""
         lines = [f'### {self.title}', '']
         lines += [f'{note}  ' for note in self.notes] + [''] * bool(self.notes)
         lines += [_line(self.columns), _line(['---'] * len(self.columns))]
@@ -40,7 +40,7 @@ class Table:
         return '\n'.join(lines)
 
     def as_dict(self) -> dict:
-        """The table, ready for JSON."""
+        """Returns the table, ready for JSON."""
         return dict(
             title=self.title,
             notes=self.notes,
@@ -49,14 +49,14 @@ class Table:
 
 
 class BenchmarkReport:
-    """All tables of a run. The files are up to date after each row.
+    """All tables of a benchmark run, saved after every row.
 
     Args:
-        folder: Where ``NAME.json`` and ``NAME.md`` go; it is made.
+        folder: Folder for ``NAME.json`` and ``NAME.md``; it is created.
         name: Name of the report.
-        command: The command line that made it.
-        machine: As made by ``describe_machine``.
-        echo: Called with every line that is ready to be read.
+        command: The command line of the run.
+        machine: The result of ``describe_machine``.
+        echo: Called with every line as soon as it is complete.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class BenchmarkReport:
         echo(f'Machine: {one_line(self.machine)}')
 
     def table(self, title: str, columns: Sequence[str], notes: Sequence[str] = ()) -> Table:
-        """Begins a table; rows are added by :meth:`add`."""
+        """Begins a table; :meth:`add` adds rows to it."""
         table = Table(title, tuple(columns), list(notes))
         self.tables.append(table)
         self._echo('\n' + table.as_markdown())
         return table
 
     def add(self, table: Table, row: Mapping[str, Any]) -> None:
-        """Adds a row, values by column, to a table of this report; prints it, writes the files."""
+        """Adds a row, values by column, to a table of this report; prints it and saves files."""
         table.rows.append(dict(row))
         self._echo(_line([_text(row.get(column)) for column in table.columns]))
         self.save()
@@ -95,7 +95,7 @@ class BenchmarkReport:
         write_text(f'{self.path}.md', self.as_markdown() + '\n')
 
     def as_markdown(self) -> str:
-        """Command, machine and all tables."""
+        """Returns command, machine and all tables in Markdown."""
         head = [f'Command: `{self.command}`  ', f'Machine: {one_line(self.machine)}', '']
         return '\n'.join(head) + '\n\n'.join(table.as_markdown() for table in self.tables)
 
@@ -105,7 +105,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A cell; three digits are what a measurement is worth."""
+    """Words a cell, numbers with three significant digits."""
     if value is None:
         return ''
     if isinstance(value, float):

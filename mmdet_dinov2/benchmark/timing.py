@@ -13,13 +13,13 @@ import torch
 
 @dataclass(frozen=True)
 class Spread:
-    """A median and how far the numbers lie apart.
+    """Median and quartiles of numbers.
 
     Attributes:
-        median: Median of the numbers; of a ratio, the ratio of the two medians.
+        median: Median of the numbers; for a ratio of cases, the ratio of their medians.
         low: First quartile.
         high: Third quartile.
-        count: Number of them.
+        count: How many numbers there are.
     """
 
     median: float
@@ -29,7 +29,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Summarises at least one number."""
+        """Summarises one or more numbers."""
         low, median, high = np.quantile(np.asarray(values, dtype=float), (0.25, 0.5, 0.75))
         return cls(float(median), float(low), float(high), len(values))
 
@@ -41,12 +41,12 @@ class Spread:
         return f'{median} ({low}..{high})'
 
     def as_dict(self) -> dict[str, float]:
-        """The numbers by name."""
+        """Returns the attributes by name."""
         return asdict(self)
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
-    """Ratio of the medians of two cases that were measured in turns.
+    """Computes the ratio of the medians of two cases that were measured in turns.
 
     Args:
         numerator: Times of one case, in the order of the rounds.
@@ -60,8 +60,8 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
     """
     if len(numerator) != len(denominator):
         raise ValueError(
-            f'cases measured in turns have equally many times, not {len(numerator)} and '
-            f'{len(denominator)}'
+            'cases measured in turns must have the same number of times, but have '
+            f'{len(numerator)} and {len(denominator)}'
         )
     rounds = Spread.of([a / b for a, b in zip(numerator, denominator, strict=True)])
     median = Spread.of(numerator).median / Spread.of(denominator).median
@@ -69,13 +69,13 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Waits for what was handed to the device; on a CPU nothing is to wait for."""
+    """Waits until the device has done its work; a CPU needs no waiting."""
     if torch.device(device).type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 def measure(function: Callable[[], object], device: torch.device | str) -> float:
-    """Seconds that one call takes, until the device has done its work."""
+    """Returns the seconds of one call, until the device has done its work."""
     synchronize(device)
     begin = time.perf_counter()
     function()
@@ -89,25 +89,25 @@ def measure_in_turns(
     device: torch.device | str = 'cpu',
     warmup: int = 1,
 ) -> dict[str, list[float]]:
-    """Calls all cases once per round, so that a slow moment of the machine meets all of them.
+    """Calls all cases once per round, so that a slow phase of the machine affects all of them.
 
-    Every second round runs backwards, so that no case always follows the same one. Garbage is
-    collected between the calls and not within.
+    Every second round runs in reverse order, so that no case always follows the same one. Garbage
+    is collected between the calls only.
 
     Args:
-        cases: What to call, by name.
+        cases: Functions to call, by name.
         repeats: Number of rounds that count.
-        device: Device that the cases work on.
-        warmup: Rounds before them that do not count.
+        device: Device that the cases use.
+        warmup: Number of rounds before them that do not count.
 
     Returns:
-        For each case the seconds of each round.
+        The seconds of each round, for each case.
 
     Raises:
-        ValueError: If nothing would be measured.
+        ValueError: If ``repeats`` is less than 1.
     """
     if repeats < 1:
-        raise ValueError(f'at least 1 repeat is needed, not {repeats}')
+        raise ValueError(f'repeats must be at least 1, but is {repeats}')
     times: dict[str, list[float]] = {name: [] for name in cases}
     was_enabled = gc.isenabled()
     try:

@@ -1,4 +1,4 @@
-"""Random images and boxes of stated sizes."""
+"""Random images and boxes of given sizes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..layers import valid_cells
 
 Size = tuple[int, int]
 
-# Width over height; the first one is that of most photos of COCO.
+# Width over height; most photos of COCO have the first one.
 _ASPECT_RATIOS = (4 / 3, 3 / 4, 3 / 2, 2 / 3, 1.0)
 
 
 def detr_sizes(count: int, seed: int) -> list[Size]:
-    """Sizes as DETR's multi-scale augmentation makes them.
+    """Draws image sizes as DETR's multi-scale augmentation does.
 
     The short side is drawn from 480, 512, ..., 800, the aspect ratio from 4:3, 3:4, 3:2, 2:3 and
     1:1; an image whose long side would exceed 1333 is scaled down to it.
@@ -28,7 +28,7 @@ def detr_sizes(count: int, seed: int) -> list[Size]:
         seed: Seed of the draws.
 
     Returns:
-        Height and width of each image in pixels.
+        The height and width of each image in pixels.
     """
     numbers = random.Random(seed)
     sizes = []
@@ -42,7 +42,7 @@ def detr_sizes(count: int, seed: int) -> list[Size]:
 
 
 def sizes_within(longest: int, count: int, seed: int) -> list[Size]:
-    """Sizes of photos whose long side is ``longest``, with aspect ratios as in ``detr_sizes``."""
+    """Draws sizes with a given long side in pixels and the aspect ratios of ``detr_sizes``."""
     numbers = random.Random(seed)
     aspects = [numbers.choice(_ASPECT_RATIOS) for _ in range(count)]
     return [
@@ -51,38 +51,38 @@ def sizes_within(longest: int, count: int, seed: int) -> list[Size]:
 
 
 def fixed_sizes(sizes: Sequence[Size], count: int, seed: int) -> list[Size]:
-    """The given sizes in turns; the seed does not matter."""
+    """Returns the given sizes in turns; the seed has no effect."""
     return [sizes[i % len(sizes)] for i in range(count)]
 
 
 def canvas_of(sizes: Sequence[Size], divisor: int = 1) -> Size:
-    """Smallest canvas that holds all sizes and whose sides the divisor divides."""
+    """Returns the smallest canvas that holds all sizes, with sides divisible by ``divisor``."""
     height, width = (max(side) for side in zip(*sizes, strict=True))
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def valid_share(sizes: Sequence[Size], patch_size: int) -> float:
-    """Share of the patches of a padded batch that belong to an image."""
+    """Returns the share of the patches of a padded batch that belong to an image."""
     rows, cols = valid_cells([canvas_of(sizes)], patch_size)[0]
     valid = sum(h * w for h, w in valid_cells(sizes, patch_size))
     return valid / (rows * cols * len(sizes))
 
 
 def describe_sizes(sizes: Sequence[Size]) -> str:
-    """Sizes as text, height x width."""
+    """Returns sizes as text, height x width."""
     return ' '.join(f'{h}x{w}' for h, w in sizes)
 
 
 def random_batch(
     sizes: Sequence[Size], num_classes: int, seed: int, boxes: tuple[int, int] = (1, 15)
 ) -> dict:
-    """A batch as a dataloader makes it, with random pixels and boxes.
+    """Makes a batch like that of a dataloader, with random pixels and boxes.
 
     Args:
         sizes: Height and width of each image in pixels.
-        num_classes: Labels are 0..num_classes - 1.
-        seed: Seed of all of it.
-        boxes: Fewest and most boxes of an image. Photos of COCO have 7.3 on average.
+        num_classes: Number of classes; labels are 0..num_classes - 1.
+        seed: Seed of pixels, boxes and labels.
+        boxes: Smallest and largest number of boxes per image. Photos of COCO have 7.3 on average.
 
     Returns:
         ``inputs``, uint8 images of shape (3, H, W), and ``data_samples``.
@@ -92,7 +92,7 @@ def random_batch(
     for height, width in sizes:
         count = int(torch.randint(boxes[0], boxes[1] + 1, (), generator=generator))
         corners = torch.rand(count, 2, 2, generator=generator).sort(1).values
-        corners[:, 1] += 0.01  # no box without an area
+        corners[:, 1] += 0.01  # every box has an area
         limits = torch.tensor([width, height, width, height])
         sample = DetDataSample(
             metainfo=dict(

@@ -1,4 +1,4 @@
-"""Boxes on pictures, drawn the same everywhere. Importing registers the visualizer."""
+"""Boxes on pictures, in one style everywhere. Importing this package registers the visualizer."""
 
 from .visualizer import BoxVisualizer
 

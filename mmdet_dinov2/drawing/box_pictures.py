@@ -1,7 +1,7 @@
-"""Pictures with boxes: detections, annotations, small ones for pages.
+"""Pictures with boxes: detections, annotations, thumbnails for HTML pages.
 
-mmdet's visualizer draws with matplotlib, which takes seconds for a photo of 8 megapixels, and lines
-and letters have a fixed number of pixels.
+mmdet's visualizer draws with matplotlib, which takes seconds for a photo of 8 megapixels, and its
+lines and letters have a fixed size in pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .palette import class_colours
 
-# Shares of the longer side of the picture.
+# As shares of the longer side of the picture.
 _LINE_WIDTH = 1 / 400
 _FONT_SIZE = 1 / 60
 _MIN_FONT_SIZE = 12
@@ -34,16 +34,16 @@ def draw_boxes(
     texts: Sequence[str],
     dashed: Sequence[bool] | None = None,
 ) -> Image.Image:
-    """Draws boxes with texts, later ones over earlier ones and all texts on top.
+    """Draws boxes with texts: later boxes over earlier ones, all texts on top.
 
-    A box outside of the image has no text.
+    A box outside the image gets no text.
 
     Args:
         image: H x W x 3, uint8, RGB.
         boxes: n x 4, x1, y1, x2, y2 in pixels.
-        labels: Classes, from 0, that give the colours; grey for -1.
-        texts: What is written at each box.
-        dashed: Whether each box is drawn as a broken line; none is if not given.
+        labels: Class of each box, which chooses the colour; -1 is grey.
+        texts: Text of each box.
+        dashed: Whether each box is drawn with a dashed line; by default none is.
 
     Returns:
         A new picture of the same size.
@@ -56,7 +56,7 @@ def draw_boxes(
     colours = [palette[label] if label >= 0 else _NO_CLASS for label in labels]
     corners = np.asarray(boxes, dtype=float).reshape(-1, 2, 2)
     corners = np.concatenate([corners.min(1), corners.max(1)], axis=1)
-    # Pillow cannot draw at any distance; a line beyond the border is not seen.
+    # Pillow cannot draw far outside the picture, where nothing would be visible anyway.
     corners = corners.clip(-2 * width, np.tile(picture.size, 2) + 2 * width).tolist()
     for index, (box, colour) in enumerate(zip(corners, colours, strict=True)):
         if dashed is not None and dashed[index]:
@@ -72,13 +72,14 @@ def draw_boxes(
 def draw_detections(
     image: np.ndarray, instances: InstanceData, classes: Sequence[str]
 ) -> np.ndarray:
-    """Draws boxes with class and score, the best on top.
+    """Draws boxes with their classes and scores, the highest score on top.
 
     Args:
         image: H x W x 3, uint8, BGR.
         instances: ``bboxes`` (n x 4: x1, y1, x2, y2 in pixels), ``labels`` and, for detections,
             ``scores``.
-        classes: Class names, in the order of the labels; numbers are written where there is none.
+        classes: Class names, in the order of the labels; a label without a name is drawn as a
+            number.
 
     Returns:
         A new picture, H x W x 3, uint8, BGR.
@@ -104,17 +105,18 @@ def draw_small(
     side: int = 480,
     dashed: Sequence[bool] | None = None,
 ) -> bytes:
-    """Draws boxes with class and, where they have some, scores into a small copy of an image.
+    """Draws boxes with their classes, and scores if they have any, into a small copy of an image.
 
     Args:
         image: H x W x 3, uint8, BGR.
-        boxes: Dicts with ``bbox`` (x, y, w, h in pixels), ``category_id`` and perhaps ``score``.
+        boxes: Dicts with ``bbox`` (x, y, w, h in pixels), ``category_id`` and optionally
+            ``score``.
         names: Name of each category, in the order of the labels.
         side: Length of the longer side of the picture in pixels.
-        dashed: Whether each box is drawn as a broken line; none is if not given.
+        dashed: Whether each box is drawn with a dashed line; by default none is.
 
     Returns:
-        A JPEG file.
+        The content of a JPEG file.
     """
     scale = side / max(image.shape[:2])
     small = Image.fromarray(np.ascontiguousarray(image[..., ::-1])).resize(
@@ -138,7 +140,7 @@ def draw_small(
 
 
 def _text(name: str, score: float | None) -> str:
-    """Class and score in percent."""
+    """Returns the class and the score in percent."""
     name = str(name)[:_MAX_NAME]
     return name if score is None else f'{name} {100 * score:.0f}'
 
@@ -146,7 +148,7 @@ def _text(name: str, score: float | None) -> str:
 def _draw_dashed(
     draw: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, int, int], width: int
 ) -> None:
-    """Draws the border of a box as dashes of twice the width of the line."""
+    """Draws the border of a box with dashes of twice the line width."""
     x1, y1, x2, y2 = box
     for x in np.arange(x1, x2, 4 * width):
         for y in (y1, y2 - width + 1):
@@ -164,7 +166,7 @@ def _draw_label(
     colour: tuple[int, int, int],
     size: tuple[int, int],
 ) -> None:
-    """Writes on a ground of the colour of the box: above it, or inside where there is no room."""
+    """Writes on the colour of the box: above it, or inside it where there is no room above."""
     width = draw.textlength(text, font=font) + font.size * 0.4
     height = font.size * 1.2
     left = max(0, min(box[0], size[0] - width))
@@ -176,7 +178,7 @@ def _draw_label(
 
 
 def label_font(size: Sequence[int]) -> ImageFont.FreeTypeFont:
-    """Font of the texts in a picture of this size in pixels."""
+    """Returns the font for texts in a picture of this width and height in pixels."""
     return _font(max(_MIN_FONT_SIZE, round(max(size) * _FONT_SIZE)))
 
 

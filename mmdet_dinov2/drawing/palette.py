@@ -8,9 +8,9 @@ _GOLDEN_RATIO = 0.618034
 
 
 def class_colours(num_classes: int) -> list[tuple[int, int, int]]:
-    """RGB colours, 0 to 255, that differ from those of the neighbours.
+    """Returns RGB colours, 0 to 255; neighbouring classes differ clearly.
 
-    The first ones do not depend on how many there are.
+    The colour of a class does not depend on the number of classes.
     """
     hues = [(0.02 + index * _GOLDEN_RATIO) % 1 for index in range(num_classes)]
     colours = [colorsys.hsv_to_rgb(hue, 0.85, 0.95 - 0.2 * (i % 2)) for i, hue in enumerate(hues)]

@@ -16,15 +16,15 @@ from .box_pictures import draw_detections, label_font
 
 @VISUALIZERS.register_module()
 class BoxVisualizer(DetLocalVisualizer):
-    """Draws boxes as ``draw_detections`` does; ground truth on the left, predictions on the right.
+    """Draws ground truth on the left and predictions on the right, as ``draw_detections`` does.
 
-    Takes the place of mmdet's ``DetLocalVisualizer``, whose lines, colours and letters differ from
-    those of the other pictures, and which takes seconds for a large photo. Masks are not drawn.
+    mmdet's ``DetLocalVisualizer`` differs from the other pictures of this project in lines,
+    colours and letters, and takes seconds for a large photo. Masks are not drawn.
 
     Args:
         name: Name of the instance, for logs.
-        vis_backends: Configs of the backends that store pictures and numbers.
-        save_dir: Where they store them.
+        vis_backends: Configs of the backends that store pictures and logged values.
+        save_dir: Folder for what the backends store.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class BoxVisualizer(DetLocalVisualizer):
                 the image and ``labels``; either may be missing.
             draw_gt: Whether to draw ``gt_instances``.
             draw_pred: Whether to draw ``pred_instances``.
-            show: Whether to open a window; then nothing goes to the backends.
+            show: Whether to open a window too.
             wait_time: Seconds until the window closes; 0 waits for a key.
-            out_file: File to write instead of handing the picture to the backends.
-            pred_score_thr: Only predictions of a higher score are drawn.
-            step: Step of the training, for the backends.
+            out_file: File to write to instead of passing the picture to the backends.
+            pred_score_thr: Only predictions with a higher score are drawn.
+            step: Training step, for the backends.
         """
         image = np.ascontiguousarray(image.clip(0, 255).astype(np.uint8))
         sample = DetDataSample() if data_sample is None else data_sample.cpu()
@@ -90,7 +90,7 @@ class BoxVisualizer(DetLocalVisualizer):
 
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image below a line of text."""
+    """Returns the image below a line of text."""
     font = label_font(image.shape[:2])
     picture = Image.new('RGB', (image.shape[1], image.shape[0] + round(1.6 * font.size)), 'white')
     middle = (picture.width / 2, 0.8 * font.size)

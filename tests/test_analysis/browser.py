@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
-# The page in a frame of the wished width; its measures become the text of this page.
+# The page in a frame of the wanted width; its measures become the text of this page.
 _FRAME = """<!DOCTYPE html><title>frame</title>
 <iframe id="f" src="{name}" style="width: {width}px; height: 800px; border: 0"></iframe>
 <script>
@@ -24,7 +24,7 @@ document.getElementById('f').onload = function () {{
 
 
 def find_browser() -> str:
-    """Path of Chromium; skips the test where there is none."""
+    """Returns the path of Chromium; skips the test if it is not installed."""
     path = next(filter(None, map(shutil.which, _NAMES)), None)
     if path is None:
         pytest.skip('needs Chromium (apt-get install chromium)')
@@ -32,10 +32,10 @@ def find_browser() -> str:
 
 
 def open_page(page: Path, width: int) -> tuple[int, int, str, list[str]]:
-    """Opens a page in a frame.
+    """Opens a page in a frame of a width in pixels.
 
     Returns:
-        Width of its content and of the view in pixels, its title, and the messages of the console.
+        The width of its content and of the view in pixels, its title, and the console messages.
     """
     frame = page.with_name(f'{page.stem}-{width}.frame.html')
     frame.write_text(_FRAME.format(name=page.name, width=width))
@@ -45,7 +45,7 @@ def open_page(page: Path, width: int) -> tuple[int, int, str, list[str]]:
         f'--user-data-dir={page.parent / "browser"}', '--window-size=1400,900',
         '--virtual-time-budget=20000', '--dump-dom', frame.as_uri(),
     ]  # fmt: skip
-    if os.geteuid() == 0:  # Chromium's sandbox does not run as root
+    if os.geteuid() == 0:  # Chromium's sandbox does not work as root
         command.insert(1, '--no-sandbox')
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     found = re.search(r'scroll (\d+) view (\d+) title (.*?)\s*</body>', done.stdout, re.DOTALL)

@@ -35,7 +35,7 @@ def test_panels_and_runs(runs, tmp_path):
 
 
 def test_nothing_to_draw(runs, tmp_path):
-    with pytest.raises(InputError, match='empty: nothing was logged yet'):
+    with pytest.raises(InputError, match='empty: nothing was logged'):
         draw_curves([RunLog('empty')], tmp_path / 'a.png')
     with pytest.raises(InputError, match='steps or hours'):
         draw_curves(runs, tmp_path / 'a.png', 'days')

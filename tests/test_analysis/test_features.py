@@ -18,7 +18,7 @@ from ..test_data.images import bomb_png
 from ..tiny import tiny_backbone
 from ..tools import failure_of, run_tool, write_config
 
-# rows and columns that windows of 3 divide unevenly
+# Their rows and columns are not multiples of the window size, 3.
 SIZES = ((70, 98), (56, 51))
 GRIDS = ((5, 7), (4, 4))
 WINDOWS = dict(window_size=3, global_attn_indexes=(1, 3))
@@ -33,7 +33,7 @@ def images():
     'kwargs', [{}, WINDOWS, dict(num_registers=2, **WINDOWS), dict(with_cp=True)]
 )
 def test_tokens_are_those_of_the_feature_maps(kwargs):
-    """Whatever the order of the stream."""
+    """This holds for every order of the stream."""
     backbone = tiny_backbone(**kwargs)
     found = extract_features(backbone, images())
     for image, feature, grid in zip(images(), found, GRIDS, strict=True):
@@ -58,7 +58,7 @@ def test_attention_adds_up_and_is_that_of_the_formula(kwargs):
 
 
 def test_windows_do_not_move_the_attention():
-    """Windows as large as the image reorder nothing but the stream."""
+    """Global blocks give the same attention when windows reorder the stream."""
     backbone = tiny_backbone()
     windowed = tiny_backbone(window_size=3, global_attn_indexes=(0, 1, 2, 3))
     windowed.load_state_dict(backbone.state_dict())
@@ -71,7 +71,7 @@ def test_windows_do_not_move_the_attention():
 
 @torch.no_grad()
 def reference(backbone, image, grid):
-    """Attention of CLS in the last block, with the plain formula on the tokens of one image."""
+    """Computes the attention of CLS in the last block by the plain formula, for one image."""
     inputs = []
     hook = backbone.blocks[-1].register_forward_pre_hook(lambda module, args: inputs.append(args))
     backbone.eval()(image[None])

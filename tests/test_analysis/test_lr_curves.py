@@ -84,7 +84,7 @@ def test_picture(tmp_path):
 
 def test_epoch_length_is_asked_for():
     cfg = Config.fromfile(ROOT / 'configs/dino_dinov2_quickstart.py')
-    with pytest.raises(InputError, match='iterations of an epoch is needed'):
+    with pytest.raises(InputError, match='optimizer steps per epoch is needed'):
         lr_curves(cfg)
-    with pytest.raises(InputError, match='at least 1 iteration, not 0'):
+    with pytest.raises(InputError, match='at least 1 step, but is 0'):
         lr_curves(cfg, 0)

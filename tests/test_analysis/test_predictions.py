@@ -47,7 +47,7 @@ def test_code_in_a_pickle_never_runs(tmp_path):
 
     class BadStorage:
         def __reduce__(self):
-            # what a tensor names in a pickle; torch's own function would unpickle the inside
+            # A pickled tensor refers to this; torch's own function would unpickle the content.
             return torch.storage._load_from_bytes, (pickle.dumps(Bad()),)
 
     for bad in (Bad(), BadStorage()):
@@ -61,9 +61,9 @@ def test_code_in_a_pickle_never_runs(tmp_path):
     ('content', 'message'),
     [
         ('[', 'is not valid JSON'),
-        ({'a': 1}, 'holds a dict, not a list'),
-        ([dict(ENTRY, score=None)], 'entry 0 has bbox'),
-        ([ENTRY, dict(image_id=4)], 'entry 1 lacks one of'),
+        ({'a': 1}, 'must hold a list of predictions, but holds a dict'),
+        ([dict(ENTRY, score=None)], r'entry 0 must have a bbox of 4 numbers .* and None'),
+        ([ENTRY, dict(image_id=4)], 'entry 1 must be a dict with the keys'),
         ([dict(ENTRY, image_id=5)], 'image 5 and category 3, which val.json does not have'),
     ],
 )

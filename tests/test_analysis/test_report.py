@@ -1,4 +1,4 @@
-"""The page about a run: its parts, hostile names, missing parts, and in a browser."""
+"""The page about a run: its parts, hostile names, missing parts, and the page in a browser."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from .browser import open_page
 
 HOSTILE = '</td><script>console.error("class")</script><img src=x onerror=alert(1)>'
 HOSTILE_FILE = '"><img src=x onerror=console.error(2)>.png'
-# Without it the config is compared with all of the project, which takes a second.
+# Without a base the config is compared with all configs of the project, which takes a second.
 BASE = ('base.py', dict(train_cfg=dict(max_epochs=9)))
 CONFIG = """train_cfg = dict(max_epochs=15)
 val_dataloader = dict(dataset=dict(type='CocoDataset', data_root='{root}/', ann_file='val.json',
@@ -31,7 +31,7 @@ val_dataloader = dict(dataset=dict(type='CocoDataset', data_root='{root}/', ann_
 
 @pytest.fixture(scope='module')
 def work_dir(tmp_path_factory):
-    """A run of 10 epochs whose data have hostile names, and predictions on them."""
+    """A run of 10 epochs on data with hostile names; its predictions lie beside it."""
     folder = tmp_path_factory.mktemp('report')
     (folder / 'images').mkdir()
     names = ['cat', HOSTILE, *(f'a rather long name of class number {i}' for i in range(10))]
@@ -87,7 +87,7 @@ def test_all_parts_are_there(page):
 
 
 class Addresses(HTMLParser):
-    """What the tags of a page refer to."""
+    """Collects the addresses that the tags of a page refer to."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +98,7 @@ class Addresses(HTMLParser):
         self.found += [value for name, value in attrs if name in names]
 
 
-def test_it_needs_no_other_file(page):
+def test_it_does_not_need_other_files(page):
     parser = Addresses()
     parser.feed(page.read_text())
     assert len(parser.found) > 20
@@ -120,10 +120,10 @@ def test_pictures_have_texts(page):
     assert all('aria-label="' in tag for tag in re.findall(r'<svg [^>]*>', text))
 
 
-def test_mistakes_are_named_and_drawn_broken(work_dir, monkeypatch):
+def test_mistakes_are_named_and_drawn_dashed(work_dir, monkeypatch):
     given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
     given.base = BASE
-    # Image 7 has three boxes, the first of crowd: one is found twice, one as another class.
+    # Image 7 has three boxes, the first a crowd: one is found twice, one as a different class.
     truth = [a for a in given.annotations.annotations if a['image_id'] == 7]
     truth[0].update(iscrowd=1, bbox=[80, 4, 20, 30])
     first, second = [dict(p) for p in given.predictions if p['image_id'] == 7][1:]
@@ -138,8 +138,8 @@ def test_mistakes_are_named_and_drawn_broken(work_dir, monkeypatch):
     )
     text = render_report(given)
     assert (
-        '7.png</strong>: 1 of 2 boxes found, 4 predictions (1 right, 1 of another class, '
-        '1 on a box that has one already, 1 on no box), F1 0.33' in text
+        '7.png</strong>: 1 of 2 boxes found, 4 predictions (1 correct, 1 of a different class, '
+        '1 on a box that already has one, 1 on background), F1 0.33' in text
     )
     (_, boxes, dashed), (_, found, wrong) = [entry for entry in drawn if entry[0] == 170]
     assert boxes == truth[1:] and dashed == [False, True]
@@ -166,12 +166,12 @@ def test_hostile_and_turned_images(work_dir, tmp_path, monkeypatch):
     )
     text = render_report(given)
     for name, reason in (
-        ('2.png', 'more pixels than can be meant'),
+        ('2.png', 'decompression bomb'),
         ('3.png', 'is damaged'),
-        ('../secret.png', 'lies outside of the image folder'),
+        ('../secret.png', 'lies outside the image folder'),
     ):
         note = re.search(rf'<strong>{re.escape(name)}</strong>: (.*?)</figcaption>', text)
-        assert 'the picture cannot be shown' in note[1] and reason in note[1]
+        assert 'the image cannot be shown' in note[1] and reason in note[1]
     assert set(drawn) == {(40, 50), (40, 110), (40, 130), (40, 170)}
 
 
@@ -187,11 +187,11 @@ def test_classes_are_sorted(work_dir):
     assert numbers[0] == 100 and 0 in numbers
 
 
-def test_nothing_is_there_yet(tmp_path):
+def test_an_empty_work_folder(tmp_path):
     text = render_report(collect(tmp_path))
-    assert 'The folder holds no log of a training.' in text
-    assert 'Nothing was logged yet.' in text
-    assert 'There are no predictions' in text and 'saved no config' in text
+    assert 'The folder does not contain the log of a training.' in text
+    assert 'Nothing has been logged yet.' in text
+    assert 'Without predictions there are no scores' in text and 'did not save a config' in text
 
 
 def test_only_a_log(tmp_path):
@@ -199,21 +199,21 @@ def test_only_a_log(tmp_path):
     text = render_report(collect(tmp_path))
     assert 'loss, sum of all terms' in text
     assert 'No forecast: a forecast needs at least 5 evaluations, but the log has 0' in text
-    assert 'no single validation data set' in text
+    assert 'does not have exactly one validation dataset' in text
 
 
-def test_data_that_are_gone(work_dir, tmp_path):
+def test_missing_data(work_dir, tmp_path):
     copy = tmp_path / 'work'
     shutil.copytree(work_dir, copy)
     config = copy / '20250101_000000/vis_data/config.py'
     config.write_text(config.read_text().replace('val.json', 'gone.json'))
     text = ' '.join(collect(copy).problems)
     assert 'The validation data cannot be read' in text and 'gone.json' in text
-    assert 'has saved no checkpoint' in ' '.join(collect(work_dir).problems)
+    assert 'has not saved a checkpoint' in ' '.join(collect(work_dir).problems)
     given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
     given.image_folder = str(tmp_path / 'nowhere')
     given.base = BASE
-    assert 'the picture cannot be shown' in render_report(given)
+    assert 'the image cannot be shown' in render_report(given)
 
 
 def test_environment(work_dir):
@@ -248,12 +248,12 @@ def test_base_that_was_named():
 @pytest.mark.parametrize('width', [390, 1280])
 def test_in_a_browser(page, width):
     content, view, title, console = open_page(page, width)
-    assert (content, view) == (width, width)  # nothing to scroll sideways
+    assert (content, view) == (width, width)  # no sideways scrolling
     assert 'work &amp; &lt;b&gt;run – report' in title
     assert console == []
 
 
-def test_the_browser_would_tell(tmp_path):
+def test_the_browser_notices_faults(tmp_path):
     page = tmp_path / 'bad.html'
     page.write_text('<title>t</title><p style="width: 700px">x</p><script>nothing()</script>')
     content, view, _, console = open_page(page, 390)
@@ -269,7 +269,7 @@ def test_tool_runs_the_model(tmp_path, capfd):
     new = {path for path in tmp_path.rglob('*') if path.is_file()} - before
     assert new == {tmp_path / 'work/report.html'}
     text = (tmp_path / 'work/report.html').read_text()
-    assert 'made by best_coco_bbox_mAP_epoch_2.pth' in text
+    assert 'made with best_coco_bbox_mAP_epoch_2.pth' in text
     assert 'dino_dinov2_quickstart' in text and text.count('data:image/jpeg') == 8
     assert 'sys.platform' in text and len(text) < 5 * 2**20
     assert 'none does not exist' in failure_of(capfd, 'report', tmp_path / 'none')

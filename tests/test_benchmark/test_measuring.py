@@ -1,4 +1,4 @@
-"""Times in turns, counted operations, processes of their own, the stock detector."""
+"""Times in turns, counted operations, isolated processes, the stock detector."""
 
 import importlib
 
@@ -25,18 +25,18 @@ def test_cases_take_turns_in_alternating_order():
     times = measure_in_turns(cases, repeats=2, warmup=1)
     assert ''.join(calls) == 'ba' + 'ab' + 'ba'
     assert {name: len(values) for name, values in times.items()} == {'a': 2, 'b': 2}
-    with pytest.raises(ValueError, match='at least 1 repeat'):
+    with pytest.raises(ValueError, match='repeats must be at least 1'):
         measure_in_turns(cases, repeats=0)
 
 
 def test_ratio_of_medians():
     assert ratio([2.0, 4.0, 90.0], [1.0, 4.0, 9.0]) == Spread(1.0, 1.5, 6.0, 3)
-    with pytest.raises(ValueError, match='not 1 and 2'):
+    with pytest.raises(ValueError, match='but have 1 and 2'):
         ratio([1.0], [1.0, 2.0])
 
 
 def test_operations_of_a_backbone():
-    """Matrix products of the linear layers and of attention, a multiplication and addition two."""
+    """Matrix products of linear layers and attention; a multiplication and an addition are two."""
     model = DINOv2(arch=ARCH, img_size=56, patch_size=14).requires_grad_(False)
     flops = count_flops(model, lambda: model(torch.zeros(1, 3, 42, 56)))
     dims, hidden, patches = ARCH['embed_dims'], ARCH['feedforward_channels'], 12
@@ -94,15 +94,15 @@ def test_stock_detector_has_the_same_size():
         return sum(p.numel() for p in model.parameters())
 
     assert parameters(stock.encoder) == parameters(ours.encoder)
-    # Apart from the layers mmdet encodes a box by 512 numbers, whatever the width.
+    # Outside the layers, mmdet encodes a box by 512 numbers for every width.
     assert parameters(stock.decoder.layers) == parameters(ours.decoder.layers)
     assert parameters(stock.neck) == parameters(ours.neck)
     assert parameters(stock.backbone) == parameters(ours.backbone)
 
 
-def test_what_the_peer_does_not_have_is_refused():
+def test_models_without_a_peer_are_refused():
     path = config_path(QUICKSTART)
-    with pytest.raises(InputError, match='no DINOv2 with registers'):
+    with pytest.raises(InputError, match='does not have a DINOv2 with registers'):
         build_detector(DetectorSpec(path, {'model.backbone.num_registers': 4}, stock=True))
-    with pytest.raises(InputError, match="precision 'int8' is unknown"):
+    with pytest.raises(InputError, match="precision must be .* but is 'int8'"):
         build_detector(DetectorSpec(path, precision='int8'))

@@ -1,4 +1,4 @@
-"""Every named comparison runs, in tiny sizes, and fills its tables with numbers."""
+"""Every named comparison runs in tiny sizes and fills its tables with numbers."""
 
 import json
 
@@ -69,14 +69,14 @@ def test_batch_mates(tmp_path):
     (table,) = run_suite('batch-mates', tmp_path)
     ours, theirs = table.rows
     assert max(float(ours['largest difference of boxes']), float(ours['of scores'])) < 1e-4
-    # What the measure would show of a detector that sees the padding.
+    # The figure for a detector that sees the padding.
     assert float(theirs['of scores']) > 1e-4
 
 
 def test_training_step(tmp_path):
     comparison, parts = run_suite('training-step', tmp_path)
     (row,) = comparison.rows
-    # In this process memory that was freed before may serve both.
+    # In this process, both may use memory that was freed before.
     if row['ours MiB'] and row['mmdet MiB']:
         assert row['memory ratio'] == pytest.approx(row['ours MiB'] / row['mmdet MiB'])
     assert isinstance(row['time ratio'], Spread)
@@ -96,7 +96,7 @@ def test_reproducible(tmp_path, monkeypatch):
     monkeypatch.setattr(PaddingAwareDINO, 'train_step', spy)
     (table,) = run_suite('reproducible', tmp_path)
     assert isinstance(table.rows[0]['ratio'], Spread)
-    # The warm-up and a round, backwards.
+    # The warm-up, then a round in reverse order.
     assert switched_on == [False, True, True, False]
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -166,7 +166,7 @@ def test_ids_of_an_annotation_file(trained, tmp_path, capfd):
     assert sorted(coco.imgToAnns) == [image['id'] for image in content['images']]
     assert not (tmp_path / 'out/pictures').exists()
     error = failure_of(capfd, 'predict', checkpoint, folder / 'shapes/train', *arguments)
-    assert 'the annotation file lists no image' in error
+    assert 'the annotation file does not list' in error
 
 
 def test_a_video_is_predicted_frame_by_frame(trained, images, tmp_path, capfd):
@@ -250,13 +250,9 @@ def test_files_that_are_no_images(detector, tmp_path, case):
 
 def test_inputs_that_name_nothing(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(
-        InputError, match='empty has no images or videos; looked for .* .jpg'
-    ):
+    with pytest.raises(InputError, match='empty has no images or videos; looked for .* .jpg'):
         expand_inputs([str(tmp_path / 'empty')])
-    with pytest.raises(
-        FileNotFoundError, match=r'\*.jpg is not a file, a folder or a pattern'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'\*.jpg is not a file, a folder or a pattern'):
         expand_inputs([str(tmp_path / '*.jpg')])
 
 

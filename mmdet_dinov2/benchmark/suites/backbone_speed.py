@@ -1,4 +1,4 @@
-"""The backbone against the padded peers, and windows against global attention."""
+"""Compares the backbone with padded peers, and windows with global attention."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RATIO_COLUMNS = ('backbone', 'pass', 'case', 'case s', 'peer', 'peer s', 'ratio
 
 
 def equal_sizes(report: BenchmarkReport, settings: Settings) -> None:
-    """Time of the backbone relative to timm's and mmpretrain's, on images of one size."""
+    """Measures the time of the backbone relative to timm's and mmpretrain's, on equal sizes."""
     archs, side, batch_size = ['small', 'base'], 518, 1
     if settings.dry_run:
         archs, side = [_TINY], 56
@@ -33,7 +33,7 @@ def equal_sizes(report: BenchmarkReport, settings: Settings) -> None:
         [
             f'{batch_size} image of {side}x{side}, patch 14; seed {settings.seed}; '
             f'{repeats} rounds',
-            'median (quartiles); "timm again" is timm against itself: the noise of the machine',
+            'median (quartiles); "timm again" compares timm with itself: the noise of the machine',
         ],
     )
     for arch in archs:
@@ -54,14 +54,16 @@ def equal_sizes(report: BenchmarkReport, settings: Settings) -> None:
 
 
 def mixed_sizes(report: BenchmarkReport, settings: Settings) -> None:
-    """Time of the backbone relative to timm's on padded batches, and equality of the features."""
+    """Measures the time relative to timm's on padded batches, and the equality of features."""
     arch, batch_size, num_batches, patch_size = 'small', 4, 3, 14
     sizes_of = detr_sizes
     if settings.dry_run:
         arch, num_batches = _TINY, 2
         sizes_of = _tenth_of_detr_sizes
     if 'timm' not in installed_peers():
-        report.table(f'Backbone on batches of mixed sizes: {NOT_MEASURED}, timm is missing', ())
+        report.table(
+            f'Backbone on batches of mixed sizes: {NOT_MEASURED}, timm is not installed', ()
+        )
         return
     repeats = settings.repeats or 2
     table = report.table(
@@ -71,8 +73,8 @@ def mixed_sizes(report: BenchmarkReport, settings: Settings) -> None:
             f'{_name(arch)}, patch {patch_size}, batches of '
             f'{batch_size}, short side 480..800, long side <= 1333; seed {settings.seed}; '
             f'{repeats} rounds',
-            'features differ: largest absolute difference of the normed features of an image in '
-            'the batch and alone; limit 1e-4',
+            'features differ: largest absolute difference between the normalised features of an '
+            'image in the batch and alone; limit 1e-4',
         ],
     )
     torch.manual_seed(settings.seed)
@@ -103,7 +105,7 @@ def mixed_sizes(report: BenchmarkReport, settings: Settings) -> None:
 
 
 def windows(report: BenchmarkReport, settings: Settings) -> None:
-    """Time of window blocks and of windowed backbones relative to global attention."""
+    """Measures the time of window blocks and windowed backbones relative to global attention."""
     archs, side, repeats = ['small', 'base'], 1022, settings.repeats or 3
     window_size, global_blocks = 14, (2, 5, 8, 11)
     if settings.dry_run:
@@ -203,7 +205,7 @@ def _add_ratio(
 def _difference_alone(
     backbone: Backbone, images: Tensor, sizes: Sequence[Size], patch_size: int
 ) -> float:
-    """Largest difference of the features of an image in a batch from those of the image alone."""
+    """Returns the largest difference between the features of an image in a batch and alone."""
     together = backbone.features(images, sizes)
     largest = 0.0
     for i, (height, width) in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Predictions of an image alone and beside a larger one."""
+"""Compares the predictions of an image alone and beside a larger one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
 
 
 def batch_mates(report: BenchmarkReport, settings: Settings) -> None:
-    """Differences of predictions that a larger batch mate makes."""
+    """Measures how predictions change when a larger image is in the batch."""
     models = [
         (QUICKSTART, {}, [(120, 168), (168, 168)]),
         ('dino_dinov2_s_12ep', {}, [(350, 518), (640, 640)]),
@@ -31,7 +31,7 @@ def batch_mates(report: BenchmarkReport, settings: Settings) -> None:
         ('model', 'sizes', 'boxes', 'largest difference of boxes', 'of scores', 'limit'),
         [
             f'boxes: relative to the long side of the image; random weights, seed {settings.seed}',
-            'stock mmdet with the same pyramid beside it',
+            'mmdet: its stock DINO with the same pyramid',
         ],
     )
     for name, options, sizes in models:
@@ -53,9 +53,9 @@ def batch_mates(report: BenchmarkReport, settings: Settings) -> None:
 
 
 def _eventful(model: DINO, seed: int) -> DINO:
-    """Weights with which features, boxes and scores depend on the whole image.
+    """Changes weights so that features, boxes and scores depend on the whole image.
 
-    As initialised, blocks are scaled by 1e-5, boxes are the proposals, and all scores are alike.
+    After initialisation, blocks are scaled by 1e-5, boxes are the proposals and all scores similar.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def _eventful(model: DINO, seed: int) -> DINO:
 
 @torch.no_grad()
 def _differences(model: DINO, sizes: list[Size], seed: int) -> tuple[float, float, int]:
-    """Largest differences of boxes and scores of the first image, and the number of its boxes."""
+    """Returns the largest differences of boxes and scores of the first image, and its box count."""
     batch = random_batch(sizes, model.bbox_head.num_classes, seed)
     first = {key: values[:1] for key, values in batch.items()}
     together = model.test_step(batch)[0].pred_instances
@@ -81,16 +81,16 @@ def _differences(model: DINO, sizes: list[Size], seed: int) -> tuple[float, floa
 
 
 def _compare(alone: InstanceData, together: InstanceData, side: int) -> tuple[float, float]:
-    """Largest differences of boxes, in sides of the image, and of scores.
+    """Returns the largest differences of boxes, in sides of the image, and of scores.
 
-    Detections of almost the same score may change places, so that each one is compared with the
-    most similar one of its class.
+    Detections with almost the same score may swap places, so each of them is compared with the most
+    similar one of its class.
     """
     boxes = torch.cdist(alone.bboxes, together.bboxes, p=torch.inf).numpy() / side
     scores = (alone.scores[:, None] - together.scores).abs().numpy()
     same_class = (alone.labels[:, None] == together.labels).numpy()
     rows, cols = linear_sum_assignment(np.where(same_class, boxes + scores, 1e3))
-    # Without a counterpart of its class a detection is entirely different.
+    # A detection without a counterpart in its class counts as entirely different.
     paired = same_class[rows, cols]
     return (
         float(np.where(paired, boxes[rows, cols], 1.0).max()),

@@ -1,7 +1,7 @@
-"""Everything there is to measure on a GPU, in one go.
+"""All measurements on a GPU, in one run.
 
-Each case is a process of its own with a time limit; what is not reached within the whole time is
-named as not measured.
+Each case is a process of its own with a time limit. Cases that are not reached within the total
+time are reported as not measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..workloads import Size, detr_sizes
 from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
 from .training_step import COMPARISON, add_comparison_row
 
-# Of all cases together.
+# Seconds of all cases together, and of one case.
 TIME_LIMIT = 9.5 * 60
 _CASE_LIMIT = 120.0
 # DINO on a frozen DINOv2, batch 2, one 16 GB GPU (dgcnz/edge): seconds of an iteration, MiB.
@@ -37,12 +37,12 @@ _CONFIG_OF = {'base': 'dino_dinov2_b_12ep', 'small': 'dino_dinov2_s_12ep'}
 
 @dataclass
 class _Suite:
-    """The cases of the suite, each a method that fills a table.
+    """The cases of the suite; each is a method that fills a table.
 
     Attributes:
-        report: Gets the tables.
+        report: Receives the tables.
         settings: How to measure.
-        deadline: Time on the clock after which no case begins.
+        deadline: Time of ``time.monotonic`` after which no case begins.
     """
 
     report: BenchmarkReport
@@ -65,7 +65,7 @@ class _Suite:
         )
 
     def spec(self, size: str, precision: str, **options: object) -> DetectorSpec:
-        """The detector of a published size, tiny in a dry run."""
+        """Returns the detector of a published size; a tiny one in a dry run."""
         dry_run, device, seed = self.settings.dry_run, self.settings.device, self.settings.seed
         if dry_run:
             path, options = config_path(QUICKSTART), {**TINY_OPTIONS, **options}
@@ -74,7 +74,7 @@ class _Suite:
         return DetectorSpec(path, options, precision=precision, device=device, seed=seed)
 
     def batches(self, batch_size: int, num_batches: int) -> list[list[Size]]:
-        """Sizes of DETR's augmentation; a tenth of them in a dry run."""
+        """Draws sizes of DETR's augmentation; a tenth of them in a dry run."""
         if self.settings.dry_run:
             batch_size, num_batches = 2, 1
         sizes = detr_sizes(batch_size * num_batches, self.settings.seed)
@@ -85,10 +85,8 @@ class _Suite:
     def notes(self, batches: Sequence[Sequence[Size]]) -> list[str]:
         return describe_batches(batches, 16, self.settings.seed)
 
-    # ----------------------------------------------------------------- tables
-
     def correctness(self) -> None:
-        """Kernels of the device against the CPU."""
+        """Compares kernels of the device with the CPU."""
         seed, device = self.settings.seed, self.settings.device
         size = [84, 56] if self.settings.dry_run else [480, 640]
         mates = [[56, 84], [84, 70]] if self.settings.dry_run else [[480, 640], [800, 1066]]
@@ -125,7 +123,7 @@ class _Suite:
             self.report.add(table, row)
 
     def against_mmdet(self) -> None:
-        """The training step of B in bf16 against mmdet's."""
+        """Compares the training step of B in bf16 with mmdet's."""
         batches = self.batches(2, 4)
         table = self.report.table(
             'Training step of B, frozen, bf16, batch 2, multi-scale', COMPARISON,
@@ -137,7 +135,7 @@ class _Suite:
         )  # fmt: skip
 
     def ablation(self) -> None:
-        """Time and memory of the rows of the published ablation."""
+        """Measures time and memory of the rows of the published ablation."""
         batches = self.batches(2, 4)
         table = self.report.table(
             'Training step, frozen, batch 2, multi-scale, beside the published ablation',
@@ -157,7 +155,7 @@ class _Suite:
             self.report.add(table, row)
 
     def large_batch(self) -> None:
-        """Memory of the recipe's batch of 16 on one GPU."""
+        """Measures the memory of the recipe's batch of 16 on one GPU."""
         batches = self.batches(16, 2)
         table = self.report.table(
             'Training step of B, frozen, 12-epoch settings, batch 16 on one GPU',
@@ -169,13 +167,13 @@ class _Suite:
         self.report.add(table, row)
 
     def utilisation(self) -> None:
-        """Operations per second of the forward pass, beside what the card can do."""
+        """Measures the operations per second of the forward pass, beside the peak of the card."""
         batches = self.batches(8, 1)
         table = self.report.table('Predictions of B, bf16, batch 8', INFERENCE, self.notes(batches))
         add_inference_row(self.report, table, self.settings, self.spec('base', 'bf16'), batches)
 
     def _train(self, spec: DetectorSpec, batches: list[list[Size]], repeats: int = 5) -> dict:
-        """Cells of a training step, or why there are none."""
+        """Returns the cells of a training step, or the reason why it was not measured."""
         try:
             cost = self.settings.run_case(
                 cases.training_memory,
@@ -191,7 +189,7 @@ class _Suite:
 
 
 def everything(report: BenchmarkReport, settings: Settings) -> None:
-    """Runs all of it in less than ten minutes."""
+    """Runs all measurements on a GPU, in less than ten minutes."""
     suite = _Suite(report, settings, time.monotonic() + TIME_LIMIT)
     suite.correctness()
     suite.against_mmdet()

@@ -1,4 +1,4 @@
-"""Matching and losses against mmdet's."""
+"""Compares matching and losses with mmdet's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MATCH_COSTS = [
 
 
 def matching_and_losses(report: BenchmarkReport, settings: Settings) -> None:
-    """Time of matching and losses of all layers, relative to mmdet's head."""
+    """Measures the time of matching and losses of all layers, relative to mmdet's head."""
     num_queries, num_boxes, sizes = 900, 100, [(800, 1066), (640, 853), (1066, 800), (768, 768)]
     if settings.dry_run:
         num_queries, num_boxes, sizes = 20, 5, sizes[:2]
@@ -56,7 +56,7 @@ def matching_and_losses(report: BenchmarkReport, settings: Settings) -> None:
     )
     *_, dn_meta = generator(BoxTargets.collate(samples), sample_seeds(samples))
     num_dn_queries = dn_meta['num_denoising_queries']
-    # With equally many boxes in all images both heads have the same denoising queries.
+    # With the same number of boxes in all images, both heads have the same denoising queries.
     theirs_meta = dict(
         num_denoising_queries=num_dn_queries, num_denoising_groups=dn_meta['layout'].groups[0]
     )
@@ -118,7 +118,7 @@ def _head(head_type: type[DINOHead], assigner: str) -> DINOHead:
 def _predictions(
     batch_size: int, num_dn_queries: int, num_queries: int, settings: Settings
 ) -> list[Tensor]:
-    """Random logits and boxes of the decoder layers and of the proposals."""
+    """Draws random logits and boxes of the decoder layers and of the proposals."""
     generator = torch.Generator().manual_seed(settings.seed)
 
     def draw(*shape: int) -> tuple[Tensor, Tensor]:

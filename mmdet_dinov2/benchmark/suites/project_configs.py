@@ -1,4 +1,4 @@
-"""Configs that the suites measure."""
+"""The configs of the project that the suites measure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import InputError
 
 QUICKSTART = 'dino_dinov2_quickstart'
-# The quick start made so small that a step takes a moment: only to see that everything runs.
+# Makes the quick start so small that a step takes a moment, to see that everything runs.
 TINY_OPTIONS = {
     'model.backbone.arch.embed_dims': 32,
     'model.backbone.arch.num_layers': 2,
@@ -20,12 +20,12 @@ _CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 
 
 def config_path(name: str) -> str:
-    """Path of a config of this project.
+    """Returns the path of a config of this project.
 
     Raises:
-        InputError: If there are no configs beside the package.
+        InputError: If the package was installed without its configs.
     """
     path = _CONFIGS / f'{name}.py'
     if not path.is_file():
-        raise InputError(f'{path} does not exist: the suites run from a checkout of the project')
+        raise InputError(f'{path} does not exist; run the suites from a checkout of the project')
     return str(path)

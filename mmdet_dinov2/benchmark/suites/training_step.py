@@ -1,4 +1,4 @@
-"""Whole training steps against mmdet's stock DINO."""
+"""Compares whole training steps with those of mmdet's stock DINO."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMPARISON = (
 
 
 def training_step(report: BenchmarkReport, settings: Settings) -> None:
-    """Time and memory of training steps on mixed sizes, relative to mmdet's detector."""
+    """Measures time and memory of training steps on mixed sizes, relative to mmdet's DINO."""
     # config, settings, long side, images of a batch, batches, rounds
     models = [
         (QUICKSTART, {}, 168, 8, 2, 7),
@@ -47,7 +47,7 @@ def training_step(report: BenchmarkReport, settings: Settings) -> None:
 
 
 def reproducible(report: BenchmarkReport, settings: Settings) -> None:
-    """Time of training steps with ``reproducible=True``, relative to those without."""
+    """Measures the time of training steps with reproducible=True, relative to those without."""
     # config, settings, long side, images of a batch, rounds
     model = (QUICKSTART, {}, 168, 8, 15)
     if settings.device == 'cuda':
@@ -82,7 +82,7 @@ def reproducible(report: BenchmarkReport, settings: Settings) -> None:
 
 
 def stock_of(ours: DetectorSpec) -> DetectorSpec:
-    """mmdet's detector of the size of one of ours."""
+    """Returns the stock detector of mmdet in the size of ours."""
     return DetectorSpec(**{**ours.as_dict(), 'stock': True})
 
 
@@ -96,7 +96,7 @@ def add_comparison_row(
     time_limit: str,
     memory_limit: str,
 ) -> None:
-    """Adds a row of ``COMPARISON``; cells whose process failed say why."""
+    """Adds a row with the columns ``COMPARISON``; the cells of a failed case say why it failed."""
     row: dict = {'model': Path(ours.config).stem, 'limit': time_limit, 'memory limit': memory_limit}
     specs = (ours, stock_of(ours))
     work = dict(batches=batches, seed=settings.seed)
