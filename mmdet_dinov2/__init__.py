@@ -11,6 +11,7 @@ try:
     # mmdet tells everybody that data sets of another product are missing.
     with printed_without('Could not import OneDL'):
         from . import data, drawing, engine, evaluation, models
+        from .config.own_types import register_names
         from .inference import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
     if (getattr(error, 'name', None) or '').startswith(__name__):
@@ -20,5 +21,7 @@ except (ImportError, TypeError, AttributeError, AssertionError, OSError) as erro
         f'mmdet_dinov2 cannot be imported: {explain_import_error(error)}; '
         'tools/check_env.py looks at the whole environment'
     ) from error
+
+register_names()
 
 __all__ = ['__version__', 'data', 'drawing', 'engine', 'evaluation', 'load', 'models']

@@ -20,27 +20,31 @@ class ReadableConfig(Config):
 
     mmengine asks for the text five times before the first step and again for each checkpoint, and
     lays it out with yapf, which takes more than a second each time. yapf also shares files in the
-    cache folder of the user between processes without a lock, so that of several that start at
-    once one may die.
+    cache folder of the user between processes without a lock, so that one of several processes that
+    start together may die. The standard library's ``pprint`` indents each level by the length of
+    its key, which leaves no room for a model config, and cannot write classes.
     """
-
-    @classmethod
-    def of(cls, cfg: Config | dict) -> ReadableConfig:
-        """Copies a config."""
-        if not isinstance(cfg, Config):
-            return cls(copy.deepcopy(cfg))
-        new = cls.__new__(cls)
-        new.__setstate__(copy.deepcopy(cfg.__getstate__()))
-        return new
 
     @property
     def pretty_text(self) -> str:
-        """Assignments in alphabetical order, which mmengine reads as a config file.
+        """The config as assignments in alphabetical order, which mmengine reads as a config file.
 
         Raises:
             InputError: If a key of the first level cannot be the name of a variable.
         """
         return format_config(self.to_dict())
+
+
+def readable_config(cfg: Config | Mapping[str, Any]) -> ReadableConfig:
+    """Copies a config into one whose text this module lays out."""
+    if not isinstance(cfg, Config):
+        return ReadableConfig(copy.deepcopy(cfg))
+    return ReadableConfig(
+        copy.deepcopy(cfg.to_dict()),
+        cfg_text=cfg.text,
+        filename=cfg.filename,
+        env_variables=dict(cfg.env_variables),
+    )
 
 
 def format_config(content: Mapping[str, Any]) -> str:

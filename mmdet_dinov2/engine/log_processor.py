@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+import psutil
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
 
@@ -15,10 +14,10 @@ _NOT_ITEMS = ('time', 'data_time', 'epoch', 'iter', 'memory')
 class ReadableLogProcessor(LogProcessor):
     """Shows sums of the losses of DETR-like detectors on the console.
 
-    The dozens of terms of decoder layers and denoising queries go to the scalar file and to other
-    backends only. On the console ``loss_cls``, ``loss_bbox`` and ``loss_iou`` are sums over layers
-    and proposals, and ``loss_dn`` is the sum of all terms of the denoising queries. Without a GPU,
-    ``memory`` is the resident memory of the process in MiB.
+    The dozens of terms of decoder layers and denoising queries go only to the scalar file and to
+    other backends. On the console, ``loss_cls``, ``loss_bbox`` and ``loss_iou`` are sums over
+    layers and proposals, and ``loss_dn`` is the sum of all terms of the denoising queries. Without
+    a GPU, ``memory`` is the resident memory of the process in MiB.
 
     Args:
         *args: As for mmengine's ``LogProcessor``.
@@ -26,7 +25,7 @@ class ReadableLogProcessor(LogProcessor):
     """
 
     def get_log_after_iter(self, runner, batch_idx: int, mode: str) -> tuple[dict, str]:
-        """Values for the backends and line for the console; see mmengine's ``LogProcessor``."""
+        """Returns values for the backends and a line for the console; see mmengine's class."""
         tag, line = super().get_log_after_iter(runner, batch_idx, mode)
         if mode != 'train':
             return tag, line
@@ -40,7 +39,7 @@ class ReadableLogProcessor(LogProcessor):
             return tag, line
         header = line[: len(line) - len(text)]
         if 'memory' not in tag:
-            tag['memory'] = resident_memory()
+            tag['memory'] = psutil.Process().memory_info().rss // 2**20
             header += f'memory: {tag["memory"]}  '
         shown = summarize_losses(items)
         return tag, header + '  '.join(f'{k}: {self._format(v)}' for k, v in shown.items())
@@ -50,13 +49,13 @@ class ReadableLogProcessor(LogProcessor):
 
 
 def summarize_losses(items: dict) -> dict:
-    """Adds the terms of each kind of loss up.
+    """Sums the terms of each kind of loss.
 
     Args:
         items: Values by name, such as ``loss``, ``loss_cls``, ``d0.loss_cls``, ``d0.dn_loss_iou``.
 
     Returns:
-        ``loss``, the sums, and all that is not such a term.
+        ``loss``, the sums, and all other values.
     """
     sums: dict = {}
     others: dict = {}
@@ -71,13 +70,3 @@ def summarize_losses(items: dict) -> dict:
     loss = {'loss': others.pop('loss')} if 'loss' in others else {}
     order = [name for name in (*_COMPONENTS, 'loss_dn') if name in sums]
     return loss | {name: sums[name] for name in order} | others
-
-
-def resident_memory() -> int:
-    """Resident memory of this process in MiB, 0 where the system does not tell."""
-    try:
-        with open('/proc/self/statm') as file:
-            pages = int(file.read().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf('SC_PAGE_SIZE') // 2**20

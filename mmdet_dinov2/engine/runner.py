@@ -1,4 +1,4 @@
-"""The runner: mmengine's, for CPU processes too, and strict about checkpoints."""
+"""The runner: mmengine's, also for processes on CPUs, and strict about checkpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import importlib.util
 import os
 import subprocess
-from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -18,7 +17,7 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, save_checkpoint
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import (
@@ -30,7 +29,8 @@ from ..checkpoint import (
     state_dict_of,
 )
 from ..checkpoint.sharded import divide_optimizer_state, is_sharded
-from ..config.text import ReadableConfig
+from ..config.own_types import use_own_types
+from ..config.text import readable_config
 from ..data.class_names import fill_classes
 from ..data.evaluators import fill_evaluator_ann_file
 from ..errors import InputError
@@ -43,7 +43,7 @@ from .batch import (
     describe_training_batch,
 )
 from .loading_processes import outlive_signals
-from .loops import STEP_LOOPS
+from .loops import OptimizerStepLoop
 from .optim.fsdp import FullyShardedModel, clip_grad_norm
 from .reproducible import check_reproducible, use_reproducible_algorithms
 from .resume.changes import check_changes, check_epoch_length, training_settings
@@ -55,76 +55,121 @@ from .resume.training_state import build_checkpoint
 class StrictRunner(Runner):
     """mmengine's ``Runner`` with what detection runs of this project need.
 
-    - Without GPUs, the processes of a distributed run talk over gloo (mmengine's launchers call
-      CUDA in any case).
-    - A checkpoint whose parameters do not fit the model stops the run (mmengine goes on with the
+    - Without GPUs, the processes of a distributed run communicate with gloo (mmengine's launchers
+      always call CUDA).
+    - A checkpoint whose parameters do not fit the model stops the run (mmengine continues with the
       parameters that happen to match).
-    - An evaluator without ``ann_file`` reads that of its data set.
-    - In an evaluation images that cannot be read count as images without detections.
+    - An evaluator without ``ann_file`` reads the file of its dataset.
+    - In an evaluation, images that cannot be read count as images without detections.
     - A step whose gradient is not finite is left out (``GuardedOptimWrapper``).
-    - With gradient accumulation an iteration is an optimizer step, not a micro-batch.
+    - With gradient accumulation, an iteration is an optimizer step, not a micro-batch.
     - The effective batch and the learning rate of each parameter group are logged at the start.
-    - ``reproducible=True`` makes every operation add in a fixed order.
-    - The TensorBoard backend of a config is left out where TensorBoard is not installed.
+    - With ``reproducible=True``, every operation adds in a fixed order.
+    - The TensorBoard backend of a config is left out if TensorBoard is not installed.
 
-    Chosen by ``runner_type='StrictRunner'`` in a config.
+    Select it with ``runner_type='StrictRunner'`` in a config. :meth:`from_cfg` replaces types of
+    mmengine as :mod:`mmdet_dinov2.config.own_types` says, and logs it. A runner that is built
+    directly takes the types that it is given; only its training loop has to be one of this project.
+    Where no type is given, the default is a class of this project.
+
+    Attributes:
+        accumulative_counts: Micro-batches of an optimizer step.
+        load_from: Checkpoint to start or resume from; None if there is none.
+        resumes: Whether the run resumes, in contrast to starting from the weights of a checkpoint.
+        running: 'train', 'val' or 'test', the method that was called last; None before.
     """
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> StrictRunner:
-        """Builds the runner from a config; see mmengine's ``Runner.from_cfg``."""
+        """Builds the runner from a config; see mmengine's ``Runner.from_cfg``.
+
+        Raises:
+            InputError: If parts of the config do not work together.
+        """
         cfg = copy.deepcopy(cfg)
+        replaced = use_own_types(cfg)
         fill_classes(cfg)
         fill_evaluator_ann_file(cfg)
-        _drop_missing_tensorboard(cfg)
+        notes = _drop_missing_tensorboard(cfg)
+        if replaced:
+            notes.append(f'Replaced types of the config: {"; ".join(replaced)}')
         sharded = (cfg.get('model_wrapper_cfg') or {}).get('type') == 'FullyShardedModel'
-        for hook in cfg.get('custom_hooks') or []:
-            if hook['type'] == 'EMAHook':
-                hook['type'] = 'TrainedEMAHook'
-            if sharded and hook['type'] == 'TrainedEMAHook':
-                raise InputError(
-                    'averaged weights (TrainedEMAHook) do not work with FullyShardedModel; leave '
-                    'one of them out'
-                )
-        checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
-        if checkpoint_hook and checkpoint_hook['type'] == 'CheckpointHook':
-            checkpoint_hook['type'] = 'IntactCheckpointHook'
-        return super().from_cfg(cfg)
+        if sharded and any(h['type'] == 'TrainedEMAHook' for h in cfg.get('custom_hooks') or ()):
+            raise InputError(
+                'averaged weights (TrainedEMAHook) do not work with FullyShardedModel; leave '
+                'one of them out'
+            )
+        runner = super().from_cfg(cfg)
+        for note in notes:
+            runner.logger.info(note)
+        return runner
 
     def __init__(
-        self, *args, train_dataloader=None, optim_wrapper=None, cfg=None, **kwargs
+        self,
+        *args,
+        train_dataloader: DataLoader | dict | None = None,
+        optim_wrapper: OptimWrapper | dict | None = None,
+        load_from: str | None = None,
+        resume: bool = False,
+        cfg: Config | dict | None = None,
+        **kwargs,
     ) -> None:
         self.accumulative_counts = 1
-        # Set by signal handlers; agreed on by all processes at the end of a step.
-        self.stop_requested = False
-        self.stop_agreed = False
-        # What hooks count in a step of this process, by name; the same names in all processes.
-        self.step_counters: dict[str, Callable[[], int]] = {}
-        # Their sums over the processes, and the losses of this one, after a step.
-        self.step_sums: dict[str, int] = {}
-        self.losses_here: list[dict[str, Tensor]] = []
-        if isinstance(optim_wrapper, dict) and isinstance(train_dataloader, dict):
-            self.accumulative_counts = check_accumulation(optim_wrapper)
-            # One batch of the dataloader is one optimizer step; the loop divides it.
-            train_dataloader = copy.deepcopy(train_dataloader)
-            train_dataloader['batch_size'] *= self.accumulative_counts
+        self.load_from = load_from
+        self.resumes = resume
+        self.running: str | None = None
+        self._weights_loaded = False
+        if isinstance(train_dataloader, dict):
+            self._batch_size = train_dataloader['batch_size']
+            if isinstance(optim_wrapper, dict):
+                self.accumulative_counts = check_accumulation(optim_wrapper)
+                # One batch of the dataloader is one optimizer step; the loop divides it.
+                train_dataloader = copy.deepcopy(train_dataloader)
+                train_dataloader['batch_size'] *= self.accumulative_counts
+        else:
+            self._batch_size = getattr(train_dataloader, 'batch_size', None)
         super().__init__(
             *args,
             train_dataloader=train_dataloader,
             optim_wrapper=optim_wrapper,
-            cfg=ReadableConfig.of(cfg or {}),
+            load_from=load_from,
+            resume=resume,
+            cfg=readable_config(cfg or {}),
             **kwargs,
         )
 
+    def train(self) -> nn.Module:
+        """Trains; see mmengine's ``Runner.train``."""
+        self.running = 'train'
+        return super().train()
+
+    def val(self) -> dict:
+        """Evaluates on the validation data; see mmengine's ``Runner.val``."""
+        self.running = 'val'
+        return super().val()
+
+    def test(self) -> dict:
+        """Evaluates on the test data; see mmengine's ``Runner.test``."""
+        self.running = 'test'
+        return super().test()
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Builds the training loop; mmengine's own ones are replaced by those of this project."""
-        if isinstance(loop, dict):
-            loop = dict(loop)
-            if 'type' not in loop:
-                by_epoch = loop.pop('by_epoch', True)
-                loop['type'] = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-            loop['type'] = STEP_LOOPS.get(loop['type'], loop['type'])
-        return super().build_train_loop(loop)
+        """Builds the training loop; see mmengine's ``Runner.build_train_loop``.
+
+        Raises:
+            InputError: If its iterations are not optimizer steps.
+        """
+        if isinstance(loop, dict) and 'type' not in loop:
+            others = {key: value for key, value in loop.items() if key != 'by_epoch'}
+            default = 'EpochTrainLoop' if loop.get('by_epoch', True) else 'IterTrainLoop'
+            loop = dict(others, type=default)
+        built = super().build_train_loop(loop)
+        if not isinstance(built, OptimizerStepLoop):
+            raise InputError(
+                'the training loop must be EpochTrainLoop, IterTrainLoop or a subclass of them, '
+                f'but is {type(built).__name__}; set train_cfg.type'
+            )
+        return built
 
     @staticmethod
     def build_dataloader(
@@ -138,10 +183,15 @@ class StrictRunner(Runner):
         return loader if isinstance(dataloader, DataLoader) else outlive_signals(loader)
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
-        """Builds an evaluator; metrics without a folder for their report get one."""
+        """Builds an evaluator; see mmengine's ``Runner.build_evaluator``.
+
+        Metrics without a folder for their report get one below the folder of the log.
+        """
+        if isinstance(evaluator, dict) and 'metrics' in evaluator:
+            evaluator = {'type': 'BadImageEvaluator', **evaluator}
+        elif not isinstance(evaluator, Evaluator):
+            evaluator = BadImageEvaluator(evaluator)
         built = super().build_evaluator(evaluator)
-        if type(built) is Evaluator:
-            built = BadImageEvaluator(built.metrics)
         for metric in built.metrics:
             if isinstance(metric, ClassNameCocoMetric) and metric.report_dir is None:
                 metric.report_dir = os.path.join(self.log_dir, 'evaluation')
@@ -150,8 +200,8 @@ class StrictRunner(Runner):
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scales the learning rates; see mmengine's ``Runner.scale_lr``.
 
-        Accumulated micro-batches count as part of the batch. Logs the effective batch and the
-        learning rates, scaled or not.
+        Accumulated micro-batches are part of the batch. Logs the effective batch and the learning
+        rates, scaled or not.
         """
         super().scale_lr(optim_wrapper, auto_scale_lr)
         self.logger.info(
@@ -169,7 +219,7 @@ class StrictRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wraps the model for distributed training; see mmengine's ``Runner.wrap_model``."""
         if self.distributed and (model_wrapper_cfg or {}).get('type') == 'FullyShardedModel':
-            # Parameters are initialised whole, while every process has all of them.
+            # Parameters are initialised while every process still has all of them.
             model.init_weights()
         default = model_wrapper_cfg is None and not is_model_wrapper(model)
         if self.distributed and default and not torch.cuda.is_available():
@@ -180,11 +230,7 @@ class StrictRunner(Runner):
     @property
     def effective_batch(self) -> EffectiveBatch:
         """The batch of an optimizer step."""
-        loader = self._train_dataloader
-        batch_size = loader['batch_size'] if isinstance(loader, dict) else loader.batch_size
-        return EffectiveBatch(
-            self.world_size, batch_size // self.accumulative_counts, self.accumulative_counts
-        )
+        return EffectiveBatch(self.world_size, self._batch_size, self.accumulative_counts)
 
     def save_checkpoint(
         self,
@@ -202,7 +248,7 @@ class StrictRunner(Runner):
         All processes have to call it: those of a sharded model send their parts.
         """
         if file_client_args is not None:
-            raise ValueError('file_client_args is not supported any more; use backend_args')
+            raise ValueError('file_client_args is no longer supported; use backend_args')
         if not is_main_process() and not is_sharded(self.model):
             return
         checkpoint = build_checkpoint(
@@ -223,16 +269,17 @@ class StrictRunner(Runner):
             return
         write_checkpoint(checkpoint, os.path.join(out_dir, filename))
 
+    # Private in mmengine: its `train` initialises and broadcasts the weights after the optimizer is
+    # built. A sharded model can do neither by then; `wrap_model` has initialised it.
     def _init_model_weights(self) -> None:
-        if not isinstance(self.model, FullyShardedModel):  # initialised before it was divided
+        if not isinstance(self.model, FullyShardedModel):
             super()._init_model_weights()
 
     def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
         """Builds the optimizer wrapper; see mmengine's ``Runner.build_optim_wrapper``."""
-        # Several optimizers come without 'optimizer', from a constructor of their own.
+        # A config of several optimizers has no 'optimizer', but a constructor of its own.
         if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
-            if optim_wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', OptimWrapper):
-                optim_wrapper = dict(optim_wrapper, type='GuardedOptimWrapper')
+            optim_wrapper = {'type': 'GuardedOptimWrapper', **optim_wrapper}
         wrapper = super().build_optim_wrapper(optim_wrapper)
         if isinstance(self.model, FullyShardedModel) and wrapper.clip_grad_kwargs:
             if wrapper.clip_func is nn.utils.clip_grad_norm_:
@@ -244,34 +291,34 @@ class StrictRunner(Runner):
     ) -> dict:
         """Loads the weights of a checkpoint.
 
-        As the start of a training, what fits is taken and classes are matched by name; to resume
-        and to test, everything has to fit, the classes too.
+        At the start of a training, everything that fits is loaded, and classes are matched by name.
+        To resume and to test, everything has to fit, including the classes.
 
         Args:
             filename: Path or URL of the checkpoint.
-            map_location: Where tensors are loaded to.
-            strict: Not needed: what fits is decided as said above.
+            map_location: Device that tensors are loaded to.
+            strict: Ignored: the rule above decides.
             revise_keys: Not supported.
 
         Returns:
             The checkpoint.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            InputError: If the checkpoint is that of another model.
+            FileNotFoundError: If the file does not exist.
+            InputError: If the checkpoint belongs to a different model.
         """
         if revise_keys:
             raise ValueError(f'revise_keys={revise_keys} is not supported by {type(self).__name__}')
-        if is_sharded(self.model):  # whole tensors might not fit where the parts do
+        if is_sharded(self.model):  # the whole tensors may not fit on a GPU
             map_location = 'cpu'
         checkpoint = read_checkpoint(filename, map_location)
-        # mmengine would run it as Python code to compare numbers of GPUs.
+        # mmengine would run this text as Python code to compare the numbers of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         state = state_dict_of(checkpoint, filename)
-        training = isinstance(self._train_loop, BaseLoop)
-        if training and not self._resume:
+        training = self.running == 'train'
+        if training and not self.resumes:
             classes = self.train_dataloader.dataset.metainfo.get('classes')
             known = checkpoint_classes(checkpoint)
             report = load_for_fine_tuning(model, state, filename, classes, known)
@@ -296,26 +343,33 @@ class StrictRunner(Runner):
                     checkpoint['optimizer'], self.optim_wrapper.optimizer
                 )
             self.logger.info(f'Loaded checkpoint {filename}')
-        self._has_loaded = True
+        self._weights_loaded = True
         return checkpoint
 
     def load_or_resume(self) -> None:
         """Loads the checkpoint that the run starts from; see mmengine's ``Runner.load_or_resume``.
 
-        Without a named one, the main process chooses for all of them: the last checkpoint in the
-        work folder, or an intact one from before. In a folder without any the training starts anew.
+        To resume without a named checkpoint, the main process chooses for all: the last checkpoint
+        in the work folder, or an earlier one that is intact. If the folder has none, the training
+        starts from scratch.
 
         Raises:
             FileNotFoundError: If the named checkpoint does not exist.
             InputError: If no checkpoint can be used, or the named one is damaged.
         """
-        if self._resume and not self._has_loaded:
-            if self._load_from is None:
-                model = self.model.module if is_model_wrapper(self.model) else self.model
-                self._load_from = agree_on_checkpoint(self.work_dir, model, self.logger)
-            elif '://' not in str(self._load_from):
-                check_bytes(self._load_from)
-        super().load_or_resume()
+        if self._weights_loaded:
+            return
+        if not self.resumes:
+            if self.load_from is not None:
+                self.load_checkpoint(self.load_from)
+            return
+        if self.load_from is None:
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            self.load_from = agree_on_checkpoint(self.work_dir, model, self.logger)
+        elif '://' not in str(self.load_from):
+            check_bytes(self.load_from)
+        if self.load_from is not None:
+            self.resume(self.load_from)
 
     def _check_epoch_length(self, meta: dict, filename: str) -> None:
         loop = self.train_loop
@@ -323,26 +377,30 @@ class StrictRunner(Runner):
             check_epoch_length(meta, len(loop.dataloader), filename)
 
     def _classes(self) -> tuple[str, ...] | None:
-        """Class names of the data set of the loop that was built."""
-        for loop in (self._train_loop, self._val_loop, self._test_loop):
-            if isinstance(loop, BaseLoop):
-                return loop.dataloader.dataset.metainfo.get('classes')
-        return None
+        """Class names of the dataset of the running loop."""
+        if self.running is None:
+            return None
+        loop = getattr(self, f'{self.running}_loop')
+        return loop.dataloader.dataset.metainfo.get('classes')
 
 
-def _drop_missing_tensorboard(cfg: Config) -> None:
-    if importlib.util.find_spec('tensorboard') is not None:
-        return
+def _drop_missing_tensorboard(cfg: Config) -> list[str]:
+    """Removes the TensorBoard backend if TensorBoard is missing; returns notes for the log."""
     backends = cfg.get('visualizer', {}).get('vis_backends') or []
     kept = [backend for backend in backends if backend['type'] != 'TensorboardVisBackend']
-    if len(kept) < len(backends):
-        cfg.visualizer.vis_backends = kept
-        if os.environ.get('RANK', '0') == '0':
-            print('TensorBoard is not installed: its log is left out (`pip install tensorboard`)')
+    if len(kept) == len(backends) or importlib.util.find_spec('tensorboard') is not None:
+        return []
+    cfg.visualizer.vis_backends = kept
+    return ['TensorBoard is not installed: its log is left out (`pip install tensorboard`)']
 
 
 def _init_cpu_processes(launcher: str, timeout: float | None) -> None:
-    """Joins the process group of a launcher with gloo, which waits for others ``timeout`` s."""
+    """Joins the process group of a launcher with gloo.
+
+    Args:
+        launcher: 'pytorch', 'slurm' or 'mpi'.
+        timeout: Seconds that a process waits for the others; None takes the default of PyTorch.
+    """
     if launcher == 'slurm':
         os.environ.setdefault('RANK', os.environ['SLURM_PROCID'])
         os.environ.setdefault('WORLD_SIZE', os.environ['SLURM_NTASKS'])

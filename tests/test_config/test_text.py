@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdet_dinov2.config.plain import read_plain_config
-from mmdet_dinov2.config.text import ReadableConfig, format_config
+from mmdet_dinov2.config.text import format_config, readable_config
 from mmdet_dinov2.errors import InputError
 
 from ..tools import ROOT, run_tool, write_config
@@ -28,7 +28,7 @@ CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 @pytest.mark.parametrize('name', VALUES, ids=lambda name: name.replace(' ', '_'))
 def test_what_was_written_is_read(tmp_path, name):
     content = dict(key=VALUES[name], other='last')
-    text = ReadableConfig.of(content).pretty_text
+    text = readable_config(content).pretty_text
     assert read_plain_config(text) == content
     (tmp_path / 'config.py').write_text(text.replace('inf', "float('inf')"))
     assert Config.fromfile(tmp_path / 'config.py').to_dict() == content
@@ -38,7 +38,7 @@ def test_what_was_written_is_read(tmp_path, name):
     'path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda path: path.stem
 )
 def test_every_config_is_written_in_lines_that_can_be_read(path):
-    cfg = ReadableConfig.of(Config.fromfile(path))
+    cfg = readable_config(Config.fromfile(path))
     text = cfg.pretty_text
     assert read_plain_config(text) == cfg.to_dict()
     # Longer ones are strings that no line can hold.
@@ -80,11 +80,11 @@ def test_a_key_that_cannot_be_written_is_named(key):
 def test_a_copy_does_not_share_values(tmp_path):
     (tmp_path / 'config.py').write_text('a = dict(b=[1])\n')
     cfg = Config.fromfile(tmp_path / 'config.py')
-    copy = ReadableConfig.of(cfg)
+    copy = readable_config(cfg)
     copy.a.b.append(2)
     assert cfg.a.b == [1] and copy.a.b == [1, 2] and copy.filename == cfg.filename
     given = dict(a=dict(b=[1]))
-    ReadableConfig.of(given).a.b.append(2)
+    readable_config(given).a.b.append(2)
     assert given == dict(a=dict(b=[1]))
 
 

@@ -40,6 +40,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, in
     printed = capfd.readouterr()
     assert '1 process x 2 images x 3 accumulated = 6 images a step' in printed.out + printed.err
     assert 'enc_loss_cls' in training[0] and 'enc_loss_cls' not in printed.out
+    assert 50 < training[0]['memory'] < 50_000 and 'memory: ' in printed.out
 
 
 def gradients(model, images, micro_batches, announce):

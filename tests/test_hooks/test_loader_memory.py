@@ -8,6 +8,7 @@ import platform
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 from mmdet.registry import DATASETS
 from mmengine.dataset import pseudo_collate
@@ -18,18 +19,22 @@ from mmdet_dinov2.data import generate_shapes
 from mmdet_dinov2.data.seeded import SeededDataset, StepBatchSampler
 from mmdet_dinov2.engine.hooks.loader_memory import (
     loader_memory,
-    private_memory,
     proportional_memory,
     return_freed_memory,
 )
 
 pytestmark = pytest.mark.skipif(
-    proportional_memory(os.getpid()) is None, reason='needs /proc/PID/smaps_rollup of Linux'
+    proportional_memory(os.getpid()) is None, reason='only Linux tells parts of shared pages'
 )
 
 
+def own_memory():
+    """Resident memory in MiB that no other process shares."""
+    return psutil.Process().memory_full_info().uss / 2**20
+
+
 class Annotations:
-    """The annotations of a data set without its images; tells the memory of its process."""
+    """The annotations of a dataset without its images; a sample is the memory of its process."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -39,12 +44,12 @@ class Annotations:
 
     def __getitem__(self, item):
         self.dataset.get_data_info(item)
-        return private_memory(os.getpid()) if item in (0, len(self) - 1) else 0.0
+        return own_memory() if item in (0, len(self) - 1) else 0.0
 
 
 @pytest.fixture(scope='module')
 def large_file(tmp_path_factory):
-    """An annotation file of some 15 MiB in memory, written fast."""
+    """An annotation file that takes about 15 MiB of memory and is quick to write."""
     path = tmp_path_factory.mktemp('data') / 'train.json'
     rng = np.random.default_rng(0)
     boxes = rng.uniform(1, 100, (40_000, 4)).tolist()
@@ -131,25 +136,25 @@ def memory_of_epochs(root, epochs, workers=2):
 @pytest.mark.slow
 def test_memory_is_steady_over_epochs(tmp_path):
     root = generate_shapes(tmp_path / 'shapes', num_train=48, num_val=1)
-    # In a process of its own: of a large one, such as that of many tests, the loading processes
-    # share pages that become their own little by little.
+    # In a separate process: loading processes share the pages of the process that starts them, and
+    # those of a large one, such as that of many tests, become their own little by little.
     spawn = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, spawn, init_default_scope, ('mmdet',)) as process:
         memory = process.submit(memory_of_epochs, root, epochs=20).result()
     print('MiB here and in the loading processes:', memory[[0, 4, 9, 19]].round(1).tolist())
-    # 15 epochs of 48 images: a leak of one decoded image in a hundred would be more.
+    # 15 epochs of 48 images: leaking one decoded image in a hundred would take more.
     growth = memory[-5:].mean(0) - memory[4:9].mean(0)
     assert (growth < 5).all(), memory.round(1)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='needs glibc')
-def test_holes_between_what_is_used_are_given_back():
-    """100 MiB in blocks too small to be mapped on their own, all but a tenth of them freed."""
+def test_holes_between_used_blocks_are_returned():
+    """Frees nine tenths of 100 MiB, in blocks too small to be mapped one by one."""
     blocks = [np.ones(2**16, np.uint8) for _ in range(1600)]
     kept = blocks[::10]
-    before = private_memory(os.getpid())
+    before = own_memory()
     del blocks
     gc.collect()
     return_freed_memory()
-    assert private_memory(os.getpid()) < before - 60
+    assert own_memory() < before - 60
     assert len(kept) == 160

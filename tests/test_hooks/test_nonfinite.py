@@ -1,4 +1,4 @@
-"""Losses that are no numbers."""
+"""Non-finite losses and gradients."""
 
 import math
 import os
@@ -15,6 +15,7 @@ from torch import nn
 from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.engine.hooks.nonfinite import BadStep, NonFiniteHook, describe_images
 from mmdet_dinov2.engine.resume.replay import replay
+from mmdet_dinov2.engine.step import StepState
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
@@ -41,7 +42,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def stopped(tmp_path_factory, data):
-    """A run of 8 steps, an epoch being 4, whose images are spoilt from the sixth on."""
+    """A run of 2 epochs of 4 steps, whose images are spoilt from the sixth step on."""
     folder = tmp_path_factory.mktemp('stopped')
     extra = """
 default_hooks['nonfinite'] = dict(max_steps=2)
@@ -59,8 +60,8 @@ def test_a_run_of_bad_losses_is_stopped_with_the_names_of_the_images(stopped, ca
     for step in (6, 7):
         (part,) = (p for p in error.split('; ') if f'step {step}: ' in p)
         assert part.count('/train/') == 2 and part.count('.jpg id ') == 2, part
-    assert f'the last checkpoint ({work / "epoch_1.pth"}) is untouched' in error
-    assert f'kept in {work / "nonfinite_step_7_process_0.pth"};' in error
+    assert f'neither the weights nor the last checkpoint ({work / "epoch_1.pth"})' in error
+    assert f'kept in {work / "nonfinite_step_7_process_0.pth"}, ' in error
     assert sorted(path.name for path in work.glob('*.pth')) == [
         'epoch_1.pth',
         'nonfinite_step_7_process_0.pth',
@@ -77,8 +78,8 @@ def test_the_kept_batch_is_replayed(stopped, capfd):
     cfg = Config.fromfile(config)
     report = replay(cfg, kept)
     assert not report.finite and len(report.losses) == 2 and report.gradients
-    assert report.first_module is None  # what came in was bad already
-    # With the images as they were, nothing is wrong.
+    assert report.first_module is None  # the input was non-finite already
+    # With finite images, everything is finite.
     content['batch']['inputs'] = [torch.ones_like(i) for i in content['batch']['inputs']]
     torch.save(content, work / 'mended.pt')
     assert replay(cfg, work / 'mended.pt').finite
@@ -101,14 +102,17 @@ def test_single_bad_steps_change_nothing_and_do_not_stop(tmp_path, data, capfd):
     losses = losses_of(tmp_path / 'work')
     assert [step for step, loss in losses.items() if not math.isfinite(loss)] == [2, 3, 5]
     printed = ''.join(capfd.readouterr())
-    assert 'Step 3: the loss is not finite; it does not change the weights (2 in a row' in printed
+    assert (
+        'Step 3: the loss is not finite; the step does not change the weights (2 in a row'
+        in printed
+    )
     assert 'Step 7: the gradient is not finite' in printed and '(1 in a row' in printed
     state = torch.load(tmp_path / 'work' / 'epoch_2.pth', weights_only=False)
     tensors = [*state['state_dict'].values()]
     tensors += [v for s in state['optimizer']['state'].values() for v in s.values()]
     assert all(t.isfinite().all() for t in tensors if t.is_floating_point())
     steps = {float(s['step']) for s in state['optimizer']['state'].values()}
-    assert max(steps) == 8 - 4  # what was left out is no step of the optimizer
+    assert max(steps) == 8 - 4  # a step that was left out is not a step of the optimizer
 
 
 def test_replaced_costs_are_logged(tmp_path, data, capfd):
@@ -131,7 +135,7 @@ def small_wrapper(**options):
     'clip', [None, dict(max_norm=0.1), dict(type='value', clip_value=0.1)], ids=repr
 )
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
-def test_steps_that_are_not_finite_are_left_out(clip, bad):
+def test_non_finite_steps_are_left_out(clip, bad):
     model, wrapper = small_wrapper(clip_grad=clip)
     before = model.weight.detach().clone()
     wrapper.update_params((model(torch.ones(1, 3)) * bad).sum())
@@ -144,7 +148,7 @@ def test_steps_that_are_not_finite_are_left_out(clip, bad):
 @pytest.mark.parametrize(
     'clip', [None, dict(max_norm=0.1), dict(type='value', clip_value=0.1)], ids=repr
 )
-def test_finite_steps_are_those_of_mmengine(clip):
+def test_finite_steps_equal_those_of_mmengine(clip):
     weights = []
     for kind in ('GuardedOptimWrapper', 'OptimWrapper'):
         torch.manual_seed(0)
@@ -161,7 +165,7 @@ def test_finite_steps_are_those_of_mmengine(clip):
 
 @pytest.mark.filterwarnings('ignore:torch.cuda.amp')
 def test_loss_scaling_of_fp16_does_not_count(monkeypatch):
-    """The scaler leaves steps out whose scaled gradient overflows; their loss is finite."""
+    """The scaler leaves out steps whose scaled gradient overflows; their loss is finite."""
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     model = nn.Linear(3, 2)
     wrapper = AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
@@ -172,7 +176,8 @@ def test_loss_scaling_of_fp16_does_not_count(monkeypatch):
     assert loss.isfinite() and torch.equal(model.weight, before)
     assert wrapper.loss_scaler.get_scale() == scale / 2
     hook = NonFiniteHook(max_steps=1)
-    runner = SimpleNamespace(step_sums=dict(nonfinite_costs=0), optim_wrapper=wrapper)
+    loop = SimpleNamespace(step=StepState(sums=dict(nonfinite_costs=0)))
+    runner = SimpleNamespace(train_loop=loop, optim_wrapper=wrapper)
     hook.after_train_iter(runner, 0, None, dict(loss=loss.item()))
     assert hook._steps == []
 
@@ -190,7 +195,7 @@ def test_all_processes_stop_and_name_the_images_of_the_bad_one(tmp_path, data):
     assert result.returncode != 0
     assert result.stderr.count('error: the loss was not finite in 2 steps in a row') == 1
     (part,) = re.findall(r'step 3: ([^;.]*(?:\.jpg[^;.]*)*)', result.stderr)[:1]
-    assert part.count('.jpg id ') == 2, part  # those of one process alone
+    assert part.count('.jpg id ') == 2, part  # those of one process only
     assert [path.name for path in work.glob('nonfinite*')] == ['nonfinite_step_3_process_1.pth']
     assert not replay(Config.fromfile(config), work / 'nonfinite_step_3_process_1.pth').finite
 
@@ -204,6 +209,8 @@ def test_images_of_all_processes_are_named():
 
 
 @pytest.mark.parametrize('value', [0, -1, True, 2.0, None])
-def test_patience_must_be_a_number(value):
-    with pytest.raises(InputError, match='max_steps of NonFiniteHook must be at least 1'):
+def test_max_steps_must_be_a_positive_whole_number(value):
+    with pytest.raises(
+        InputError, match='max_steps of NonFiniteHook must be a whole number of at least 1'
+    ):
         NonFiniteHook(max_steps=value)

@@ -7,19 +7,23 @@ import multiprocessing
 import os
 import sys
 
+import psutil
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+_MIB = 2**20
+
 
 @HOOKS.register_module()
 class LoaderMemoryHook(Hook):
-    """Logs the memory of the process and of its loading processes once per pass over the data.
+    """Logs the memory of the process and of its loading processes after each pass over the data.
 
-    Freed memory is given back to the system before; see :func:`return_freed_memory`.
+    Returns freed memory to the system before; see :func:`return_freed_memory`.
 
-    Pages that several processes share, such as the annotations, count in parts: the sum is what the
-    machine gives away. Without ``/proc`` (not Linux) nothing is logged.
+    Each process counts its part of the pages that several share, such as the annotations, so the
+    sum is the memory that the machine gives to the run. Only Linux tells the parts; nothing is
+    logged on other systems.
     """
 
     priority = 'LOW'
@@ -27,7 +31,7 @@ class LoaderMemoryHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Logs after the last step of each pass."""
+        """Logs the memory after the last step of a pass."""
         if (runner.iter + 1) % max(len(runner.train_dataloader), 1):
             return
         return_freed_memory()
@@ -44,10 +48,10 @@ class LoaderMemoryHook(Hook):
 
 
 def return_freed_memory() -> None:
-    """Gives freed memory back to the system, where the C library is glibc.
+    """Returns freed memory to the system if the C library is glibc.
 
-    Batches of many sizes leave holes between what is still used, which glibc keeps: without this a
-    training on a CPU grows for thousands of steps.
+    Batches of many sizes leave holes between what is still in use, which glibc keeps. Without this,
+    a training on a CPU grows for thousands of steps.
     """
     if sys.platform == 'linux':
         trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
@@ -56,27 +60,23 @@ def return_freed_memory() -> None:
 
 
 def loader_memory() -> tuple[float | None, list[float]]:
-    """Memory in MiB of this process, ``None`` if unknown, and of the processes it started."""
+    """Returns the memory of this process and of each process that it started.
+
+    Returns:
+        MiB of this process, None if unknown, and MiB of the others.
+    """
     children = [proportional_memory(child.pid) for child in multiprocessing.active_children()]
     return proportional_memory(os.getpid()), [memory for memory in children if memory is not None]
 
 
 def proportional_memory(pid: int) -> float | None:
-    """Resident memory of a process in MiB, with its part of shared pages; ``None`` if unknown."""
-    return _smaps_rollup(pid, 'Pss:')
+    """Returns the resident memory of a process in MiB, with its part of shared pages.
 
-
-def private_memory(pid: int) -> float | None:
-    """Resident memory in MiB that a process has for itself; ``None`` if unknown."""
-    return _smaps_rollup(pid, 'Private_Dirty:')
-
-
-def _smaps_rollup(pid: int, field: str) -> float | None:
+    Returns:
+        None if the system does not tell (only Linux does) or the process has ended.
+    """
     try:
-        with open(f'/proc/{pid}/smaps_rollup') as file:
-            for line in file:
-                if line.startswith(field):
-                    return int(line.split()[1]) / 1024
-    except OSError:  # not Linux, or the process has ended
-        pass
-    return None
+        used = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return None
+    return used.pss / _MIB if hasattr(used, 'pss') else None

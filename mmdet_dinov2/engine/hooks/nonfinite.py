@@ -1,4 +1,4 @@
-"""Runs whose losses are no numbers any more."""
+"""Stops runs whose losses have become non-finite."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import os
 from dataclasses import dataclass
 
-import torch
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -26,7 +25,7 @@ class BadStep:
 
     Attributes:
         number: Number of the step, from 1.
-        images: Names of the images of this process, none if the numbers of this process were fine.
+        images: Names of the images of this process; empty if its own loss was finite.
     """
 
     number: int
@@ -35,17 +34,17 @@ class BadStep:
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Stops a run whose losses stay infinite or NaN, and says which images it saw.
+    """Stops a run whose losses stay non-finite, and says which images it saw.
 
-    Steps with such losses do not change the weights (``GuardedOptimWrapper``), so that single ones
-    do no harm. After ``max_steps`` of them in a row all processes stop: they agree without asking
-    each other, as the logged losses are means over all. The last batch is kept with the weights for
-    ``tools/replay_batch.py``, by each process whose own loss was not finite. The loss scaling of
-    fp16 leaves steps out as well while it looks for its scale; the loss itself is finite then, and
-    these steps do not count.
+    Steps with non-finite losses do not change the weights (``GuardedOptimWrapper``), so single ones
+    do no harm. After ``max_steps`` of them in a row, all processes stop. They agree without asking
+    each other, as the logged losses are means over all processes. Each process whose own loss was
+    not finite keeps the last batch and the weights for ``tools/replay_batch.py``. The loss scaling
+    of fp16 also leaves out steps while it looks for its scale. Their loss is finite, and they do
+    not count.
 
-    Matching costs that are not finite, which the assigner replaces, are counted in the log as
-    ``nonfinite_costs`` from the first one on.
+    The log counts non-finite matching costs, which the assigner replaces, as ``nonfinite_costs``
+    from the first one on.
 
     Args:
         max_steps: Number of steps in a row that stop the run, at least 1.
@@ -59,7 +58,10 @@ class NonFiniteHook(Hook):
 
     def __init__(self, max_steps: int = 5) -> None:
         if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-            raise InputError(f'max_steps of NonFiniteHook must be at least 1, but is {max_steps!r}')
+            raise InputError(
+                'max_steps of NonFiniteHook must be a whole number of at least 1, but is '
+                f'{max_steps!r}'
+            )
         self.max_steps = max_steps
         self._assigners: list[BatchedHungarianAssigner] = []
         self._costs_seen = 0
@@ -67,10 +69,10 @@ class NonFiniteHook(Hook):
         self._steps: list[BadStep] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Finds what counts matching costs."""
+        """Finds the assigners, which count matching costs."""
         assigners = (getattr(module, 'assigner', None) for module in runner.model.modules())
         self._assigners = [a for a in assigners if isinstance(a, BatchedHungarianAssigner)]
-        runner.step_counters['nonfinite_costs'] = self._new_costs
+        runner.train_loop.step.counters['nonfinite_costs'] = self._new_costs
 
     def _new_costs(self) -> int:
         seen, self._costs_seen = self._costs_seen, sum(a.num_nonfinite for a in self._assigners)
@@ -79,10 +81,10 @@ class NonFiniteHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Looks at the numbers of a step.
+        """Checks the loss and the gradient of a step.
 
         Raises:
-            InputError: After ``max_steps`` steps in a row that are not finite.
+            InputError: After ``max_steps`` steps in a row with a non-finite loss or gradient.
         """
         self._log_costs(runner)
         finite = math.isfinite(outputs['loss'])
@@ -90,22 +92,23 @@ class NonFiniteHook(Hook):
             self._steps.clear()
             return
         step = runner.iter + 1
-        # Where the loss is finite and its gradient is not, nobody knows whose it was.
-        here = finite or any(not torch.isfinite(losses['loss']) for losses in runner.losses_here)
+        # If the loss is finite and the gradient is not, any process may have caused it.
+        losses = [terms['loss'] for terms in runner.train_loop.step.losses]
+        here = finite or not all(loss.isfinite() for loss in losses)
         self._steps.append(BadStep(step, image_names(data_batch) if here else ()))
         runner.logger.warning(
-            f'Step {step}: the {"gradient" if finite else "loss"} is not finite; it does not '
-            f'change the weights ({len(self._steps)} in a row, {self.max_steps} stop the run)'
+            f'Step {step}: the {"gradient" if finite else "loss"} is not finite; the step does '
+            f'not change the weights ({len(self._steps)} in a row; {self.max_steps} stop the run)'
         )
         if len(self._steps) == self.max_steps:
             self._stop(runner, data_batch, here)
 
     def _log_costs(self, runner: Runner) -> None:
-        costs = runner.step_sums['nonfinite_costs']
+        costs = runner.train_loop.step.sums['nonfinite_costs']
         if costs and not self._costs_of_run:
             runner.logger.warning(
                 f'Step {runner.iter + 1}: {costs} matching costs were not finite and were replaced '
-                'by very large ones; nonfinite_costs counts them from here on'
+                'by very large ones; nonfinite_costs counts them from now on'
             )
         self._costs_of_run += costs
         if self._costs_of_run:
@@ -116,20 +119,20 @@ class NonFiniteHook(Hook):
         kept = keep_batch(runner, data_batch, os.path.join(runner.work_dir, name) if here else None)
         parts = all_gather_object((self._steps, kept))
         last = find_last_checkpoint(runner.work_dir)
+        saved = f'the last checkpoint ({last})' if last else 'a checkpoint (there is none yet)'
         raise InputError(
-            f'the loss was not finite in {self.max_steps} steps in a row and the run was stopped; '
-            'these steps did not change the weights, and '
-            f'{f"the last checkpoint ({last}) is" if last else "there was no checkpoint yet to be"}'
-            f' untouched. Images: {describe_images([steps for steps, _ in parts])}. '
-            f'The last of these batches is kept in {", ".join(k for _, k in parts if k)}; '
-            '`python tools/replay_batch.py CONFIG FILE` shows where the numbers go wrong. Look at '
+            f'the loss was not finite in {self.max_steps} steps in a row, so the run was stopped; '
+            f'these steps changed neither the weights nor {saved}; '
+            f'images: {describe_images([steps for steps, _ in parts])}; '
+            f'the last of these batches is kept in {", ".join(k for _, k in parts if k)}, and '
+            '`python tools/replay_batch.py CONFIG FILE` shows where it becomes non-finite; check '
             'these images and boxes, lower the learning rate, or train in bf16 (--amp) or fp32 '
-            'instead of fp16; then go on with --resume'
+            'instead of fp16, then continue with --resume'
         )
 
 
 def image_names(data_batch: dict) -> tuple[str, ...]:
-    """Files and ids of the images of a batch, as far as the pipeline packs them."""
+    """Returns the files and ids of the images of a batch, as far as the pipeline packs them."""
     names = []
     for sample in data_batch['data_samples']:
         path, number = (sample.metainfo.get(key) for key in ('img_path', 'img_id'))
@@ -140,7 +143,7 @@ def image_names(data_batch: dict) -> tuple[str, ...]:
 
 
 def describe_images(processes: list[list[BadStep]]) -> str:
-    """The images of the same steps in all processes."""
+    """Lists the images of the same steps in all processes."""
     lines = []
     for steps in zip(*processes, strict=True):
         names = [name for step in steps for name in step.images]

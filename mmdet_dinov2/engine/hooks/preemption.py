@@ -26,18 +26,18 @@ CHECKPOINT_NAME = 'stopped.pth'
 class PreemptionHook(Hook):
     """Saves an exact checkpoint and ends the run when a process is asked to stop.
 
-    A signal on any process is agreed on by all of them at the end of the step, which needs no
-    communication of its own: the request travels with the losses. The checkpoint holds the state
-    after this step, and ``last_checkpoint`` names it. An evaluation is broken off after the batch,
-    and made up for by the run that goes on. A Slurm batch job requeues itself, unless it
-    was interrupted (SIGINT, Ctrl-C). A second SIGINT ends the run at once, without a checkpoint.
+    If any process gets a signal, all of them stop at the end of the step. This needs no
+    communication of its own, as the request travels with the losses. The checkpoint holds the state
+    after this step, and ``last_checkpoint`` names it. An evaluation stops after the current batch;
+    the run that resumes repeats it. A Slurm batch job requeues itself, unless it was interrupted
+    (SIGINT, Ctrl-C). A second SIGINT ends the run at once, without a checkpoint.
 
     Args:
-        signals: Names of the signals; Slurm sends SIGTERM, and others on request
+        signals: Names of the signals. Slurm sends SIGTERM, and others on request
             (``sbatch --signal=USR1@120``).
 
     Raises:
-        ValueError: If there is no such signal.
+        ValueError: If a signal does not exist.
     """
 
     # After the schedulers have stepped, as for checkpoints.
@@ -46,33 +46,34 @@ class PreemptionHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT')) -> None:
         unknown = [name for name in signals if not hasattr(signal, name)]
         if unknown:
-            raise ValueError(f'signals={list(signals)}: there are no signals {unknown}')
+            raise ValueError(
+                f'signals of PreemptionHook must be names of signals, but {unknown} do not exist'
+            )
         self.signals = tuple(signals)
         self._previous: dict = {}
         self._interrupted = False
         self._common_batches = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Listens to the signals from now on."""
-
+        """Starts to listen to the signals."""
         process = os.getpid()
 
         def request(number: int, frame) -> None:
             if os.getpid() != process:
-                return  # loading processes inherit this
+                return  # loading processes inherit the handler
             if number == signal.SIGINT:
                 if self._interrupted:
                     raise KeyboardInterrupt
                 self._interrupted = True
                 if is_main_process():
-                    print('\nStopping after this step; Ctrl-C again ends at once', file=sys.stderr)
-            runner.stop_requested = True
+                    print('\nStopping after this step; Ctrl-C again stops at once', file=sys.stderr)
+            runner.train_loop.step.stop_requested = True
 
         for name in self.signals:
             self._previous[name] = signal.signal(getattr(signal, name), request)
 
     def after_train(self, runner: Runner) -> None:
-        """Gives the signals back."""
+        """Restores the handlers of the signals."""
         for name, handler in self._previous.items():
             signal.signal(getattr(signal, name), handler)
         self._previous = {}
@@ -80,30 +81,30 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Ends the run if the processes have agreed to.
+        """Ends the run if the processes have agreed on it.
 
         Raises:
             SystemExit: With code 75, after the checkpoint is saved.
         """
-        if runner.stop_agreed:
+        if runner.train_loop.step.stop_agreed:
             self._stop(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Counts the batches that all processes have."""
+        """Finds the number of batches that all processes have."""
         if self._previous:
             count = torch.tensor(len(runner.val_dataloader))
             all_reduce(count, 'min')
             self._common_batches = int(count)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Breaks an evaluation of a training off if a process was asked to stop.
+        """Stops an evaluation within a training if a process was asked to stop.
 
         Raises:
             SystemExit: With code 75, after the checkpoint is saved.
         """
         if not self._previous or batch_idx >= self._common_batches:
             return
-        requested = torch.tensor(int(runner.stop_requested))
+        requested = torch.tensor(int(runner.train_loop.step.stop_requested))
         all_reduce(requested, 'max')
         if not requested:
             return
@@ -124,11 +125,11 @@ class PreemptionHook(Hook):
         if is_main_process():
             write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
             requeued = not self._interrupted and _requeue()
-            remedy = 'the job was requeued' if requeued else 'go on with --resume'
+            remedy = 'the job was requeued' if requeued else 'continue with --resume'
             runner.logger.warning(
                 f'Asked to stop: saved the state after step {steps} to {path}; {remedy}'
             )
-        # Nobody leaves before that is done: srun would end the other processes.
+        # No process may leave earlier: srun would end the others.
         barrier()
         self.after_train(runner)
         raise SystemExit(STOPPED_EXIT_CODE)
@@ -143,9 +144,9 @@ def _requeue() -> bool:
         shown = subprocess.run(
             ['scontrol', 'show', 'job', '--oneliner', job], capture_output=True, text=True
         ).stdout
-    except OSError:  # in a container that lacks Slurm's commands
+    except OSError:  # a container without Slurm's commands
         return False
-    # Without a script there is nothing to run again.
+    # Without a batch script, there is nothing to run again.
     if 'BatchFlag=0' in shown or 'JobState=CANCELLED' in shown:
         return False
     return subprocess.run(['scontrol', 'requeue', job], capture_output=True).returncode == 0
