@@ -1,4 +1,7 @@
-"""The generated sample data set and the check of data sets. Importing registers the datasets."""
+"""Datasets, their checks, and the order and seeds of samples.
+
+Importing this package registers the datasets and the loading of images.
+"""
 
 from .coco_dataset import ClassNameCocoDataset
 from .findings import Finding, raise_on_errors

@@ -1,4 +1,4 @@
-"""Which boxes of a COCO file are trained on, and why the others are not."""
+"""Which boxes of a COCO file are used in training, and why the others are not."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _MAX_EXAMPLES = 5
 
 @dataclass
 class BoxCounts:
-    """How many boxes of a file are trained on, and why others are left out.
+    """How many boxes of a file are used in training, and why the others are not.
 
     Attributes:
-        usable: Boxes to train on.
-        dropped: Number of boxes per reason to drop them without a word.
-        examples: Up to five of them per reason, as ``id 7 on 'a.jpg'``.
-        other_category: Number of boxes per name of a category that is not a class.
-        crowd: Boxes of crowd regions: legal, but not trained on.
-        filtered: Boxes on images that ``filter_cfg.min_size`` removes.
-        filled: Number of annotations that lack ``'area'`` and ``'iscrowd'``.
-        per_image: Usable boxes of every image that has some, by image id.
+        usable: Number of boxes to train on.
+        dropped: Numbers of boxes that mmdet drops silently, by reason.
+        examples: Up to five dropped boxes by reason, such as ``id 7 on 'a.jpg'``.
+        other_category: Numbers of boxes whose category is not a class, by name of the category.
+        crowd: Number of crowd regions, which are legal but not used in training.
+        filtered: Number of boxes on images that ``filter_cfg.min_size`` removes.
+        filled: Numbers of annotations that lack ``'area'`` and ``'iscrowd'``.
+        per_image: Numbers of usable boxes by image id, of the images that have some.
     """
 
     usable: int = 0
@@ -38,12 +38,12 @@ class BoxCounts:
 
 
 def count_boxes(coco: CocoFile, classes: Sequence[str], min_size: float = 0) -> BoxCounts:
-    """Sort the boxes of a file by what mmdet's ``CocoDataset`` does with them in training.
+    """Counts the boxes of a file by what mmdet's ``CocoDataset`` does with them in training.
 
     Args:
-        coco: A file with annotations.
+        coco: The annotation file.
         classes: The class names of the dataset.
-        min_size: Images with a side below it, in pixels, are removed.
+        min_size: Smallest side in pixels of images that are kept.
     """
     counts = BoxCounts()
     images = {image['id']: image for image in coco.images}
@@ -61,7 +61,9 @@ def count_boxes(coco: CocoFile, classes: Sequence[str], min_size: float = 0) -> 
                 counts.examples[reason].append(f'id {annotation["id"]!r} on {where}')
         elif annotation['category_id'] not in class_ids:
             name = names.get(annotation['category_id'])
-            counts.other_category[name or f'id {annotation["category_id"]}, not listed'] += 1
+            counts.other_category[
+                name or f'id {annotation["category_id"]}, which the file does not list'
+            ] += 1
         elif annotation.get('iscrowd'):
             counts.crowd += 1
         elif min(image['width'], image['height']) < min_size:
@@ -73,15 +75,15 @@ def count_boxes(coco: CocoFile, classes: Sequence[str], min_size: float = 0) -> 
 
 
 def is_trained_on(annotation: Mapping[str, Any], image: Mapping[str, Any] | None) -> bool:
-    """Whether a box of a class is trained on, as far as box and image decide it."""
+    """Whether a box is used in training, if its category is a class."""
     complete = complete_annotation(annotation)
     return not complete['iscrowd'] and not _reason_to_drop(complete, image)
 
 
 def _reason_to_drop(annotation: Mapping[str, Any], image: Mapping[str, Any] | None) -> str:
-    """Return why mmdet drops a box of a known category, or an empty string."""
+    """Returns why mmdet drops a box of a known category, or an empty string."""
     if image is None:
-        return 'of images that the file does not list'
+        return 'on images that the file does not list'
     if annotation.get('ignore'):
         return "marked 'ignore'"
     x, y, w, h = annotation['bbox']
@@ -89,7 +91,7 @@ def _reason_to_drop(annotation: Mapping[str, Any], image: Mapping[str, Any] | No
         return 'of zero or negative size'
     if w < 1 or h < 1:
         if min(x, y) >= 0 and max(x + w, y + h) <= 1:
-            return 'within 0 and 1, as shares of the image'
+            return 'between 0 and 1, as fractions of the image'
         return 'with a side below 1 pixel'
     if min(x + w, image['width']) <= max(x, 0) or min(y + h, image['height']) <= max(y, 0):
         return 'outside the image'
@@ -99,7 +101,7 @@ def _reason_to_drop(annotation: Mapping[str, Any], image: Mapping[str, Any] | No
 
 
 def looks_normalised(coco: CocoFile) -> bool:
-    """Whether all boxes lie within 0 and 1, as shares of the image instead of pixels."""
+    """Whether all boxes lie between 0 and 1, as fractions of the image instead of pixels."""
     boxes = [annotation['bbox'] for annotation in coco.annotations or ()]
     return any(w > 0 and h > 0 for _, _, w, h in boxes) and all(
         min(x, y, w, h) >= 0 and max(x + w, y + h) <= 1.001 for x, y, w, h in boxes
@@ -107,10 +109,10 @@ def looks_normalised(coco: CocoFile) -> bool:
 
 
 def look_like_corners(coco: CocoFile) -> bool:
-    """Whether boxes are ``x1, y1, x2, y2`` instead of ``x, y, width, height``.
+    """Whether the boxes look like ``x1, y1, x2, y2`` instead of ``x, y, width, height``.
 
-    That is: as corners all of them are in order and inside of their image, and read as COCO's most
-    boxes would reach over its border.
+    They do if all of them are valid inside their image as ``x1, y1, x2, y2``, and most would extend
+    beyond it as ``x, y, width, height``.
     """
     images = {image['id']: image for image in coco.images}
     beyond = total = 0

@@ -1,4 +1,4 @@
-"""Classes, and their number, that a config leaves to the data."""
+"""Classes, and their number, where a config leaves them to the data."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ..errors import InputError
 from .coco_file import read_coco_file
 from .dataset_source import annotation_path, iter_dataset_configs, read_source
 
-# As `metainfo.classes` and as `num_classes`.
+# The value of `metainfo.classes` and `num_classes` that stands for what the data have.
 AUTO = 'auto'
 _SPLITS = ('train', 'val', 'test')
 
 
 def fill_classes(cfg: Config) -> tuple[str, ...] | None:
-    """Replaces ``'auto'`` in a config by what the data say, in place.
+    """Replaces ``'auto'`` in a config with the classes and their number, in place.
 
     ``metainfo=dict(classes='auto')`` of a dataset becomes the categories of the training files, in
-    their order; without a training split, those of the others. ``model.bbox_head.num_classes``
+    their order, or of the next split if there is no training split. ``model.bbox_head.num_classes``
     becomes the number of classes of the first dataset.
 
     Returns:
-        The classes that were found for ``'auto'``; ``None`` if no dataset asks for them.
+        The classes that replace ``'auto'``; ``None`` if no dataset has it.
 
     Raises:
         FileNotFoundError: If an annotation file that has to be read does not exist.
-        InputError: If it cannot be used.
+        InputError: If an annotation file cannot be used.
     """
     datasets = [item for split in _SPLITS for item in iter_dataset_configs(cfg, split)]
     asking = [config for _, config in datasets if _classes(config) == AUTO]
@@ -40,17 +40,23 @@ def fill_classes(cfg: Config) -> tuple[str, ...] | None:
         for key, config in iter_dataset_configs(cfg, split):
             path = annotation_path(config)
             if not path:
-                raise InputError(f"`{key}.ann_file` is not set, but its classes are '{AUTO}'")
+                raise InputError(
+                    f"`{key}.metainfo.classes` is '{AUTO}', but `{key}.ann_file`, which has the "
+                    'classes, is not set; set it'
+                )
             names.update(dict.fromkeys(read_coco_file(path).category_names))
         if not names:
-            raise InputError(f'the {split} annotations list no category')
+            raise InputError(f'the {split} annotations list no categories; list the classes there')
         classes = tuple(names)
         for config in asking:
             config['metainfo']['classes'] = classes
     head = (cfg.get('model') or {}).get('bbox_head')
     if isinstance(head, dict) and head.get('num_classes') == AUTO:
         if not datasets:
-            raise InputError(f"`model.bbox_head.num_classes` is '{AUTO}', but there is no dataset")
+            raise InputError(
+                f"`model.bbox_head.num_classes` is '{AUTO}', but the config has no dataset whose "
+                'classes could be counted; set a number'
+            )
         head['num_classes'] = len(read_source(_SPLITS[0], *datasets[0]).classes)
     return classes
 

@@ -1,4 +1,4 @@
-"""The single checks of a COCO-format annotation file. Each returns findings and raises nothing."""
+"""The single checks of a COCO annotation file. They return findings and raise nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .findings import Finding
 
 
 def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:
-    """Check that every class is a category of the file, once."""
+    """Checks that every class is exactly one category of the file."""
     findings = []
     missing = [name for name in source.classes if name not in coco.category_names]
     if missing:
         findings.append(
             _error(
                 source,
-                f'{source.classes_origin} lists {name_some(missing)}, not among the '
-                f"categories of '{coco.path}', which has {name_some(coco.category_names)}"
-                f'{_suggestion(missing, coco.category_names)}; set '
-                f'`{source.key}.metainfo.classes` to names of the file.',
+                f'{source.classes_origin} lists {name_some(missing)}, which '
+                f"'{coco.path}' does not have; its categories are "
+                f'{name_some(coco.category_names)}{_suggestion(missing, coco.category_names)}; '
+                f'set `{source.key}.metainfo.classes` to some of them',
             )
         )
     times = Counter(name for name in coco.category_names if name in source.classes)
@@ -34,16 +34,15 @@ def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:
         findings.append(
             _error(
                 source,
-                f"'{coco.path}' has more than one category named {name_some(repeated)}, which "
-                'gives more labels than classes; merge the categories of the same name in the '
-                'file.',
+                f"'{coco.path}' has more than one category named {name_some(repeated)}, so there "
+                'would be more labels than classes; merge these categories in the file',
             )
         )
     return findings
 
 
 def _suggestion(names: Sequence[str], known: Sequence[str]) -> str:
-    """Return `` (did you mean ...?)`` for the names with a close match, ignoring case."""
+    """Returns `` (did you mean ...?)`` for the names that have a close match, ignoring case."""
     folded = {_fold(name): name for name in known}
     pairs = []
     for name in names[:10]:
@@ -58,12 +57,12 @@ def _fold(name: str) -> str:
 
 
 def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding]:
-    """Check that the classes stand in the order of the files, where that matters.
+    """Checks that the classes are in the order of the files, where that matters.
 
-    mmdet's ``CocoDataset`` numbers the labels by the order of the categories in the annotation
-    file, but names them by ``metainfo.classes``: a different order trains well and shows wrong
-    names, and files of different order give one label two meanings. A ``ClassNameCocoDataset``
-    goes by the names.
+    mmdet's ``CocoDataset`` numbers labels in the order of the categories in the file, but names
+    them by ``metainfo.classes``. With a different order a model trains well and shows wrong names;
+    with files of different orders one label has two meanings. ``ClassNameCocoDataset`` goes by the
+    names.
     """
     orders = {
         source: _order_in_file(source, coco)
@@ -80,8 +79,8 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
                 Finding(
                     'info',
                     source.split,
-                    f"The categories of '{sources[source].path}' stand in another order than "
-                    f'{source.classes_origin}; labels follow the names.',
+                    f"'{sources[source].path}' lists the categories in a different order than "
+                    f'{source.classes_origin}; labels follow the names',
                 )
             )
             continue
@@ -90,8 +89,8 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
             remedy = f'list the classes in the order of the file: {order!r}'
         else:
             remedy = (
-                f'the files of this config differ in their order, so sort the categories '
-                f'of this one as in the classes: {source.classes!r}'
+                'sort the categories of this file, since the files of this config have different '
+                f'orders, in the order of the classes: {source.classes!r}'
             )
         findings.append(
             _error(
@@ -100,7 +99,7 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
                 f"{order[label]!r} in '{sources[source].path}' get label {label}, which "
                 f'{source.classes_origin} calls {source.classes[label]!r}; set '
                 f"`{source.key}.type` to 'ClassNameCocoDataset', which goes by the names, or "
-                f'{remedy}.',
+                f'{remedy}',
             )
         )
     return findings
@@ -113,13 +112,13 @@ def _order_in_file(source: DatasetSource, coco: CocoFile) -> tuple[str, ...]:
 def check_boxes(
     source: DatasetSource, coco: CocoFile, counts: BoxCounts, scored: bool = True
 ) -> list[Finding]:
-    """Check that there are boxes to train on or to score, and report those that are left out.
+    """Checks that there are boxes to train on or to score, and names those that are left out.
 
     Args:
         source: The dataset.
         coco: Its annotation file.
-        counts: Its boxes.
-        scored: Whether the split is trained on or scored, so that it needs boxes.
+        counts: The counts of its boxes.
+        scored: Whether the split needs boxes: it is trained on or scored.
     """
     if coco.annotations is None:
         return []
@@ -128,9 +127,9 @@ def check_boxes(
         return [
             _error(
                 source,
-                f"All boxes of '{path}' lie between 0 and 1, as shares of the image, where COCO "
+                f"all boxes of '{path}' lie between 0 and 1, as fractions of the image, but COCO "
                 'has pixels; multiply x and width by the width of the image, y and height by its '
-                'height.',
+                'height',
             )
         ]
     findings = []
@@ -138,8 +137,8 @@ def check_boxes(
         findings.append(
             _error(
                 source,
-                f"The boxes of '{path}' look like x1, y1, x2, y2 (most would reach over the border "
-                'as x, y, width, height, and none as corners); write x, y, width, height.',
+                f"the boxes of '{path}' look like x1, y1, x2, y2: as x, y, width, height most "
+                'would extend beyond their image, as corners none; write x, y, width, height',
             )
         )
     if not counts.usable:
@@ -149,7 +148,7 @@ def check_boxes(
                 source.split,
                 f"'{path}' has no usable box for the classes {name_some(source.classes)} "
                 f'among its {total} annotations{_reasons(counts)}; correct the file or '
-                f'`{source.key}`.',
+                f'`{source.key}`',
             )
         )
     if counts.other_category:
@@ -158,9 +157,9 @@ def check_boxes(
             Finding(
                 'warning',
                 source.split,
-                f"{counts.other_category.total()} of {total} boxes of '{path}' are ignored "
+                f"{counts.other_category.total()} of {total} boxes of '{path}' are ignored, "
                 f'because their categories ({name_some(names)}) are not classes of `{source.key}`; '
-                'add the names to the classes if they are to be detected.',
+                'add these to the classes if they are to be detected',
             )
         )
     if counts.dropped:
@@ -178,7 +177,7 @@ def check_boxes(
                 'warning',
                 source.split,
                 f"{counts.dropped.total()} of {total} boxes of '{path}' {fate}: "
-                f'{dropped}; correct the file if they matter.',
+                f'{dropped}; correct the file if they matter',
             )
         )
     return findings
@@ -195,7 +194,7 @@ def _reasons(counts: BoxCounts) -> str:
     if counts.other_category:
         parts.append(f'{counts.other_category.total()} of other categories')
     if counts.crowd:
-        parts.append(f'{counts.crowd} of crowds')
+        parts.append(f'{counts.crowd} on crowd regions')
     if counts.filtered:
         parts.append(f'{counts.filtered} on images below filter_cfg.min_size')
     return f' ({", ".join(parts)})' if parts else ''
@@ -204,21 +203,21 @@ def _reasons(counts: BoxCounts) -> str:
 def check_fields(
     source: DatasetSource, coco: CocoFile, counts: BoxCounts, metric_fills: bool
 ) -> list[Finding]:
-    """Check the fields that may be missing, and that are filled in or read by mmdet.
+    """Checks the fields that may be missing only where they are filled in.
 
     Args:
         source: The dataset.
         coco: Its annotation file.
-        counts: Its boxes.
-        metric_fills: Whether the metrics of the split fill missing fields in.
+        counts: The counts of its boxes.
+        metric_fills: Whether the metrics of the split fill in missing fields.
     """
     if coco.annotations is None:
         return [
             _error(
                 source,
-                f"'{coco.path}' has no 'annotations', so nothing can be trained or scored with it; "
-                f'use an annotated file as `{source.key}.ann_file`, or set format_only=True in the '
-                'test evaluator to write predictions only.',
+                f"'{coco.path}' has no 'annotations', so it cannot be used to train or score; set "
+                f'`{source.key}.ann_file` to an annotated file, or format_only=True in the test '
+                'evaluator to write predictions only',
             )
         ]
     findings = []
@@ -230,13 +229,13 @@ def check_fields(
         what = f"'{coco.path}' lacks '{key}' in {missing} annotations (first id {first!r})"
         fills = metric_fills or source.split == 'train'
         if fills and (source.by_name or key == 'iscrowd'):
-            findings.append(Finding('info', source.split, f'{what}; {value} is taken for it.'))
+            findings.append(Finding('info', source.split, f'{what}; {value} is used instead'))
         else:
             findings.append(
                 _error(
                     source,
-                    f'{what}, which mmdet reads; add it to them, or use ClassNameCocoDataset and '
-                    'ClassNameCocoMetric, which fill it in.',
+                    f'{what}, which mmdet needs; add it, or use ClassNameCocoDataset and '
+                    'ClassNameCocoMetric, which fill it in',
                 )
             )
     return findings
@@ -245,13 +244,13 @@ def check_fields(
 def check_capacity(
     source: DatasetSource, coco: CocoFile, counts: BoxCounts, limits: Mapping[str, int]
 ) -> list[Finding]:
-    """Check that no image has more boxes than the model can find.
+    """Checks that no image has more boxes than the model can detect.
 
     Args:
         source: The dataset.
         coco: Its annotation file.
-        counts: Its boxes.
-        limits: Detections of an image, by the key in the config that limits them.
+        counts: The counts of its boxes.
+        limits: Maximum numbers of detections per image, by the config keys that set them.
     """
     findings = []
     for key, limit in limits.items():
@@ -264,8 +263,8 @@ def check_capacity(
             Finding(
                 'warning',
                 source.split,
-                f"{len(crowded)} images of '{coco.path}' have more boxes than `{key}`={limit} "
-                f'allows to find, up to {crowded[worst]} ({name!r}); raise it.',
+                f"{len(crowded)} images of '{coco.path}' have more boxes than the `{key}`={limit} "
+                f'that can be detected, up to {crowded[worst]} ({name!r}); raise it',
             )
         )
     return findings
@@ -274,12 +273,12 @@ def check_capacity(
 def check_images(
     source: DatasetSource, coco: CocoFile, list_folder: Callable[[str], frozenset[str] | None]
 ) -> list[Finding]:
-    """Check that the image files exist, inside of their folder.
+    """Checks that the image files exist inside their folder.
 
     Args:
         source: The dataset.
         coco: Its annotation file.
-        list_folder: Returns the names in a folder, or ``None`` if there is no such folder.
+        list_folder: Returns the names in a folder, or ``None`` if it cannot be listed.
     """
     root = source.image_folder
     if root is None:
@@ -287,7 +286,7 @@ def check_images(
             _error(
                 source,
                 f"`{source.key}.data_prefix` lacks 'img', the folder of the images; set it, for "
-                "instance data_prefix=dict(img='train/').",
+                "example data_prefix=dict(img='train/')",
             )
         ]
     names = [image['file_name'] for image in coco.images]
@@ -297,9 +296,9 @@ def check_images(
         findings.append(
             _error(
                 source,
-                f"{len(outside)} images of '{coco.path}' are not inside of the image folder "
+                f"{len(outside)} images of '{coco.path}' are not inside the image folder "
                 f"'{root}' ({name_some(outside, limit=3)}); correct the file names, or set "
-                f'`{source.key}.data_prefix.img` to the folder that holds all of them.',
+                f'`{source.key}.data_prefix.img` to the folder that holds all images',
             )
         )
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -309,7 +308,7 @@ def check_images(
                 'warning',
                 source.split,
                 f"'{coco.path}' lists {len(repeated)} image files more than once "
-                f'({name_some(repeated, limit=3)}); merge their entries.',
+                f'({name_some(repeated, limit=3)}); merge their entries',
             )
         )
     if is_remote(root, source.config):
@@ -317,25 +316,25 @@ def check_images(
             Finding(
                 'info',
                 source.split,
-                f"'{root}' is not on the local disk, so its images are not checked.",
+                f"'{root}' is not on the local disk, so its images are not checked",
             )
         )
         return findings
     remedy = (
         f'set `{source.key}.data_root` (now {source.config.get("data_root")!r}) and '
         f'`{source.key}.data_prefix.img` (now {source.config["data_prefix"]["img"]!r}) so '
-        f"that joined with the file names of '{coco.path}' they lead to the images"
+        f"that, joined with the file names in '{coco.path}', they give the paths of the images"
     )
     if list_folder(root or '.') is None:
         findings.append(
-            _error(source, f"The image folder '{root}' does not exist or cannot be read; {remedy}.")
+            _error(source, f"the image folder '{root}' does not exist or cannot be read; {remedy}")
         )
         return findings
     missing = []
     for name in names:
         if leaves_folder(root, name):
             continue
-        # Split by hand, as the usual flat layout needs nothing of what os.path.split handles.
+        # Faster than os.path.split, whose special cases do not occur here.
         folder, _, file = name.rpartition('/')
         if file not in (list_folder(os.path.join(root, folder) or '.') or ()):
             missing.append(name)
@@ -344,7 +343,7 @@ def check_images(
             _error(
                 source,
                 f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
-                f'({name_some(missing, limit=3)}); {remedy}.',
+                f'({name_some(missing, limit=3)}); {remedy}',
             )
         )
     return findings

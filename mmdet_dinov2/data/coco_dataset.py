@@ -1,56 +1,58 @@
-"""The registered dataset class of COCO files, whose labels follow the names of the classes."""
+"""The dataset class of COCO files, whose labels follow the names of the classes."""
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
-from mmengine.dataset import Compose
 from mmengine.fileio import get_local_path
+from mmengine.logging import print_log
 
+from ..config.own_types import use_own_types
 from ..errors import InputError
 from ..sample_meta import BAD_IMAGES
 from .coco_file import category_ids, complete_annotation, leaves_folder, read_coco_file
 from .image_file import MAX_PIXELS
-from .loading import BadImageError, with_checked_loading
+from .loading import BadImageError
 
-# Side in pixels of the picture in place of one that cannot be read and says no usable size.
+# Side in pixels of the blank image that replaces an unreadable one without a usable size.
 _BLANK_SIDE = 32
 
 
 @DATASETS.register_module()
 class ClassNameCocoDataset(CocoDataset):
-    """mmdet's ``CocoDataset``, strict about its files and forgiving about their order.
+    """mmdet's ``CocoDataset``, strict about its files and tolerant of their order.
 
-    - Label i is the category *named* ``metainfo.classes[i]``, in whatever order the file lists its
-      categories. mmdet numbers labels by the order in the file.
-    - Missing ``area`` and ``iscrowd`` are taken as the area of the box and 0.
-    - Images are loaded by
-      :class:`~mmdet_dinov2.data.loading.CheckedLoadImageFromFile`. One that cannot be read
-      raises in training, where :class:`~mmdet_dinov2.data.seeded.SeededDataset` replaces it; in
-      tests a blank picture stands for it, whose detections do not count.
-    - Only the serialised annotations stay in memory, which processes of a dataloader share.
+    - Label i is the category *named* ``metainfo.classes[i]``, whatever the order of the file. mmdet
+      numbers labels in that order.
+    - Missing ``area`` and ``iscrowd`` are filled in: the area of the box and 0.
+    - An image that cannot be read raises in training, where
+      :class:`~mmdet_dinov2.data.seeded.SeededDataset` replaces it. In tests a blank image replaces
+      it, whose detections do not count.
+    - Only the serialised annotations, which the processes of a dataloader share, stay in memory.
 
     Args:
         *args: As for :class:`mmdet.datasets.CocoDataset`.
+        pipeline: Transforms of a sample. Types in :data:`mmdet_dinov2.config.own_types.OWN_TYPES`,
+            such as ``LoadImageFromFile``, are replaced, and the log says so.
         **kwargs: As for :class:`mmdet.datasets.CocoDataset`.
 
     Raises:
-        InputError: If the file is not of COCO's form, lacks a class, or names images outside of
+        InputError: If the file is not in COCO's format, lacks a class, or names images outside
             their folder.
     """
 
-    @property
-    def pipeline(self) -> Compose:
-        """The transforms of a sample; those that load an image check it."""
-        return self._pipeline
-
-    @pipeline.setter
-    def pipeline(self, pipeline: Compose) -> None:
-        self._pipeline = with_checked_loading(pipeline)
+    def __init__(self, *args: Any, pipeline: Sequence[dict | Callable] = (), **kwargs: Any) -> None:
+        # A runner has done this for its whole config. Other tools build datasets too.
+        own = dict(pipeline=copy.deepcopy(pipeline))
+        for line in use_own_types(own):
+            print_log(f'{type(self).__name__} uses {line}', logger='current')
+        super().__init__(*args, **own, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Reads the annotation file; see mmengine's ``BaseDataset``."""
@@ -63,10 +65,10 @@ class ClassNameCocoDataset(CocoDataset):
             if leaves_folder(folder, image['file_name']):
                 raise InputError(
                     f"'{self.ann_file}' names the image {image['file_name']!r}, which is not "
-                    f"inside of the image folder '{folder}'; correct the file, or data_prefix.img"
+                    f"inside the image folder '{folder}'; correct the file or data_prefix.img"
                 )
         annotations = defaultdict(list)
-        # Which images have boxes of a category, for filter_cfg.filter_empty_gt.
+        # Images that have boxes of a category; filter_cfg.filter_empty_gt needs it.
         self.cat_img_map = defaultdict(list)
         for annotation in coco.annotations or ():
             annotations[annotation['image_id']].append(complete_annotation(annotation))
@@ -82,9 +84,10 @@ class ClassNameCocoDataset(CocoDataset):
         ]
 
     def full_init(self) -> None:
-        """Reads and serialises the annotations, and forgets what only that needed."""
+        """Reads, filters and serialises the annotations."""
         super().full_init()
-        self.__dict__.pop('cat_img_map', None)
+        # Only filtering needs it, and every process of a dataloader would copy it.
+        self.cat_img_map = None
 
     def prepare_data(self, idx: int) -> Any:
         """Returns a sample; see mmengine's ``BaseDataset``.
@@ -104,6 +107,6 @@ class ClassNameCocoDataset(CocoDataset):
             blank = np.zeros((height, width, 3), dtype=np.uint8)
             sample = self.pipeline({**info, 'img': blank})
             if not hasattr(sample.get('data_samples'), 'set_metainfo'):
-                raise  # nobody could tell the blank picture from an image
+                raise  # nothing would tell the blank image from a real one
             sample['data_samples'].set_metainfo({BAD_IMAGES: (error.described,)})
             return sample

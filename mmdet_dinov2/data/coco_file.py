@@ -1,4 +1,4 @@
-"""Reading a COCO annotation file, strictly, and what its names and boxes mean."""
+"""Strict reading of COCO annotation files, and what their names and boxes mean."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..wording import name_some
 
-# Beyond it a number is a mistake, and arithmetic with it may overflow.
+# A larger number is a mistake, and arithmetic with it may overflow.
 _LARGEST = 1e12
 
 
@@ -22,13 +22,13 @@ class CocoFile:
     """The content of a COCO annotation file, every entry checked.
 
     Attributes:
-        path: Where it was read.
+        path: The file.
         images: Dicts with ``id``, ``file_name``, ``width`` and ``height`` in pixels.
         categories: Dicts with ``id`` and ``name``.
         annotations: Dicts with ``id``, ``image_id``, ``category_id`` and ``bbox`` as ``x, y, w, h``
             in pixels. ``area`` in square pixels and ``iscrowd`` may be missing; see
-            :func:`complete_annotation`. ``None`` if the file has no such section, like the files of
-            unpublished test annotations.
+            :func:`complete_annotation`. ``None`` if the file has no annotations at all, like those
+            of test sets whose annotations are not published.
     """
 
     path: str
@@ -38,14 +38,14 @@ class CocoFile:
 
     @property
     def category_names(self) -> list[str]:
-        """Names in the order of the file, by which mmdet's ``CocoDataset`` numbers the labels."""
+        """Names in the order of the file, in which mmdet's ``CocoDataset`` numbers labels."""
         return [category['name'] for category in self.categories]
 
 
 def complete_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
-    """Returns a copy of an annotation with ``area`` and ``iscrowd``, where they are missing.
+    """Returns a copy of an annotation with ``area`` and ``iscrowd`` filled in where missing.
 
-    A missing area is that of the box; an annotation that does not say so is no crowd.
+    The default area is that of the box, and the default of ``iscrowd`` is 0.
     """
     width, height = annotation['bbox'][2:]
     return {'area': width * height, 'iscrowd': 0, **annotation}
@@ -55,33 +55,33 @@ def category_ids(coco: CocoFile, classes: Sequence[str]) -> list[Any]:
     """Returns the category id of every class, found by name.
 
     Raises:
-        InputError: If a class is not among the categories, or more than once.
+        InputError: If a class is not exactly one of the categories.
     """
     counts = Counter(coco.category_names)
     missing = [name for name in classes if not counts[name]]
     if missing:
         raise InputError(
-            f"the classes {missing} are not among the categories of '{coco.path}', which has "
-            f'{coco.category_names}; set metainfo.classes to names of the file'
+            f"the classes {missing} are not among the categories of '{coco.path}', which are "
+            f'{coco.category_names}; set metainfo.classes to some of these'
         )
     repeated = [name for name in classes if counts[name] > 1]
     if repeated:
         raise InputError(
-            f"'{coco.path}' has more than one category of the names {repeated}; merge them"
+            f"'{coco.path}' has more than one category named {name_some(repeated)}; merge them"
         )
     ids = {category['name']: category['id'] for category in coco.categories}
     return [ids[name] for name in classes]
 
 
 def leaves_folder(folder: str, file_name: str) -> bool:
-    """Whether a file name leads out of the folder it is relative to.
+    """Whether a file name leads out of the folder that it is relative to.
 
-    Absolute names, ``..`` and addresses of the network may do so; links inside of the folder are
-    the business of its owner.
+    Absolute names, ``..`` and URLs may do so. Links inside the folder are not followed: they are up
+    to its owner.
     """
     if '://' in file_name or '\0' in file_name:
         return True
-    # For an address of the network the part after the host is what can be climbed.
+    # Of a folder on a server too, `..` removes one part after the other.
     root = posixpath.normpath(folder or '.')
     path = posixpath.normpath(posixpath.join(folder or '.', file_name))
     if root == '.':
@@ -90,32 +90,32 @@ def leaves_folder(folder: str, file_name: str) -> bool:
 
 
 def read_coco_file(path: str) -> CocoFile:
-    """Read a local COCO annotation file and check every entry.
+    """Reads a local COCO annotation file and checks every entry.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is not JSON, or not of COCO's form.
+        InputError: If it is not JSON, or not in COCO's format.
     """
     if not os.path.isfile(path):
         what = 'is a folder, not a file' if os.path.isdir(path) else 'does not exist'
-        raise FileNotFoundError(f"Annotation file '{path}' {what}")
+        raise FileNotFoundError(f"annotation file '{path}' {what}")
     try:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"Annotation file '{path}' is not valid JSON ({error}); export or download it again."
+            f"annotation file '{path}' is not valid JSON ({error}); export or download it again"
         ) from error
     if not isinstance(content, dict):
         raise InputError(
-            f"Annotation file '{path}' holds a {type(content).__name__}, not the dict with "
-            "'images', 'annotations' and 'categories' of a COCO file; convert it to COCO format."
+            f"annotation file '{path}' must hold a dict with 'images', 'annotations' and "
+            f"'categories', but holds a {type(content).__name__}; convert it to COCO's format"
         )
     for section in ('images', 'categories'):
         if section not in content:
             raise InputError(
-                f"Annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
-                f'{", ".join(map(repr, content)) or "no keys"}); convert it to COCO format.'
+                f"annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
+                f"{', '.join(map(repr, content)) or 'no keys'}); convert it to COCO's format"
             )
     for section in _FIELDS.keys() & content.keys():
         _check_entries(path, section, content[section])
@@ -127,7 +127,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # Comparing does what math.isfinite does not: it takes whole numbers of any size.
+    # Unlike math.isfinite, a comparison takes whole numbers of any size.
     return type(value) in (int, float) and -_LARGEST < value < _LARGEST
 
 
@@ -184,19 +184,19 @@ _REQUIRED = {
 
 
 def _problem(section: str, index: int, entry: Any) -> str:
-    """What is wrong with an entry, or an empty string."""
+    """Returns what is wrong with an entry, or an empty string."""
     required = _REQUIRED[section]
     if not isinstance(entry, dict) or not required <= entry.keys():
         missing = required - entry.keys() if isinstance(entry, dict) else required
         return (
             f'lacks {", ".join(map(repr, sorted(missing)))} in {section}[{index}]; add what is '
-            f"missing to every entry of '{section}'."
+            f"missing to every entry of '{section}'"
         )
     for name, field in _FIELDS[section].items():
         if name in entry and not field.accepts(entry[name]):
             return (
                 f'has the {name} {entry[name]!r:.100} in {section}[{index}] (id '
-                f'{entry["id"]!r:.100}), where {field.expected} is expected; correct or remove it.'
+                f'{entry["id"]!r:.100}), where {field.expected} is expected; correct or remove it'
             )
     return ''
 
@@ -204,8 +204,8 @@ def _problem(section: str, index: int, entry: Any) -> str:
 def _check_entries(path: str, section: str, entries: Any) -> None:
     if not isinstance(entries, list):
         raise InputError(
-            f"Annotation file '{path}' has a {type(entries).__name__} as '{section}' where COCO "
-            'has a list; convert it to COCO format.'
+            f"annotation file '{path}' must have a list as '{section}', but has a "
+            f"{type(entries).__name__}; convert it to COCO's format"
         )
     problems = {
         f'{section}[{index}]': problem
@@ -214,12 +214,12 @@ def _check_entries(path: str, section: str, entries: Any) -> None:
     }
     if problems:
         first, *others = problems
-        more = f' There are {len(others)} more such entries: {name_some(others)}.' if others else ''
-        raise InputError(f"Annotation file '{path}' {problems[first]}{more}")
+        more = f'; {len(others)} more such entries: {name_some(others)}' if others else ''
+        raise InputError(f"annotation file '{path}' {problems[first]}{more}")
     counts = Counter(entry['id'] for entry in entries)
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
         raise InputError(
-            f"Annotation file '{path}' has {len(repeated)} ids more than once in '{section}', the "
-            f'first {repeated[0]!r}; give every entry an id of its own.'
+            f"annotation file '{path}' has {len(repeated)} ids more than once in '{section}', "
+            f'first {repeated[0]!r}; give every entry an id of its own'
         )

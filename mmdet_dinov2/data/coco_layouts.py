@@ -1,4 +1,4 @@
-"""Finding the annotation files and image folders of a COCO-format data set."""
+"""Finds the annotation files and image folders of a dataset in COCO's format."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SPLIT_NAMES = {
 ROBOFLOW_FILE = '_annotations.coco.json'
 _ANNOTATION_FOLDERS = ('annotations', 'Annotations', '.')
 _IMAGE_FOLDERS = ('images', 'data', 'imgs', 'JPEGImages', '.')
-# COCO's own files that hold no boxes.
+# Names of COCO's own files that have no boxes.
 _WITHOUT_BOXES = ('captions', 'image_info', 'panoptic', 'stuff', 'unlabeled')
-# File names of an annotation file that are looked for to recognise a folder of images.
+# Number of file names of an annotation file that are looked up to recognise its image folder.
 _NUM_SAMPLED = 20
 
 LOOKED_FOR = (
     'annotations/*.json or *.json with train, val or test in the name',
     f'train/, valid/ or val/, test/ with {ROBOFLOW_FILE} or another .json',
-    'a single annotation file, of which a part becomes the val split',
+    'a single annotation file, part of which becomes the val split',
 )
 
 
@@ -34,7 +34,7 @@ def find_annotation_files(root: Path) -> dict[str, Path]:
     """Finds the annotation file of each split by the names of files and folders.
 
     Returns:
-        Files by 'train', 'val' and 'test', as far as there are any.
+        The files that were found, by 'train', 'val' and 'test'.
 
     Raises:
         InputError: If a split has several.
@@ -46,7 +46,7 @@ def find_annotation_files(root: Path) -> dict[str, Path]:
         if len(best) > 1:
             names = ', '.join(str(path.relative_to(root)) for path in best)
             raise InputError(
-                f'{root} has several annotation files for the {split} split ({names}); leave one '
+                f'{root} has several annotation files for the {split} split ({names}); keep one '
                 'of them there, or write a config that names it'
             )
         if best:
@@ -55,7 +55,7 @@ def find_annotation_files(root: Path) -> dict[str, Path]:
 
 
 def find_single_annotation_file(root: Path) -> Path | None:
-    """The annotation file of a folder that has only one, whatever its name."""
+    """Returns the annotation file of a folder that has exactly one, whatever its name."""
     files = [file for folder in _ANNOTATION_FOLDERS for file in _json_files(root / folder)]
     return files[0] if len(files) == 1 else None
 
@@ -67,7 +67,7 @@ def find_image_folder(root: Path, split: str, coco: CocoFile) -> Path:
         InputError: If no folder has any of the images.
     """
     if not coco.images:
-        raise InputError(f"annotation file '{coco.path}' lists no images")
+        raise InputError(f"annotation file '{coco.path}' lists no images; correct it")
     step = -(-len(coco.images) // _NUM_SAMPLED)
     names = [str(image['file_name']) for image in coco.images[::step]]
     candidates = list(dict.fromkeys(_image_folders(root, split, Path(coco.path))))
@@ -75,14 +75,13 @@ def find_image_folder(root: Path, split: str, coco: CocoFile) -> Path:
     if not any(counts):
         places = ', '.join(str(folder) for folder in candidates)
         raise InputError(
-            f"the images of '{coco.path}' were not found (the first is {names[0]!r}); looked in "
-            f'{places}'
+            f"the images of '{coco.path}' (first {names[0]!r}) were not found; looked in {places}"
         )
     return candidates[counts.index(max(counts))]
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file or folder name tells by one of its words, such as 'train2017'."""
+    """Returns the split that a word of a file or folder name says, as in 'train2017'."""
     words = re.findall('[a-z]+', name.lower())
     return next((s for s, names in SPLIT_NAMES.items() if any(n in words for n in names)), None)
 
@@ -97,7 +96,7 @@ def _candidates(root: Path, split: str) -> Iterator[Path]:
 
 
 def _rank(path: Path) -> int:
-    """Lower for names that say more clearly that a file holds the boxes."""
+    """Returns a lower number for names that say more clearly that a file has the boxes."""
     if path.name == ROBOFLOW_FILE or path.name.startswith('instances'):
         return 0
     return 2 if path.name.startswith('person_keypoints') else 1
@@ -111,7 +110,7 @@ def _json_files(folder: Path) -> list[Path]:
 
 
 def _split_folders(base: Path, split: str, stem: str = '') -> list[Path]:
-    """Folders of a split, first the one that an annotation file such as train2017.json names."""
+    """Returns the folders of a split, first the one that has the name of the annotation file."""
     if not base.is_dir():
         return []
     found = [path for path in base.iterdir() if path.is_dir() and split_of(path.name) == split]

@@ -1,4 +1,4 @@
-"""The datasets that a config names: wrappers removed, paths and classes resolved."""
+"""The datasets that a config names, without wrappers, their paths and classes resolved."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from mmdet.registry import DATASETS
 from mmengine.utils import is_abs
 
 from ..errors import InputError
+from ..wording import name_some
 from .coco_dataset import ClassNameCocoDataset
 
 
-# Compared and hashed by identity: the config it holds has no hash.
+# Compared and hashed by identity, since the config in it cannot be hashed.
 @dataclass(frozen=True, eq=False)
 class DatasetSource:
     """What one COCO-format dataset config reads.
 
     Attributes:
         split: ``'train'``, ``'val'`` or ``'test'``.
-        key: Where the dataset stands in the config, such as ``train_dataloader.dataset``.
+        key: Where the dataset is in the config, such as ``train_dataloader.dataset``.
         config: The dataset config itself.
         classes: The class names, in label order.
-        ann_file: The annotation file as mmdet will open it, or an empty string.
-        image_folder: The folder that image file names are relative to, or ``None`` where
-            ``data_prefix`` has no ``img``.
+        ann_file: Path of the annotation file as mmdet opens it, or an empty string.
+        image_folder: Folder that image file names are relative to, or ``None`` if ``data_prefix``
+            lacks ``img``.
     """
 
     split: str
@@ -39,7 +40,7 @@ class DatasetSource:
 
     @property
     def classes_origin(self) -> str:
-        """Name for messages of what sets the classes."""
+        """What sets the classes, as messages name it."""
         if 'classes' in (self.config.get('metainfo') or {}):
             return f'`{self.key}.metainfo.classes`'
         name = self.config['type']
@@ -48,12 +49,12 @@ class DatasetSource:
 
     @property
     def by_name(self) -> bool:
-        """Whether labels follow the names of the classes, and missing fields are filled in."""
+        """Whether labels follow the names of the classes and missing fields are filled in."""
         return issubclass(dataset_class(self.key, self.config), ClassNameCocoDataset)
 
     @property
     def min_size(self) -> float:
-        """Side in pixels below which ``filter_cfg`` removes an image; 0 if nothing is removed."""
+        """Side in pixels below which ``filter_cfg`` removes an image; 0 if it removes none."""
         if self.config.get('test_mode'):
             return 0
         return (self.config.get('filter_cfg') or {}).get('min_size', 0)
@@ -62,7 +63,7 @@ class DatasetSource:
 def iter_dataset_configs(
     cfg: Mapping[str, Any], split: str
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield ``(key, config)`` of every dataset of a split, looking inside wrapper datasets."""
+    """Yields ``(key, config)`` of every dataset of a split, also of those inside wrappers."""
     loader = cfg.get(f'{split}_dataloader')
     if isinstance(loader, Mapping) and isinstance(loader.get('dataset'), Mapping):
         yield from _unwrap(f'{split}_dataloader.dataset', loader['dataset'])
@@ -80,7 +81,7 @@ def _unwrap(key: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
 
 
 def dataset_class(key: str, config: Mapping[str, Any]) -> type:
-    """Return the class that a dataset config names.
+    """Returns the class that a dataset config names.
 
     Raises:
         InputError: If mmdet's registry does not have it.
@@ -95,7 +96,7 @@ def dataset_class(key: str, config: Mapping[str, Any]) -> type:
     if found is None:
         raise InputError(
             f'`{key}.type` is {name!r}, which is not in the registry of datasets; correct the '
-            'name, or list the module that registers it in `custom_imports`.'
+            'name, or list the module that registers it in `custom_imports`'
         )
     return found
 
@@ -103,7 +104,7 @@ def dataset_class(key: str, config: Mapping[str, Any]) -> type:
 def is_coco_format(cls: type) -> bool:
     """Whether a class reads COCO JSON as ``CocoDataset`` or ``ClassNameCocoDataset`` does.
 
-    A subclass that loads or parses in its own way (LVIS, Objects365, panoptic) does not count.
+    A subclass with its own loading or parsing (LVIS, Objects365, panoptic) does not.
     """
     return (
         issubclass(cls, CocoDataset)
@@ -113,10 +114,10 @@ def is_coco_format(cls: type) -> bool:
 
 
 def read_source(split: str, key: str, config: Mapping[str, Any]) -> DatasetSource:
-    """Resolve the paths and classes of a COCO-format dataset config as mmdet resolves them.
+    """Resolves the paths and classes of a COCO-format dataset config as mmdet resolves them.
 
     Raises:
-        InputError: If ``metainfo`` does not give a list of different class names.
+        InputError: If ``metainfo`` does not list class names, each once.
     """
     data_root = config.get('data_root')
     prefix = (config.get('data_prefix') or {}).get('img')
@@ -131,7 +132,7 @@ def read_source(split: str, key: str, config: Mapping[str, Any]) -> DatasetSourc
 
 
 def annotation_path(config: Mapping[str, Any]) -> str:
-    """The annotation file of a dataset config as mmdet will open it, or an empty string."""
+    """Returns the annotation file of a dataset config as mmdet opens it, or an empty string."""
     return _join(config.get('data_root'), config.get('ann_file') or '')
 
 
@@ -151,30 +152,30 @@ def _read_classes(key: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     metainfo = config.get('metainfo') or {}
     if not isinstance(metainfo, Mapping):
         raise InputError(
-            f'`{key}.metainfo` must be a dict such as dict(classes=(...)), but is {metainfo!r}.'
+            f'`{key}.metainfo` must be a dict such as dict(classes=(...)), but is {metainfo!r}'
         )
     if 'CLASSES' in metainfo and 'classes' not in metainfo:
         raise InputError(
-            f"`{key}.metainfo` has the key 'CLASSES', which mmdet 3 ignores; rename it to "
-            "'classes'."
+            f"`{key}.metainfo` has the key 'CLASSES', which mmdet 3 ignores; rename it to 'classes'"
         )
-    # The dataset class fills in its METAINFO and knows how to read the names from a text file.
+    # Private in mmengine, without a public way to the same: it fills in the METAINFO of the class,
+    # and reads names from a text file.
     classes = dataset_class(key, config)._load_metainfo(metainfo).get('classes')
     if isinstance(classes, str):
         raise InputError(
-            f'`{key}.metainfo.classes` is the string {classes!r}, which is neither a list of names '
-            f'nor a file; write ({classes!r}, ) with the comma for a single class.'
+            f'`{key}.metainfo.classes` must be a list of names or a text file, but is the string '
+            f'{classes!r}; write ({classes!r}, ) with the comma for a single class'
         )
     if not classes:
         raise InputError(
-            f'`{key}.metainfo.classes` names no class; set it to the category names of the '
-            'annotation file.'
+            f'`{key}.metainfo.classes` is empty; set it to the category names of the annotation '
+            'file'
         )
     classes = tuple(classes)
     repeated = sorted({name for name in classes if classes.count(name) > 1})
     if repeated:
         raise InputError(
-            f'`{key}.metainfo.classes` lists {", ".join(map(repr, repeated))} more than once; '
-            'list every class once.'
+            f'`{key}.metainfo.classes` lists {name_some(repeated)} more than once; list every '
+            'class once'
         )
     return classes

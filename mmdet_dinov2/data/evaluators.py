@@ -23,7 +23,7 @@ from .findings import Finding
 
 
 def iter_metrics(cfg: Config, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ``(key, config)`` of every metric of a split."""
+    """Yields ``(key, config)`` of every metric of a split."""
     key = f'{split}_evaluator'
     evaluator = cfg.get(key)
     if isinstance(evaluator, dict) and 'metrics' in evaluator:
@@ -37,15 +37,15 @@ def iter_metrics(cfg: Config, split: str) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def only_writes_predictions(cfg: Config, split: str) -> bool:
-    """Whether the metrics of a split need no annotations."""
+    """Whether all metrics of a split write predictions only, so that they need no annotations."""
     metrics = [metric for _, metric in iter_metrics(cfg, split)]
     return bool(metrics) and all(metric.get('format_only') for metric in metrics)
 
 
 def metrics_fill_fields(cfg: Config, split: str) -> bool:
-    """Whether no metric of a split needs ``area`` and ``iscrowd`` of all annotations.
+    """Whether all COCO metrics of a split fill in ``area`` and ``iscrowd`` where missing.
 
-    Metrics say so by an attribute ``fills_missing_fields``.
+    Metrics that do so have an attribute ``fills_missing_fields``.
     """
     return all(
         getattr(_metric_class(metric), 'fills_missing_fields', False)
@@ -55,7 +55,7 @@ def metrics_fill_fields(cfg: Config, split: str) -> bool:
 
 
 def check_ann_files(cfg: Config, split: str, sources: Sequence[DatasetSource]) -> list[Finding]:
-    """Check that the metrics of a split score against the annotation file of its dataset.
+    """Checks that the metrics of a split score against the annotation file of its dataset.
 
     Args:
         cfg: The config of a run.
@@ -74,25 +74,25 @@ def check_ann_files(cfg: Config, split: str, sources: Sequence[DatasetSource]) -
                 'error',
                 split,
                 f"`{key}.ann_file` is '{ann_file}', but `{sources[0].key}` reads {files}, so the "
-                'scores would compare other images or labels; set both to the same file, or leave '
-                'the one of the evaluator out.',
+                'scores would compare different images or labels; set both to the same file, or '
+                'remove the one of the evaluator',
             )
         )
     return findings
 
 
 def fill_evaluator_ann_file(cfg: Config) -> None:
-    """Give every ``CocoMetric`` without ``ann_file`` the annotation file of its dataloader.
+    """Gives every ``CocoMetric`` without ``ann_file`` the annotation file of its dataloader.
 
-    Changes ``val_evaluator`` and ``test_evaluator`` of ``cfg`` in place. A metric is left as it is
-    if its dataloader does not read exactly one COCO-format dataset: it then scores against the
-    annotations that the dataset passes on.
+    Changes ``val_evaluator`` and ``test_evaluator`` of ``cfg`` in place. A metric stays as it is if
+    its dataloader does not read exactly one COCO-format dataset; it then scores against the
+    annotations that come with the samples.
     """
     for split in ('val', 'test'):
         ann_file = _single_ann_file(cfg, split)
         if ann_file is None or cfg.get(f'{split}_evaluator') is None:
             continue
-        # Configs often say `test_evaluator = val_evaluator`: do not fill both through one.
+        # `test_evaluator = val_evaluator` makes them one object; they may need different files.
         cfg[f'{split}_evaluator'] = copy.deepcopy(cfg[f'{split}_evaluator'])
         for _, metric in iter_metrics(cfg, split):
             if not metric.get('ann_file') and _is_coco_metric(metric):
@@ -108,7 +108,7 @@ def _single_ann_file(cfg: Config, split: str) -> str | None:
         if is_coco_format(dataset_class(key, config)):
             return read_source(split, key, config).ann_file or None
     except InputError:
-        # What is wrong with the dataset is told by the check, or by mmdet when it builds it.
+        # The dataset check, or mmdet when it builds the dataset, reports what is wrong.
         pass
     return None
 

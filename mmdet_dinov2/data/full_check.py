@@ -1,4 +1,4 @@
-"""The full check of a data set: what `preflight` checks, all images, and numbers to look at."""
+"""The full check of a dataset: the checks of `preflight`, all images, and facts to look at."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine import Config
 
+from ..wording import name_some
 from .box_counts import BoxCounts, count_boxes, is_trained_on
 from .coco_file import CocoFile
 from .dataset_source import DatasetSource
@@ -17,9 +18,9 @@ from .findings import Finding
 from .image_checks import check_inspected, check_shared_images, image_paths, inspect_images
 from .preflight import SPLITS, check_files
 
-# Smallest size of a bin in units of the finest stride; below the first is a bin too.
+# Limits of the bins for sizes of boxes, in units of the finest stride.
 _BINS = (0.5, 1, 2, 4, 8, 16)
-# Share of boxes below the finest stride from which it is said.
+# Fraction of boxes smaller than the finest stride above which the check warns.
 _MANY_SMALL = 0.1
 
 
@@ -28,7 +29,7 @@ class DatasetReport:
     """Result of the full check.
 
     Attributes:
-        findings: Problems, information, and facts about every dataset.
+        findings: Problems, information and facts about every dataset.
         files: The annotation files that could be read.
     """
 
@@ -47,13 +48,13 @@ def check_dataset(
     workers: int = 4,
     start: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
 ) -> DatasetReport:
-    """Checks annotation files and every image of a config.
+    """Checks the annotation files and every image of a config.
 
     Args:
         cfg: The config of a run.
         splits: Which of ``'train'``, ``'val'`` and ``'test'`` to check.
         workers: Number of images that are opened at the same time.
-        start: Called with the number of images; returns what is called after each of them.
+        start: Called with the number of images; returns a function to call after each of them.
     """
     findings, files = check_files(cfg, splits)
     entries = {source: image_paths(source, coco) for source, coco in files.items()}
@@ -69,7 +70,7 @@ def check_dataset(
 
 
 def _count_facts(source: DatasetSource, coco: CocoFile, counts: BoxCounts) -> list[Finding]:
-    """Numbers of images and boxes."""
+    """Returns the numbers of images and boxes."""
     names = {category['id']: category['name'] for category in coco.categories}
     images = {image['id']: image for image in coco.images}
     per_class = Counter(
@@ -87,8 +88,8 @@ def _count_facts(source: DatasetSource, coco: CocoFile, counts: BoxCounts) -> li
             'fact',
             source.split,
             f"'{coco.path}': {len(coco.images)} images, {len(coco.images) - with_boxes} of them "
-            f'without boxes; {counts.usable} usable boxes, {counts.crowd} crowds, at most '
-            f'{largest} boxes in an image. Boxes: {listed}{more}.',
+            f'without boxes; {counts.usable} usable boxes and {counts.crowd} crowd regions; up to '
+            f'{largest} boxes in an image; boxes per class: {listed}{more}',
         )
     ]
     empty = [name for name in source.classes if not per_class[name]]
@@ -97,15 +98,15 @@ def _count_facts(source: DatasetSource, coco: CocoFile, counts: BoxCounts) -> li
             Finding(
                 'warning',
                 source.split,
-                f"{len(empty)} classes have no box in '{coco.path}' "
-                f'({", ".join(empty[:10])}), so they cannot be learned.',
+                f"{len(empty)} of {len(source.classes)} classes have no boxes in '{coco.path}' "
+                f'({name_some(empty)}), so they cannot be learned; add boxes or remove the classes',
             )
         )
     return facts
 
 
 def _size_facts(cfg: Config, source: DatasetSource, coco: CocoFile) -> list[Finding]:
-    """Sizes of the boxes as the model sees them, in units of its finest stride."""
+    """Returns the sizes of the boxes as the model sees them, in units of its finest stride."""
     stride = finest_stride(cfg)
     if stride is None or not coco.annotations:
         return []
@@ -131,13 +132,13 @@ def _size_facts(cfg: Config, source: DatasetSource, coco: CocoFile) -> list[Find
     shares = ', '.join(
         f'{label}: {bins[i] / len(sizes):.0%}' for i, label in enumerate(labels) if bins[i]
     )
-    at = 'their own size' if scale is None else f'a scale of {max(scale)} x {min(scale)}'
+    at = 'the size of the files' if scale is None else f'a scale of {max(scale)} x {min(scale)}'
     findings = [
         Finding(
             'fact',
             source.split,
-            f'Sizes of the boxes (root of the area) at {at}, in units of the finest stride of '
-            f'{stride:g} pixels: {shares}.',
+            f'sizes of the boxes (root of the area) at {at}, in units of the finest stride of '
+            f'{stride:g} pixels: {shares}',
         )
     ]
     small = sum(size < 1 for size in sizes) / len(sizes)
@@ -148,14 +149,14 @@ def _size_facts(cfg: Config, source: DatasetSource, coco: CocoFile) -> list[Find
                 source.split,
                 f'{small:.0%} of the boxes are smaller than the finest stride of the model '
                 f'({stride:g} pixels) at {at}; enlarge the images, or add a finer level '
-                '(`model.neck.scale_factors`).',
+                '(`model.neck.scale_factors`)',
             )
         )
     return findings
 
 
 def finest_stride(cfg: Mapping[str, Any]) -> float | None:
-    """Finest stride of a simple feature pyramid in pixels; ``None`` for other models."""
+    """Returns the finest stride of a feature pyramid in pixels; ``None`` for other models."""
     model = cfg.get('model') or {}
     patch = (model.get('backbone') or {}).get('patch_size')
     scales = (model.get('neck') or {}).get('scale_factors')
@@ -165,7 +166,7 @@ def finest_stride(cfg: Mapping[str, Any]) -> float | None:
 
 
 def _resize_scale(pipeline: Sequence[Any]) -> tuple[float, float] | None:
-    """The scale that images are resized to, the middle one of several; ``None`` if none is."""
+    """Returns the scale that images are resized to, the middle one of several, or ``None``."""
     for transform in _transforms(pipeline):
         scales = transform.get('scales')
         if transform.get('type') == 'RandomChoiceResize' and scales:
@@ -178,7 +179,7 @@ def _resize_scale(pipeline: Sequence[Any]) -> tuple[float, float] | None:
 
 
 def _transforms(pipeline: Any) -> Iterator[Mapping[str, Any]]:
-    """All transforms of a pipeline, those inside of others too."""
+    """Yields all transforms of a pipeline, also those inside others."""
     for part in pipeline if isinstance(pipeline, (list, tuple)) else ():
         if isinstance(part, Mapping):
             yield part

@@ -27,12 +27,12 @@ from .image_file import (
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """What an image file turned out to be.
+    """What is known of an image file after reading it.
 
     Attributes:
-        header: What it declares; ``None`` if that cannot be read.
+        header: What it declares; ``None`` if the header cannot be read.
         digest: Hash of its bytes; empty if they cannot be read.
-        problem: Why it cannot be read; empty if it can.
+        problem: Why the image cannot be used; empty if it can.
     """
 
     header: ImageHeader | None
@@ -56,7 +56,7 @@ def inspect_image(path: str) -> InspectedImage:
 
 
 def image_paths(source: DatasetSource, coco: CocoFile) -> dict[str, Mapping[str, Any]]:
-    """The entries of the images that are there, by the path of their file."""
+    """Returns the entries of the images that exist, by the path of their file."""
     root = source.image_folder
     if root is None or is_remote(root, source.config):
         return {}
@@ -75,7 +75,7 @@ def inspect_images(
 
     Args:
         paths: The files.
-        workers: Number of threads; decoding and hashing do not hold Python's lock.
+        workers: Number of threads; decoding and hashing release Python's global lock.
         progress: Called after each file.
     """
     inspected = {}
@@ -92,12 +92,12 @@ def check_inspected(
     entries: Mapping[str, Mapping[str, Any]],
     inspected: Mapping[str, InspectedImage],
 ) -> list[Finding]:
-    """Check the images of a dataset against their entries in the annotation file.
+    """Checks the images of a dataset against their entries in the annotation file.
 
     Args:
         source: The dataset.
-        entries: Its images by path; see :func:`image_paths`.
-        inspected: What the files turned out to be, by path.
+        entries: Entries of its images by path; see :func:`image_paths`.
+        inspected: Inspected files by path; see :func:`inspect_images`.
     """
     broken, wrong_size, unturned, ambiguous = [], [], [], []
     for path, image in entries.items():
@@ -112,7 +112,7 @@ def check_inspected(
         elif annotated != header.shown_size:
             width, height = header.shown_size
             wrong_size.append(
-                f'{image["file_name"]}: {annotated[0]} x {annotated[1]}, is {width} x {height}'
+                f'{image["file_name"]}: {annotated[0]} x {annotated[1]}, but is {width} x {height}'
             )
         elif header.orientation != 1 and header.stored_size == header.shown_size:
             ambiguous.append(name)
@@ -124,33 +124,34 @@ def check_inspected(
             message = text.format(name_some(found, limit=5))
             findings.append(Finding(severity, source.split, f'{len(found)} of {count} {message}'))
 
-    add('error', broken, 'images cannot be read ({}); repair or remove them.')
+    add('error', broken, 'images cannot be read ({}); repair or remove them')
     add(
         'error',
         wrong_size,
-        'images have another size than the annotation file says ({}), so the boxes may belong '
-        'to other pictures; correct the sizes, or export the images again.',
+        'images do not have the size in the annotation file ({}), so the boxes may belong to '
+        'different images; correct the sizes, or export the images again',
     )
     if source.by_name:
         add(
             'info',
             unturned,
             'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
-            '{}); they are loaded without it.',
+            '{}); they are loaded without it',
         )
     else:
         add(
             'error',
             unturned,
             'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
-            f'{{}}) and that loading applies; set `{source.key}.type` to '
-            "'ClassNameCocoDataset', which does not, or rotate the files.",
+            f'{{}}) but mmdet applies; set `{source.key}.type` to '
+            "'ClassNameCocoDataset', which ignores it too, or rotate the files",
         )
     add(
         'warning',
         ambiguous,
-        'images have an EXIF orientation that their size does not show (in brackets: {}) and '
-        'that is applied; look at their boxes in the picture of this check.',
+        'images have an EXIF orientation (in brackets: {}) that is applied when they are loaded, '
+        'and their size does not show whether the annotations apply it too; look at their boxes in '
+        'the picture of this check',
     )
     return findings
 
@@ -159,11 +160,11 @@ def check_shared_images(
     entries: Mapping[DatasetSource, Mapping[str, Mapping[str, Any]]],
     inspected: Mapping[str, InspectedImage],
 ) -> list[Finding]:
-    """Check that no image is in the training data and in data that are scored, or twice in one.
+    """Checks that no image is in the training data and in scored data, or twice in a split.
 
     Args:
-        entries: Images of every dataset by path.
-        inspected: What the files turned out to be, by path.
+        entries: Entries of the images of every dataset by path.
+        inspected: Inspected files by path.
     """
     paths: dict[str, dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
     for source, images in entries.items():
@@ -179,8 +180,8 @@ def check_shared_images(
                 Finding(
                     'warning',
                     split,
-                    f'{len(twice)} images are there more than once under different names '
-                    f'({name_some(examples, limit=3)}); keep one of each.',
+                    f'{len(twice)} images exist more than once under different names '
+                    f'({name_some(examples, limit=3)}); keep one of each',
                 )
             )
         shared = [digest for digest in by_digest if digest in paths.get('train', {})]
@@ -191,8 +192,8 @@ def check_shared_images(
                     'warning',
                     split,
                     f'{len(shared)} of {len(by_digest)} images are also in the training data '
-                    f'({name_some(examples, limit=3)}), so the scores flatter; remove them from '
-                    'one of the two.',
+                    f'({name_some(examples, limit=3)}), so the scores are too high; remove them '
+                    'from one of the two',
                 )
             )
     return findings

@@ -1,4 +1,4 @@
-"""What the bytes of an image file say before it is decoded, and decoding it with care."""
+"""Headers of image files, read before anything is decoded, and careful decoding."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
 
-# 100 megapixels are 300 MB of decoded picture. Pillow has a limit of its own, at 179 megapixels.
+# 100 megapixels are 300 MB of decoded image. Pillow has its own limit, at 179 megapixels.
 MAX_PIXELS = 100_000_000
 
 _ORIENTATION_TAG = 0x0112
-# EXIF orientations that exchange width and height.
+# EXIF orientations that swap width and height.
 _TURNED = (5, 6, 7, 8)
 
 
@@ -28,7 +28,7 @@ class ImageHeader:
     Attributes:
         width: Width in pixels as stored.
         height: Height in pixels as stored.
-        orientation: EXIF orientation, 1 to 8; 1 where there is none.
+        orientation: EXIF orientation, 1 to 8; 1 if the file has none.
     """
 
     width: int
@@ -37,34 +37,40 @@ class ImageHeader:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """``(width, height)`` without regard to the orientation."""
+        """``(width, height)`` in pixels, ignoring the orientation."""
         return self.width, self.height
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """``(width, height)`` after turning the picture as its orientation says."""
+        """``(width, height)`` in pixels after rotating the image as its orientation says."""
         turned = self.orientation in _TURNED
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
-def read_header(content: bytes) -> ImageHeader:
-    """Reads size and orientation without decoding the picture.
+def read_header(content: bytes | Path) -> ImageHeader:
+    """Reads size and orientation without decoding the image.
+
+    Args:
+        content: All bytes of a file, or its path, of which only the header is read.
 
     Raises:
-        InputError: If the bytes are no image.
+        FileNotFoundError: If there is no such file.
+        InputError: If it is not a valid image.
     """
-    if not content:
+    if content == b'':
         raise InputError('the file is empty')
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
             width, height = image.size
-            # Not image.getexif(), which for some formats decodes the picture.
+            # Not image.getexif(), which decodes images of some formats.
             orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
     except Image.DecompressionBombError as error:
-        raise InputError(f'the file declares more pixels than can be meant ({error})') from error
+        raise InputError(f'the file declares too many pixels ({error})') from error
+    except FileNotFoundError:
+        raise
     except UnidentifiedImageError as error:
         raise InputError('the file is not an image') from error
-    except Exception as error:  # broken headers raise whatever a parser of the format raises
+    except Exception as error:  # parsers of broken headers raise anything
         raise InputError(f'the header of the file is broken ({error})') from error
     known = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
     return ImageHeader(width, height, known)
@@ -74,23 +80,23 @@ def check_size(header: ImageHeader, max_pixels: int) -> None:
     """Refuses images that would fill the memory.
 
     Raises:
-        InputError: If there are more pixels.
+        InputError: If the image has more than ``max_pixels`` pixels.
     """
     if header.width * header.height > max_pixels:
         raise InputError(
-            f'the file declares {header.width} x {header.height} pixels, more than the allowed '
-            f'{max_pixels:,} (max_pixels of CheckedLoadImageFromFile in a pipeline)'
+            f'the file declares {header.width} x {header.height} pixels, but at most '
+            f'{max_pixels:,} are allowed (max_pixels of CheckedLoadImageFromFile in a pipeline)'
         )
 
 
 def is_cut_off(content: bytes) -> bool:
-    """Whether a JPEG file ends before its picture does; such files decode to grey areas."""
+    """Whether a JPEG file ends before its image does; such files decode to grey areas."""
     if content[:2] != b'\xff\xd8':
         return False
     position = 2
     while content[position : position + 1] == b'\xff' and position + 4 <= len(content):
         marker = content[position + 1]
-        if marker == 0xDA:  # start of scan: the end marker follows, after thumbnails in headers
+        if marker == 0xDA:  # start of scan: an end marker before it is that of a thumbnail
             return content.find(b'\xff\xd9', position) < 0
         if marker == 0xFF:  # padding
             position += 1
@@ -106,20 +112,20 @@ def decode(
     flag: str = 'color',
     backend: str = 'cv2',
 ) -> np.ndarray:
-    """Decodes an image the way its annotations see it.
+    """Decodes an image with the rotation that its annotations assume.
 
-    OpenCV turns pictures by their EXIF orientation. Annotations made without doing so give the
-    stored size; their picture is not turned.
+    OpenCV rotates images by their EXIF orientation. Annotations that were made without it give the
+    stored size; their images are not rotated.
 
     Args:
-        content: Bytes of the file.
-        header: What they declare.
+        content: All bytes of the file.
+        header: Its header.
         annotated_size: ``(width, height)`` in the annotation file, if known.
         flag: As for ``mmcv.imfrombytes``.
         backend: As for ``mmcv.imfrombytes``.
 
     Returns:
-        The picture, (H, W, 3) uint8 BGR with the flag 'color'.
+        The image, (H, W, 3) uint8 BGR if the flag is 'color'.
 
     Raises:
         InputError: If it cannot be decoded.
@@ -130,7 +136,7 @@ def decode(
         flag += '_ignore_orientation'
     try:
         image = mmcv.imfrombytes(content, flag=flag, backend=backend)
-    except Exception as error:  # each backend has errors of its own
+    except Exception as error:  # each backend has its own errors
         raise InputError(f'the file cannot be decoded ({error})') from error
     if image is None:
         raise InputError('the file cannot be decoded')
@@ -140,35 +146,35 @@ def decode(
 def read_image(
     path: str | os.PathLike, annotated_size: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Reads an image file of unknown origin, as the data sets of this project do.
+    """Reads an image file of unknown origin, as the datasets of this project do.
 
     Args:
         path: A local file.
         annotated_size: ``(width, height)`` in the annotation file, if known; see ``decode``.
 
     Returns:
-        The picture, (H, W, 3) uint8 BGR.
+        The image, (H, W, 3) uint8 BGR.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
+        InputError: If it is not a valid image, or has more than ``MAX_PIXELS`` pixels.
     """
     content, header = check_image(path)
     try:
         return decode(content, header, annotated_size)
     except InputError as error:
-        raise InputError(f'{path} is damaged or no image ({error})') from error
+        raise InputError(f'{path} is not a valid image ({error})') from error
 
 
 def check_image(path: str | os.PathLike) -> tuple[bytes, ImageHeader]:
-    """Looks whether a file is an image that can be decoded, as a whole.
+    """Checks that a file is an image that can be decoded completely.
 
     Returns:
-        The content of the file and what its header declares.
+        The content of the file and its header.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If it is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
+        InputError: If it is not a valid image, or has more than ``MAX_PIXELS`` pixels.
     """
     path = Path(path)
     if not path.is_file():
@@ -177,17 +183,17 @@ def check_image(path: str | os.PathLike) -> tuple[bytes, ImageHeader]:
     try:
         header = read_header(content)
         check_size(header, MAX_PIXELS)
-        # OpenCV fills what is missing of a file with grey and says nothing.
+        # Pillow raises where OpenCV silently fills what is missing with grey.
         with Image.open(io.BytesIO(content)) as image:
             image.load()
     except Exception as error:  # parsers of broken files raise anything
         reason = ' '.join(str(error).split())
-        raise InputError(f'{path} is damaged or no image ({reason})') from error
+        raise InputError(f'{path} is not a valid image ({reason})') from error
     return content, header
 
 
 def ignores_orientation(header: ImageHeader, annotated_size: tuple[float, float] | None) -> bool:
-    """Whether annotations were made on the picture as stored, not as its orientation shows it."""
+    """Whether annotations were made on the stored image, without its EXIF rotation."""
     return (
         annotated_size is not None
         and header.stored_size != header.shown_size

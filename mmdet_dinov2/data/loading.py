@@ -1,15 +1,13 @@
-"""Loading of images that may be broken, hostile or turned."""
+"""Loading of images that may be broken, hostile or rotated."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import mmengine.fileio as fileio
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
-from mmengine.dataset import Compose
 
 from ..errors import InputError
 from .image_file import MAX_PIXELS, check_size, decode, read_header
@@ -20,7 +18,7 @@ class BadImageError(InputError):
 
     Args:
         path: The file.
-        reason: Why.
+        reason: Why it cannot be read.
     """
 
     def __init__(self, path: str, reason: str = '') -> None:
@@ -39,21 +37,20 @@ class BadImageError(InputError):
 
 @TRANSFORMS.register_module()
 class CheckedLoadImageFromFile(LoadImageFromFile):
-    """mmcv's ``LoadImageFromFile`` that looks at the header before it decodes.
+    """mmcv's ``LoadImageFromFile``, which reads the header before it decodes.
 
-    A ``ClassNameCocoDataset`` puts it in the place of ``LoadImageFromFile``. Where the size in the
-    annotation file is that of the picture without its EXIF rotation, the picture is not rotated. An
-    image that is there already is taken as it is.
+    If the annotations give the size of the image without its EXIF rotation, the image is not
+    rotated. An ``img`` that the sample already has is used as it is.
 
     Args:
-        max_pixels: Images that declare more are refused before they are decoded.
+        max_pixels: Images that declare more pixels are refused before they are decoded.
         **kwargs: As for mmcv's ``LoadImageFromFile``.
     """
 
     def __init__(self, *, max_pixels: int = MAX_PIXELS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if max_pixels < 1:
-            raise InputError(f'max_pixels={max_pixels} must be at least 1')
+            raise InputError(f'max_pixels must be at least 1, but is {max_pixels}')
         self.max_pixels = max_pixels
 
     def transform(self, results: dict) -> dict:
@@ -83,22 +80,3 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             raise BadImageError(path, 'the file does not exist') from error
         except (InputError, OSError) as error:
             raise BadImageError(path, str(error)) from error
-
-
-def with_checked_loading(pipeline: Compose) -> Compose:
-    """Returns a pipeline whose ``LoadImageFromFile`` check what they load; others stay."""
-    if not any(type(transform) is LoadImageFromFile for transform in pipeline.transforms):
-        return pipeline
-    checked = copy.copy(pipeline)
-    checked.transforms = [
-        CheckedLoadImageFromFile(
-            to_float32=transform.to_float32,
-            color_type=transform.color_type,
-            imdecode_backend=transform.imdecode_backend,
-            backend_args=transform.backend_args,
-        )
-        if type(transform) is LoadImageFromFile
-        else transform
-        for transform in pipeline.transforms
-    ]
-    return checked

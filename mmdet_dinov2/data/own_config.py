@@ -1,4 +1,4 @@
-"""Puts a user's data set into a config."""
+"""Puts a user's dataset into a config."""
 
 from __future__ import annotations
 
@@ -17,44 +17,46 @@ from .evaluators import iter_metrics
 from .own_data import OwnData, OwnSplit
 from .shapes_dataset import ShapesDataset
 
-# Of a dataset config, what says how images are used and not which.
+# Keys of a dataset config that say how images are used, not which images.
 _KEPT_KEYS = (
     'type', 'pipeline', 'filter_cfg', 'test_mode', 'indices', 'serialize_data', 'max_refetch',
 )  # fmt: skip
 
 
 def use_own_data(cfg: Config, data: OwnData) -> None:
-    """Lets a config train, validate and test on a data set.
+    """Lets a config train, validate and test on a dataset.
 
-    Classes, number of classes, annotation files and image folders become those of the data, and
-    the evaluators read its annotations. Without a test split the val split is tested; a data set
-    without train split can only be tested. Pipelines, samplers and everything else stay.
+    Classes, number of classes, annotation files and image folders become those of the dataset, and
+    the evaluators read its annotations. Without a test split, the val split is tested. A dataset
+    without a train split can only be tested. Pipelines, samplers and everything else stay.
 
     Args:
-        cfg: Config of a detector with ``model.bbox_head``. Changed in place.
-        data: The data set.
+        cfg: Config of a detector with ``model.bbox_head``, changed in place.
+        data: The dataset.
 
     Raises:
-        InputError: If the config or the data set lacks something.
+        InputError: If the config or the dataset lacks something.
     """
     head = (cfg.get('model') or {}).get('bbox_head')
     if not isinstance(head, Mapping):
         raise InputError(
-            '--data sets model.bbox_head.num_classes, but the model of this config has no '
-            'bbox_head; write a config for this data set'
+            '--data sets model.bbox_head.num_classes, but the model of this config does not have a '
+            'bbox_head; write a config for this dataset'
         )
     splits = dict(data.splits)
     tested = 'test' if 'test' in splits else 'val'
     if tested not in splits:
-        raise InputError(f'{data.root} has no train, val or test split with annotations')
+        raise InputError(
+            f'{data.root} has no train, val or test split with annotations; add one of them'
+        )
     splits['test'] = splits[tested]
     metainfo = dict(classes=data.classes, palette=class_colours(len(data.classes)))
     for split, source in splits.items():
         loader = cfg.get(f'{split}_dataloader')
         if not isinstance(loader, Mapping):
             raise InputError(
-                f'--data needs a config with {split}_dataloader, whose pipeline and batch size it '
-                'keeps'
+                f'--data needs a config with {split}_dataloader, since it keeps its pipeline and '
+                'batch size; use a different config'
             )
         # `test_dataloader = val_dataloader` makes them one object.
         cfg[f'{split}_dataloader'] = copy.deepcopy(loader)
@@ -69,19 +71,19 @@ def use_own_data(cfg: Config, data: OwnData) -> None:
 
 
 def repeat_small_training_set(cfg: Config, images_per_step: int) -> str | None:
-    """Repeats the training images within an epoch if the epoch had too few steps.
+    """Repeats the training images within an epoch that would have too few steps.
 
-    Recipes count in epochs: warm-up, schedule and evaluations of a set of 30 images would be over
-    before anything is learned.
+    Recipes count in epochs: with 30 images, warm-up and schedule would end before anything is
+    learned.
 
     Args:
-        cfg: Config that :func:`use_own_data` was called with. Its ``min_epoch_steps`` are the steps
-            that an epoch has at least; without, or with a training set that is large enough, it
-            stays as it is. Changed in place.
-        images_per_step: Images of an optimizer step, of all processes.
+        cfg: Config that :func:`use_own_data` was called with, changed in place. Its
+            ``min_epoch_steps`` is the smallest number of steps in an epoch; without it, nothing is
+            repeated.
+        images_per_step: Images per optimizer step, over all processes.
 
     Returns:
-        What was done, as a sentence, or None.
+        What was done, as a sentence; ``None`` if nothing is repeated.
     """
     wanted = cfg.get('min_epoch_steps')
     num_images = cfg.own_data.num_train_images
@@ -99,13 +101,13 @@ def repeat_small_training_set(cfg: Config, images_per_step: int) -> str | None:
 def _replace(
     dataset: Mapping[str, Any], root: str, source: OwnSplit, metainfo: dict[str, Any]
 ) -> dict[str, Any]:
-    """The config of a dataset, inside its wrappers, with other files and classes."""
+    """Returns a dataset config, with its wrappers, for the files and classes of a split."""
     if isinstance(dataset.get('dataset'), Mapping):
         return dict(dataset, dataset=_replace(dataset['dataset'], root, source, metainfo))
     if isinstance(dataset.get('datasets'), (list, tuple)):
         raise InputError(
-            f'--data replaces one data set, but this config combines {len(dataset["datasets"])} '
-            f'({dataset.get("type")}); use another config'
+            f'--data replaces one dataset, but this config combines {len(dataset["datasets"])} '
+            f'({dataset.get("type")}); use a different config'
         )
     kept = {key: dataset[key] for key in _KEPT_KEYS if key in dataset}
     cls = dataset_class('dataset', dataset)
@@ -121,7 +123,7 @@ def _replace(
 
 
 def _below(path: str, root: str, folder: bool = False) -> str:
-    """A path relative to the root where it is inside, else absolute."""
+    """Returns a path relative to the root if it is inside, else absolute."""
     if Path(path).is_relative_to(root):
         path = os.path.relpath(path, root)
     if path == os.curdir:
@@ -130,7 +132,7 @@ def _below(path: str, root: str, folder: bool = False) -> str:
 
 
 def _let_evaluator_follow(cfg: Config, split: str) -> None:
-    """COCO metrics read the annotations of their dataloader; other metrics become one."""
+    """Lets COCO metrics read the annotations of their dataloader; replaces other metrics by one."""
     key = f'{split}_evaluator'
     cfg[key] = copy.deepcopy(cfg.get(key))
     metrics = [metric for _, metric in iter_metrics(cfg, split)]

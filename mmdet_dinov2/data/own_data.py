@@ -1,26 +1,27 @@
-"""A user's data set from its folder alone: which files belong to which split, and the classes.
+"""Finds the splits, files and classes of a user's dataset from its folder alone.
 
-Understood are COCO annotations in the usual layouts (:mod:`.coco_layouts`) and YOLO data sets
-(:mod:`.yolo`). The user's files are only read. What has to be written, annotations converted from
-YOLO or a val split taken from the training images, goes to a folder of the caller under names that
-depend on the content, so that a config keeps pointing to what it was trained with.
+It understands COCO annotations in the usual layouts (:mod:`.coco_layouts`) and YOLO datasets
+(:mod:`.yolo`). It only reads the user's files. Annotations converted from YOLO, and those of a val
+split taken from the training images, are written to a folder of the caller under names that depend
+on the content, so that a config keeps pointing to the files that it was trained with.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import random
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ..errors import InputError
+from ..files import write_text
 from ..wording import name_some
 from .coco_file import CocoFile, read_coco_file
 from .coco_layouts import (
@@ -31,7 +32,8 @@ from .coco_layouts import (
 )
 from .yolo import YoloData, find_data_yaml, fingerprint, read_data_yaml, to_coco
 
-# Without a val split, this share of the training images becomes one; larger ones only take time.
+# Fraction of the training images that becomes the val split if there is none, up to a limit
+# beyond which evaluations only take longer.
 VAL_SHARE = 0.2
 MAX_VAL_IMAGES = 1000
 VAL_SEED = 0
@@ -39,11 +41,11 @@ VAL_SEED = 0
 
 @dataclass(frozen=True)
 class OwnSplit:
-    """One split of a data set.
+    """One split of a dataset.
 
     Attributes:
-        ann_file: COCO annotation file, an absolute path.
-        image_folder: What its file names are relative to, an absolute path.
+        ann_file: Absolute path of the COCO annotation file.
+        image_folder: Absolute path of the folder that its file names are relative to.
         num_images: Number of images.
     """
 
@@ -54,13 +56,13 @@ class OwnSplit:
 
 @dataclass(frozen=True)
 class OwnData:
-    """A data set that was found in a folder.
+    """A dataset that was found in a folder.
 
     Attributes:
         root: The folder.
         classes: Class names, in the order of the annotations.
-        splits: By 'train', 'val' and 'test', as far as there are any.
-        notes: What a person should know about how the folder was understood, as sentences.
+        splits: The splits that were found, by 'train', 'val' and 'test'.
+        notes: How the folder was understood, as sentences for the user.
     """
 
     root: str
@@ -70,27 +72,27 @@ class OwnData:
 
 
 def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
-    """Finds out what a folder of annotated images holds.
+    """Finds the dataset in a folder.
 
     Any number of processes may call this at the same time.
 
     Args:
-        path: The folder, or the data.yaml of a YOLO data set.
-        cache: Folder for what has to be written. It is made if needed.
+        path: The folder, or the data.yaml of a YOLO dataset.
+        cache: Folder for converted annotations; created if needed.
 
     Returns:
-        The data set, with a val split if it has a train split.
+        The dataset, with a val split if it has a train split.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        InputError: If it is no data set, or one that cannot be used.
+        InputError: If it does not hold a dataset, or one that cannot be used.
     """
     path, cache = Path(os.path.abspath(path)), Path(os.path.abspath(cache))
     if not path.exists():
-        raise FileNotFoundError(f'data set {path} does not exist; check the path after --data')
+        raise FileNotFoundError(f'dataset {path} does not exist; check the path after --data')
     if path.is_file() and path.suffix not in ('.yaml', '.yml'):
         raise InputError(
-            f'{path} is a file: give the folder of the data set, or the data.yaml of a YOLO one'
+            f'{path} is a file; give the folder of the dataset, or the data.yaml of a YOLO dataset'
         )
     notes: list[str] = []
     files = find_annotation_files(path) if path.is_dir() else {}
@@ -105,7 +107,7 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
     else:
         raise InputError(_nothing_found(path))
     if not cocos:
-        raise InputError(f"{data_yaml} names no images; it needs 'train' and 'val'")
+        raise InputError(f"{data_yaml} names no images; add 'train' and 'val'")
     if 'train' in cocos and 'val' not in cocos:
         cocos['train'], cocos['val'] = _split_train(cocos['train'], cache, notes)
         folders['val'] = folders['train']
@@ -122,7 +124,7 @@ def _read_coco(
     cocos = {split: read_coco_file(str(file)) for split, file in files.items()}
     if 'test' in cocos and cocos['test'].annotations is None:
         file = cocos.pop('test').path
-        notes.append(f'{file} has no annotations and is left out')
+        notes.append(f'test: left out, because {file} has no annotations')
     folders = {split: find_image_folder(root, split, coco) for split, coco in cocos.items()}
     for split, coco in cocos.items():
         notes.append(
@@ -154,11 +156,11 @@ def _read_yolo(
 
 
 def _split_train(train: CocoFile, cache: Path, notes: list[str]) -> tuple[CocoFile, CocoFile]:
-    """Divides the training images into training and validation, the same way every time."""
+    """Splits the training images into training and validation, the same way every time."""
     if len(train.images) < 2:
         raise InputError(
             f"'{train.path}' has {len(train.images)} image and there is no val split; at least 2 "
-            'images are needed, one to train and one to validate with'
+            'images are needed, one to train and one to validate: add some'
         )
     count = max(1, min(round(VAL_SHARE * len(train.images)), MAX_VAL_IMAGES))
     ids = sorted((image['id'] for image in train.images), key=str)
@@ -182,18 +184,20 @@ def _split_train(train: CocoFile, cache: Path, notes: list[str]) -> tuple[CocoFi
         _write_once(target, select)
     notes.append(
         f'there is no val split: {count} of the {len(train.images)} training images, drawn with '
-        f'seed {VAL_SEED}, are used to validate and not to train ({targets["val"]})'
+        f'seed {VAL_SEED}, are used to validate instead of to train ({targets["val"]})'
     )
     return read_coco_file(str(targets['train'])), read_coco_file(str(targets['val']))
 
 
 def _find_classes(cocos: dict[str, CocoFile], notes: list[str]) -> tuple[str, ...]:
-    """Class names of the first split, without a heading that Roboflow writes as a class."""
+    """Returns the class names of the first split, without the heading that Roboflow adds."""
     first = next(iter(cocos.values()))
     used = {entry['category_id'] for coco in cocos.values() for entry in coco.annotations or ()}
     categories = first.categories
     if not categories:
-        raise InputError(f"'{first.path}' lists no categories, so there is nothing to detect")
+        raise InputError(
+            f"'{first.path}' lists no categories, so there is nothing to detect; list the classes"
+        )
     heading, *others = categories
     if (
         others
@@ -201,8 +205,8 @@ def _find_classes(cocos: dict[str, CocoFile], notes: list[str]) -> tuple[str, ..
         and all(category.get('supercategory') == heading['name'] for category in others)
     ):
         notes.append(
-            f'category {heading["name"]!r} (id {heading["id"]}) has no boxes and is only the '
-            'heading of the others: it is no class'
+            f'category {heading["name"]!r} (id {heading["id"]}) is not a class: it has no boxes '
+            'and is the supercategory of all others'
         )
         categories = others
     names = tuple(str(category['name']) for category in categories)
@@ -213,12 +217,12 @@ def _find_classes(cocos: dict[str, CocoFile], notes: list[str]) -> tuple[str, ..
 def _nothing_found(path: Path) -> str:
     places = '; '.join(LOOKED_FOR)
     message = (
-        f'no data set found in {path}: looked for COCO annotations ({places}) and for a YOLO '
+        f'no dataset found in {path}: looked for COCO annotations ({places}) and for a YOLO '
         "data.yaml with 'train' and 'names'"
     )
     if path.is_dir():
         names = sorted(entry.name + '/' * entry.is_dir() for entry in path.iterdir())
-        message += f'; there is {name_some(names, limit=8) if names else "nothing"}'
+        message += f'; it holds {name_some(names, limit=8) if names else "nothing"}'
         inside = [entry for entry in path.iterdir() if entry.is_dir() and _looks_like_data(entry)]
         if inside:
             message += f'; did you mean {inside[0]}?'
@@ -232,29 +236,8 @@ def _looks_like_data(folder: Path) -> bool:
 
 
 def _write_once(target: Path, make: Callable[[], dict[str, Any]]) -> None:
-    """Writes a JSON file unless it is there, whole or not at all, by one process of many."""
+    """Writes a JSON file unless it exists; of several processes only one writes it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.parent / '.lock'):
-        if target.is_file():
-            return
-        with tempfile.NamedTemporaryFile(
-            'w', dir=target.parent, prefix=f'.{target.name}.', delete=False
-        ) as draft:
-            try:
-                json.dump(make(), draft)
-                draft.flush()
-                os.fsync(draft.fileno())
-                os.chmod(draft.name, 0o644)
-                os.replace(draft.name, target)
-            except BaseException:
-                os.unlink(draft.name)
-                raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open('w') as file:
-        # Where files cannot be locked, every process writes: the same content, at once.
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    with FileLock(target.parent / '.lock'):
+        if not target.is_file():
+            write_text(target, json.dumps(make()))

@@ -1,9 +1,8 @@
-"""Check of the data that a config names, to be run before training and testing.
+"""Checks the data that a config names, before training and testing.
 
-mmdet passes over many mistakes in silence (unknown class names, another class order, boxes that
-it cannot use) and shows them after hours as an average precision of zero. This check reads
-configs and annotation files only: it opens no image and builds no dataset. `full_check` opens the
-images too.
+mmdet silently accepts many mistakes (unknown class names, a different order of classes, boxes that
+it cannot use), which show after hours as an average precision of zero. This check reads configs and
+annotation files only: it opens no images and builds no datasets. `full_check` opens the images too.
 """
 
 from __future__ import annotations
@@ -50,24 +49,24 @@ SPLITS = ('train', 'val', 'test')
 
 
 def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:
-    """Check the datasets of a config against their files, the model and the evaluators.
+    """Checks the datasets of a config against their files, the model and the evaluators.
 
-    A :class:`ShapesDataset` is generated first if it is not there yet.
+    A :class:`ShapesDataset` is generated first if it does not exist yet.
 
     Args:
         cfg: The config of a run.
         splits: Which of ``'train'``, ``'val'`` and ``'test'`` to check. A split without a
-            dataloader is passed over.
+            dataloader is skipped.
 
     Returns:
-        What was found, split by split. A sound config gives no finding.
+        The findings in the order of the splits; none for a sound config.
 
     Raises:
         ValueError: If ``splits`` has an unknown name.
     """
     unknown = [split for split in splits if split not in SPLITS]
     if unknown:
-        raise ValueError(f'splits must be among {SPLITS}, but has {unknown}.')
+        raise ValueError(f'splits must be among {SPLITS}, but has {unknown}')
     findings, _ = check_files(cfg, splits)
     return findings
 
@@ -75,7 +74,7 @@ def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:
 def check_files(
     cfg: Config, splits: Sequence[str]
 ) -> tuple[list[Finding], dict[DatasetSource, CocoFile]]:
-    """As :func:`check_config`; also returns the annotation files that could be read."""
+    """Does what :func:`check_config` does; also returns the annotation files that can be read."""
     findings: list[Finding] = []
     sources: list[DatasetSource] = []
     for split in splits:
@@ -88,7 +87,7 @@ def check_files(
 
 
 def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[DatasetSource]:
-    """Yield the COCO-format datasets of a split; add to ``findings`` why others are left out."""
+    """Yields the COCO-format datasets of a split; adds to ``findings`` why others are left out."""
     for key, config in iter_dataset_configs(cfg, split):
         try:
             cls = dataset_class(key, config)
@@ -97,8 +96,8 @@ def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[
                     Finding(
                         'info',
                         split,
-                        f'`{key}` is a {cls.__name__}, which does not read COCO files the way '
-                        'CocoDataset does, so it is not checked.',
+                        f'`{key}` is not checked, because {cls.__name__} does not read COCO files '
+                        'as CocoDataset does',
                     )
                 )
                 continue
@@ -110,7 +109,7 @@ def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[
 
 
 def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]:
-    """Check that the datasets have the same classes, as many as the model."""
+    """Checks that the datasets have the same classes, as many as the model."""
     findings = []
     for source in sources[1:]:
         first = sources[0]
@@ -121,7 +120,7 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
                     source.split,
                     f'{source.classes_origin} gives the classes {name_some(source.classes)}, but '
                     f'{first.classes_origin} gives {name_some(first.classes)}; use the same '
-                    'classes in the same order for all datasets.',
+                    'classes in the same order for all datasets',
                 )
             )
     head = (cfg.get('model') or {}).get('bbox_head')
@@ -135,7 +134,7 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
                     source.split,
                     f'`model.bbox_head.num_classes` is {head["num_classes"]}, but '
                     f'{source.classes_origin} gives {count} classes; set '
-                    f'`model.bbox_head.num_classes={count}`.',
+                    f'`model.bbox_head.num_classes={count}`',
                 )
             )
     return findings
@@ -144,7 +143,7 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
 def _check_annotations(
     cfg: Config, sources: Sequence[DatasetSource], findings: list[Finding]
 ) -> dict[DatasetSource, CocoFile]:
-    """Check the datasets against their annotation files and images, reading each file once."""
+    """Checks the datasets against their annotation files and images, reading each file once."""
     read_file = functools.cache(read_coco_file)
     list_folder = functools.cache(_list_folder)
     files: dict[DatasetSource, CocoFile] = {}
@@ -167,7 +166,7 @@ def _check_annotations(
 
 
 def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
-    """Detections of an image, by the key that limits them."""
+    """Returns the maximum numbers of detections per image, by the keys that set them."""
     model = cfg.get('model') or {}
     limits = {'model.num_queries': model.get('num_queries')}
     if split != 'train':
@@ -178,14 +177,14 @@ def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
 def _read_annotations(
     source: DatasetSource, read_file: Callable[[str], CocoFile], findings: list[Finding]
 ) -> CocoFile | None:
-    """Return the content of the annotation file; add to ``findings`` why there is none."""
+    """Returns the annotation file; adds to ``findings`` why it cannot be read."""
     key = source.key
     if not source.ann_file:
         findings.append(
             Finding(
                 'error',
                 source.split,
-                f'`{key}.ann_file` is not set; set it to a COCO annotation file.',
+                f'`{key}.ann_file` is not set; set it to a COCO annotation file',
             )
         )
     elif is_remote(source.ann_file, source.config):
@@ -193,7 +192,7 @@ def _read_annotations(
             Finding(
                 'info',
                 source.split,
-                f"'{source.ann_file}' is not on the local disk, so `{key}` is not checked.",
+                f"'{source.ann_file}' is not on the local disk, so `{key}` is not checked",
             )
         )
     else:
@@ -205,8 +204,8 @@ def _read_annotations(
                     'error',
                     source.split,
                     f'{error}; set `{key}.data_root` (now {source.config.get("data_root")!r}) and '
-                    f'`{key}.ann_file` (now {source.config.get("ann_file")!r}) so that joined they '
-                    'name it.',
+                    f'`{key}.ann_file` (now {source.config.get("ann_file")!r}) so that, joined, '
+                    'they give its path',
                 )
             )
         except (InputError, OSError) as error:
@@ -215,7 +214,7 @@ def _read_annotations(
 
 
 def _list_folder(path: str) -> frozenset[str] | None:
-    """Return the names in a folder, ``None`` if it cannot be listed."""
+    """Returns the names in a folder, or ``None`` if it cannot be listed."""
     try:
         with os.scandir(path) as entries:
             return frozenset(entry.name for entry in entries)

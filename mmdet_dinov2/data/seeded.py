@@ -1,8 +1,8 @@
-"""Training data whose order and randomness are functions of the step, not of the process.
+"""Training data whose order and randomness depend on the step, not on the process.
 
-A sample is augmented with random numbers that depend on the seed of the run, the optimizer step and
-the index of the sample only. So they are the same on any number of processes and workers, and a
-run that goes on in the middle of an epoch sees what it would have seen.
+The random numbers that augment a sample depend only on the seed of the run, the optimizer step and
+the index of the sample. They are therefore the same on any number of processes and workers, and a
+run that continues in the middle of an epoch sees the same samples as one that was not stopped.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..errors import InputError
 from ..sample_meta import BAD_IMAGES, SAMPLE_SEED
 from .loading import BadImageError
 
-# Images in a row that may be unreadable before it is taken for granted that all are.
+# After so many unreadable images in a row, all are assumed to be unreadable.
 _MAX_REPLACEMENTS = 16
 
 
 class SeededIndex(NamedTuple):
-    """What the batch sampler hands to the data set.
+    """What the batch sampler passes to the dataset.
 
     Attributes:
         index: Index of the sample.
@@ -49,24 +49,35 @@ def seed_everything(seed: int) -> None:
 
 
 class SeededDataset:
-    """A data set that seeds the random numbers of every sample; else it is what it wraps.
+    """Wraps a dataset and seeds the random numbers of every sample.
 
-    An image that cannot be read is replaced by another one, which the seed of the sample chooses:
-    the same one on any number of processes, and after resuming. The data sample tells which images
-    it stands for.
+    An image that cannot be read is replaced by a different one, which the seed of the sample
+    chooses: the same one on any number of processes, and after resuming. The metadata of the sample
+    name the images that it replaces.
+
+    Samplers and hooks read attributes of the dataset through the wrapper.
 
     Args:
-        dataset: A data set of mmengine.
+        dataset: A dataset of mmengine.
     """
 
     def __init__(self, dataset: Sized) -> None:
-        self.__dict__['dataset'] = dataset
+        self.dataset = dataset
+
+    @property
+    def pipeline(self) -> Any:
+        """The transforms of the dataset, which hooks such as ``PipelineSwitchHook`` set."""
+        return self.dataset.pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Any) -> None:
+        self.dataset.pipeline = pipeline
 
     def __getitem__(self, item: SeededIndex | int) -> dict:
-        """Returns a sample; its data sample knows the seed.
+        """Returns a sample, with its seed in the metadata of its data sample.
 
         Raises:
-            InputError: If no image can be read.
+            InputError: If too many images in a row cannot be read.
         """
         if not isinstance(item, SeededIndex):
             return self.dataset[item]
@@ -90,33 +101,31 @@ class SeededDataset:
                 index = derive_seed(item.seed, attempt) % len(self.dataset)
         path, reason = bad[-1]
         raise InputError(
-            f"{len(bad)} images in a row cannot be read, the last one is '{path}': {reason}; check "
-            'that the disk is there, and the images with `python tools/check_dataset.py CONFIG`'
+            f"{len(bad)} images in a row cannot be read, the last one '{path}' because {reason}; "
+            'check that the disk is mounted, then the images with '
+            '`python tools/check_dataset.py CONFIG`'
         )
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset':  # while it is being unpickled
+        if name == 'dataset':  # not set yet, while the wrapper is being unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)
 
 
 @DATA_SAMPLERS.register_module()
 class StepBatchSampler:
-    """Batches of seeded indices that can begin in the middle.
+    """Yields batches of seeded indices, from any step on.
 
     Args:
-        sampler: Gives the indices of this process.
-        batch_size: Samples of a batch.
-        drop_last: Whether to leave a smaller last batch out.
+        sampler: Yields the indices of this process.
+        batch_size: Number of samples in a batch.
+        drop_last: Whether to leave out a smaller last batch.
         seed: Seed of the run, the same in all processes.
-        batch_sampler: Config of the batch sampler that divides the indices; None takes them in
-            order.
+        batch_sampler: Config of the batch sampler that forms the batches; ``None`` takes the
+            indices in order.
     """
 
     def __init__(
@@ -139,11 +148,11 @@ class StepBatchSampler:
         self._skip = 0
 
     def start(self, first_step: int, skip: int = 0) -> None:
-        """Says where the next iteration begins.
+        """Sets where the next iteration begins.
 
         Args:
-            first_step: Optimizer step of its first batch, those skipped included.
-            skip: Batches to leave out, this once.
+            first_step: Optimizer step of its first batch, including those that are skipped.
+            skip: Number of batches to leave out, in the next iteration only.
         """
         self._first_step = first_step
         self._skip = skip

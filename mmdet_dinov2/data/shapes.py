@@ -1,4 +1,4 @@
-"""A generated COCO-format data set of shapes, for trying configs without any download."""
+"""A generated dataset of shapes in COCO's format, to try configs without a download."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..wording import name_some
 from .shapes_drawing import CLASSES, draw_picture
 
-# Raise it when the same arguments begin to give other files, so that old folders are not reused.
+# Raise it when the same arguments give different files, so that old folders are not reused.
 GENERATOR_VERSION = 1
 MARKER_FILE = 'shapes.json'
 SPLITS = ('train', 'val')
 MAX_SHAPES = 4
-# One picture in so many has no objects, from the 13th on.
+# One image in so many has no objects, from the 13th on.
 EMPTY_PERIOD = 25
 _FIRST_EMPTY = 12
 _JPEG_QUALITY = 92
@@ -28,18 +29,17 @@ _JPEG_QUALITY = 92
 def generate_shapes(
     root: str | os.PathLike, num_train: int = 400, num_val: int = 100, seed: int = 0
 ) -> Path:
-    """Make the shapes data set in a folder, unless the folder holds it already.
+    """Generates the shapes dataset in a folder, unless the folder already holds it.
 
-    The folder gets ``annotations/train.json`` and ``annotations/val.json`` in COCO format, the
-    pictures in ``train/`` and ``val/``, and ``shapes.json`` with the arguments. It appears
-    complete or not at all, so any number of processes may call this at the same time. A picture
-    depends on the seed, its split and its index only: a small data set is the beginning of a
-    large one.
+    The folder gets ``annotations/train.json`` and ``annotations/val.json`` in COCO's format, the
+    images in ``train/`` and ``val/``, and ``shapes.json`` with the arguments. It appears complete
+    or not at all, so any number of processes may call this at the same time. An image depends only
+    on the seed, its split and its index: a small dataset is the beginning of a large one.
 
     Args:
-        root: The folder to make. It may exist if it is empty.
-        num_train: Number of training pictures.
-        num_val: Number of validation pictures.
+        root: The folder to create. It may exist if it is empty.
+        num_train: Number of training images.
+        num_val: Number of validation images.
         seed: Non-negative seed of all random choices.
 
     Returns:
@@ -58,7 +58,7 @@ def generate_shapes(
     if not _is_generated(target, arguments):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f'.{target.name}-', dir=target.parent) as folder:
-            # A folder of its own inside: the temporary one is readable by its owner only.
+            # A new folder inside, because only its owner can read the temporary one.
             draft = Path(folder) / target.name
             _write_dataset(draft, arguments)
             _publish(draft, target, arguments)
@@ -67,39 +67,37 @@ def generate_shapes(
 
 def _whole_number(name: str, value: Any, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise InputError(f'{name} must be a whole number of at least {minimum}, but is {value!r}.')
+        raise InputError(f'{name} must be a whole number of at least {minimum}, but is {value!r}')
     return int(value)
 
 
 def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
-    """Return whether ``root`` holds this data set; raise if it holds anything else."""
+    """Returns whether ``root`` holds this dataset; raises if it holds anything else."""
     if not os.path.lexists(root):
         return False
     if not root.is_dir():
         raise InputError(
-            f"The shapes data set cannot be made at '{root}' because a file has this name; "
-            'choose another folder (`data_root` in a config).'
+            f"the shapes dataset cannot be created at '{root}', because a file has this name; "
+            'choose a different folder (`data_root` in a config)'
         )
     names = sorted(os.listdir(root))
     if not names:
         return False
     if MARKER_FILE not in names:
-        some = ', '.join(repr(name) for name in names[:3])
         raise InputError(
-            f"The shapes data set cannot be made in '{root}' because the folder holds {len(names)} "
-            f'other entries ({some}{", ..." if len(names) > 3 else ""}); choose an empty or new '
-            'folder (`data_root` in a config).'
+            f"the shapes dataset cannot be created in '{root}', because the folder holds "
+            f'{name_some(names, limit=3)}; choose an empty or new folder (`data_root` in a config)'
         )
     expected = _marker(arguments)
     try:
         found = json.loads((root / MARKER_FILE).read_text())
     except ValueError:
-        found = 'no readable arguments'
+        found = 'unreadable arguments'
     if found != expected:
         raise InputError(
-            f"The shapes data set in '{root}' was made with {_in_words(found)}, but "
-            f'{_in_words(expected)} is asked for; use the same arguments in every dataset that '
-            'shares the folder (`generate` in a config), choose another one, or delete it.'
+            f"the shapes dataset in '{root}' was generated with {_in_words(found)}, but "
+            f'{_in_words(expected)} is requested; use the same arguments (`generate` in a config) '
+            'in all datasets that share the folder, choose a different folder, or delete it'
         )
     return True
 
@@ -115,7 +113,7 @@ def _in_words(marker: Any) -> str:
 
 
 def _publish(draft: Path, root: Path, arguments: dict[str, int]) -> None:
-    """Rename the finished draft to ``root``, or use the equal data set that got there first."""
+    """Renames the finished draft to ``root``, unless the same dataset is already there."""
     try:
         os.rename(draft, root)
     except OSError:
@@ -139,7 +137,7 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
         num_shapes = 0 if is_empty else int(rng.integers(1, MAX_SHAPES + 1))
         picture, shapes = draw_picture(rng, num_shapes)
         height, width = picture.shape[:2]
-        # Ids count from 1: COCO's evaluation takes an annotation id of 0 for 'not matched'.
+        # Ids count from 1: COCO's evaluation reads an annotation id of 0 as "not matched".
         image_id = index + 1
         name = f'{image_id:06d}.jpg'
         _write_jpeg(root / split / name, picture)

@@ -1,4 +1,4 @@
-"""The registered dataset class of the generated shapes."""
+"""The dataset class of the generated shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GENERATE_KEYS = ('num_train', 'num_val', 'seed')
 
 @DATASETS.register_module()
 class ShapesDataset(ClassNameCocoDataset):
-    """COCO-format dataset of generated shapes, made at ``data_root`` on first use.
+    """Dataset of generated shapes, created at ``data_root`` on first use.
 
     Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and the same
     for ``val``.
@@ -26,7 +26,7 @@ class ShapesDataset(ClassNameCocoDataset):
     Args:
         *args: As for :class:`ClassNameCocoDataset`.
         generate: Arguments of :func:`~mmdet_dinov2.data.shapes.generate_shapes` other than
-            ``root``. Datasets that share a ``data_root`` need the same.
+            ``root``. Datasets that share a ``data_root`` need the same arguments.
         **kwargs: As for :class:`ClassNameCocoDataset`.
 
     Raises:
@@ -44,14 +44,14 @@ class ShapesDataset(ClassNameCocoDataset):
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
-        """Make the data set if it is not there yet, then read it."""
+        """Generates the dataset if it does not exist yet, then reads it."""
         if not self._fully_initialized:
             ensure_shapes(self.data_root, self.generate)
         super().full_init()
 
 
 def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> None:
-    """Make the data set that a :class:`ShapesDataset` with these arguments reads.
+    """Generates the dataset that a :class:`ShapesDataset` with these arguments reads.
 
     Raises:
         InputError: See :class:`ShapesDataset`.
@@ -59,18 +59,18 @@ def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> 
     _check_generate_keys(generate)
     if not data_root or '://' in data_root:
         raise InputError(
-            f'ShapesDataset writes its data set to `data_root`, but data_root is {data_root!r}; '
-            "set it to a local folder such as 'data/shapes'."
+            f'ShapesDataset needs a local folder to write to, but data_root is {data_root!r}; '
+            "set it to a folder such as 'data/shapes'"
         )
     generate_shapes(data_root, **(generate or {}))
 
 
 def _check_generate_keys(generate: Mapping[str, int] | None) -> None:
     if generate is not None and not isinstance(generate, Mapping):
-        raise InputError(f'`generate` of ShapesDataset must be a dict, but is {generate!r}.')
+        raise InputError(f'`generate` of ShapesDataset must be a dict, but is {generate!r}')
     unknown = sorted(set(generate or {}) - set(_GENERATE_KEYS))
     if unknown:
         raise InputError(
-            f'`generate` of ShapesDataset has unknown keys {unknown}; it takes '
-            f'{", ".join(_GENERATE_KEYS)}.'
+            f'`generate` of ShapesDataset has the unknown keys {unknown}; it takes '
+            f'{", ".join(_GENERATE_KEYS)}'
         )

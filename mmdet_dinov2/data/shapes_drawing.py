@@ -1,4 +1,4 @@
-"""Pictures of simple shapes with exactly known boxes."""
+"""Images of simple shapes with exactly known boxes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
 
-# Share of a shape's own pixels that must stay inside the picture and uncovered by later shapes.
+# Fraction of a shape's pixels that must stay inside the image, uncovered by later shapes.
 MIN_VISIBLE_SHARE = 0.7
 
 LONG_SIDE = (120, 260)
 MAX_ASPECT_RATIO = 2.0
-# Of a shape, relative to the shorter side of the picture.
+# Of a shape, relative to the shorter side of the image.
 RADIUS = (0.16, 0.36)
 MAX_ROTATION = math.radians(12)
-# Hue of each class in degrees, and how far a shape may be off: a small model then learns to tell
-# the classes within minutes, by form and colour.
+# Hue of each class in degrees, and by how much a shape may differ. Since classes have their own
+# colours, a small model learns to tell them apart within minutes.
 HUES = (0, 120, 230, 55, 290)
 HUE_JITTER = 12
 
@@ -34,8 +34,8 @@ class Shape:
 
     Attributes:
         label: Index into :data:`CLASSES`.
-        box: Tight ``(x, y, w, h)`` in pixels around the part of the shape that lies inside the
-            picture. Pixels covered by later shapes count.
+        box: Tight ``(x, y, w, h)`` in pixels around the part of the shape inside the image,
+            including pixels that later shapes cover.
         area: Number of pixels of that part.
         color: Fill colour, BGR in 0..255.
     """
@@ -47,15 +47,15 @@ class Shape:
 
 
 def draw_picture(rng: np.random.Generator, num_shapes: int) -> tuple[np.ndarray, list[Shape]]:
-    """Draw a picture of random size with up to ``num_shapes`` shapes on a noisy background.
+    """Draws an image of random size with up to ``num_shapes`` shapes on a noisy background.
 
     Args:
         rng: Source of every random choice.
-        num_shapes: Number of shapes to try. A shape that finds no place where it and all earlier
-            ones stay visible is left out.
+        num_shapes: Number of shapes to try. A shape is left out if no place is found where it and
+            all earlier ones stay visible.
 
     Returns:
-        The picture, (H, W, 3) uint8 BGR, and its shapes from back to front.
+        The image, (H, W, 3) uint8 BGR, and its shapes from back to front.
     """
     height, width = sample_size(rng)
     picture = paint_background(rng, height, width)
@@ -64,7 +64,7 @@ def draw_picture(rng: np.random.Generator, num_shapes: int) -> tuple[np.ndarray,
 
 
 def sample_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Choose ``(height, width)`` in pixels: landscape, portrait or square, odd sizes included."""
+    """Chooses ``(height, width)`` in pixels: landscape, portrait or square, also odd sizes."""
     long_side = int(rng.integers(LONG_SIDE[0], LONG_SIDE[1] + 1))
     short_side = round(long_side / rng.uniform(1.05, MAX_ASPECT_RATIO))
     orientation = rng.choice(['landscape', 'portrait', 'square'], p=[0.5, 0.3, 0.2])
@@ -76,7 +76,7 @@ def sample_size(rng: np.random.Generator) -> tuple[int, int]:
 
 
 def paint_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Paint a colour gradient with soft blotches, (height, width, 3) uint8 BGR."""
+    """Paints a colour gradient with soft blotches, (height, width, 3) uint8 BGR."""
     # Greyish, so that coloured shapes stand out.
     start, end = rng.uniform(70, 185, size=(2, 1)) + rng.uniform(-15, 15, size=(2, 3))
     angle = rng.uniform(0, 2 * math.pi)
@@ -89,14 +89,14 @@ def paint_background(rng: np.random.Generator, height: int, width: int) -> np.nd
 
 
 def add_noise(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """Add Gaussian noise of a random strength to a (H, W, 3) uint8 picture."""
+    """Adds Gaussian noise of random strength to a (H, W, 3) uint8 image."""
     deviation = rng.uniform(1, 6)
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * deviation
     return np.clip(picture + noise, 0, 255).astype(np.uint8)
 
 
 def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> list[Shape]:
-    """Draw up to ``count`` shapes into ``picture`` in place, keeping every one visible.
+    """Draws up to ``count`` shapes into ``picture`` in place, keeping each one visible.
 
     Args:
         rng: Source of every random choice.
@@ -105,7 +105,7 @@ def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> l
 
     Returns:
         The drawn shapes from back to front. At least :data:`MIN_VISIBLE_SHARE` of the pixels of
-        each is seen in the picture.
+        each is visible.
     """
     # Index of the front-most shape at every pixel, -1 for the background.
     front = np.full(picture.shape[:2], -1, dtype=np.int8)
@@ -131,7 +131,7 @@ def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> l
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return ``(x, y, w, h)`` in pixels of the true pixels of a (H, W) mask."""
+    """Returns ``(x, y, w, h)`` in pixels of the true pixels of a (H, W) mask."""
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
@@ -141,15 +141,15 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def _random_mask(
     rng: np.random.Generator, label: int, size: tuple[int, int]
 ) -> tuple[np.ndarray, int]:
-    """Return the (H, W) bool mask of a randomly placed shape and its area before clipping."""
+    """Returns the (H, W) bool mask of a randomly placed shape and its area before clipping."""
     height, width = size
     smallest, largest = (share * min(size) for share in RADIUS)
     radius = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
-    # Close enough to the border to be cut by it now and then, but seldom beyond recognition.
+    # Near enough to the border to be cut by it sometimes, but rarely beyond recognition.
     center = rng.uniform(radius / 2, (width - radius / 2, height - radius / 2))
     angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    # The margin holds what sticks out of the picture, so that the full area can be counted.
+    # The margin holds what extends beyond the image, so that the full area can be counted.
     margin = math.ceil(largest) + 2
     points = _outline(rng, label) @ rotation * radius + center + margin
     canvas = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
@@ -160,7 +160,7 @@ def _random_mask(
 
 
 def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
-    """Return the corners of a shape inside the unit circle, (N, 2) as ``x, y``."""
+    """Returns the corners of a shape inside the unit circle, (N, 2) as ``x, y``."""
     name = CLASSES[label]
     if name == 'circle':
         return _on_circle(np.linspace(0, 2 * math.pi, 48, endpoint=False))
@@ -188,7 +188,7 @@ def _on_circle(angles: np.ndarray) -> np.ndarray:
 
 
 def _color(rng: np.random.Generator, label: int) -> tuple[int, int, int]:
-    """Choose a bright BGR colour around the hue of a class."""
+    """Chooses a bright BGR colour around the hue of a class."""
     hue = (HUES[label] + rng.uniform(-HUE_JITTER, HUE_JITTER)) % 360
     red, green, blue = colorsys.hsv_to_rgb(hue / 360, rng.uniform(0.65, 1), rng.uniform(0.7, 1))
     return round(255 * blue), round(255 * green), round(255 * red)

@@ -1,7 +1,7 @@
-"""Reading of YOLO data sets: a data.yaml, and a text file of boxes for every image.
+"""Reads YOLO datasets: a data.yaml, and a text file of boxes for every image.
 
-The layout is that of Ultralytics (docs.ultralytics.com/datasets/detect). Nothing that a data.yaml
-asks to be downloaded or run is downloaded or run.
+The layout is that of Ultralytics (docs.ultralytics.com/datasets/detect). What a data.yaml says to
+download or run is ignored.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from PIL import Image
 
 from ..errors import InputError
+from .image_file import read_header
 
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 _SPLIT_KEYS = {'train': ('train',), 'val': ('val', 'valid', 'validation'), 'test': ('test',)}
-_EXIF_ORIENTATION = 0x0112
-_EXIF_SIDEWAYS = (5, 6, 7, 8)
-# Labels are written with 6 digits: sums may leave the image by rounding.
+# Labels are written with 6 digits, so that sums of them may leave the image by rounding.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class YoloData:
-    """A YOLO data set.
+    """A YOLO dataset.
 
     Attributes:
         path: The data.yaml.
         classes: Class names, in the order of the numbers in the label files.
-        images: Image files of every split that the data.yaml names, of 'train', 'val', 'test'.
+        images: Image files by 'train', 'val' and 'test', of the splits that the data.yaml names.
     """
 
     path: Path
@@ -45,7 +43,7 @@ class YoloData:
 
 @dataclass
 class _Converted:
-    """What one image and its label file give."""
+    """Size and boxes of one image, or why it cannot be read."""
 
     size: tuple[int, int] | None
     boxes: list[tuple[int, float, float, float, float]] = field(default_factory=list)
@@ -53,17 +51,17 @@ class _Converted:
 
 
 def find_data_yaml(path: Path) -> Path | None:
-    """Finds the data.yaml of a YOLO data set: the file itself, or one in a folder.
+    """Finds the data.yaml of a YOLO dataset: the file itself, or one in a folder.
 
     Raises:
-        InputError: If a folder has several.
+        InputError: If the folder has several.
     """
     files = [path] if path.is_file() else sorted(p for p in path.glob('*') if p.is_file())
     found = [file for file in files if file.suffix in ('.yaml', '.yml') and _is_data_yaml(file)]
     named = [file for file in found if file.stem == 'data']
     if len(found) > 1 and len(named) != 1:
         names = ', '.join(file.name for file in found)
-        raise InputError(f'{path} has several YOLO data files ({names}); name the one to use')
+        raise InputError(f'{path} has several YOLO data files ({names}); give the path of one')
     return next(iter(named or found), None)
 
 
@@ -71,13 +69,13 @@ def read_data_yaml(path: Path) -> YoloData:
     """Reads a data.yaml and lists the images of its splits.
 
     Raises:
-        InputError: If it lacks the class names, or its images are not found.
+        InputError: If it is not valid, or its images are not found.
     """
     content = _load_yaml(path)
     root = path.parent
     if content.get('path'):
         named = root / str(content['path'])
-        root = named if named.is_dir() else root  # else it is where somebody else had the data
+        root = named if named.is_dir() else root  # else a path on a different computer
     images = {}
     for split, keys in _SPLIT_KEYS.items():
         key = next((key for key in keys if content.get(key)), None)
@@ -89,7 +87,7 @@ def read_data_yaml(path: Path) -> YoloData:
 
 
 def fingerprint(data: YoloData, split: str) -> str:
-    """A few characters that change when the files of a split, labels or images, change."""
+    """Returns a few characters that change when labels or images of a split change."""
     digest = hashlib.sha1(repr(data.classes).encode())
     for image in data.images[split]:
         for file in (image, label_file(image)):
@@ -105,11 +103,11 @@ def fingerprint(data: YoloData, split: str) -> str:
 def to_coco(data: YoloData, split: str) -> tuple[dict[str, Any], str, list[str]]:
     """Converts a split to the content of a COCO annotation file.
 
-    Boxes are cut at the border of the image. Polygons become the boxes around them. An image
-    without label file has no objects. Sizes are those of the upright image, as it is loaded.
+    Boxes are clipped to the image. Polygons become the boxes around them. An image without a label
+    file has no objects. Sizes are those of the upright image, as it is loaded.
 
     Returns:
-        The content, the folder that the file names are relative to, and what a person should know.
+        The content, the folder that its file names are relative to, and notes for the user.
 
     Raises:
         InputError: If a label file cannot be used, or no image can be read.
@@ -117,8 +115,8 @@ def to_coco(data: YoloData, split: str) -> tuple[dict[str, Any], str, list[str]]
     files = data.images[split]
     if not any(label_file(image).is_file() for image in files):
         raise InputError(
-            f'none of the {len(files)} {split} images of {data.path} has a label file; for '
-            f'{files[0]} it was looked for at {label_file(files[0])}'
+            f'none of the {len(files)} {split} images of {data.path} has a label file; that of '
+            f'{files[0]} should be {label_file(files[0])}'
         )
     with ThreadPoolExecutor(8) as pool:
         converted = list(pool.map(lambda file: _convert(file, len(data.classes)), files))
@@ -146,12 +144,12 @@ def to_coco(data: YoloData, split: str) -> tuple[dict[str, Any], str, list[str]]
     categories = [dict(id=label + 1, name=name) for label, name in enumerate(data.classes)]
     notes = _describe(split, files, converted)
     if not images:
-        raise InputError(f'{data.path}: {notes[-1]}; no {split} image is left')
+        raise InputError(f'{data.path}: {notes[-1]}; repair at least one')
     return dict(images=images, annotations=annotations, categories=categories), folder, notes
 
 
 def label_file(image: Path) -> Path:
-    """Where the boxes of an image are: in 'labels' instead of the last 'images' of its path."""
+    """Returns the label file of an image: the last 'images' of its path becomes 'labels'."""
     parts = list(image.parent.parts)
     if 'images' in parts:
         parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
@@ -162,7 +160,7 @@ def _is_data_yaml(path: Path) -> bool:
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, ValueError):
-        return path.stem == 'data'  # `read_data_yaml` says what is wrong with it
+        return path.stem == 'data'  # so that read_data_yaml reports what is wrong with it
     return isinstance(content, dict) and ('names' in content or 'nc' in content)
 
 
@@ -173,7 +171,9 @@ def _load_yaml(path: Path) -> dict[str, Any]:
         reason = ' '.join(str(error).split())
         raise InputError(f'{path} is not valid YAML ({reason}); correct it') from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} has no keys; a YOLO data file has 'train', 'val' and 'names'")
+        raise InputError(
+            f"{path} has no keys, but a YOLO data file needs 'train', 'val' and 'names'; add them"
+        )
     return content
 
 
@@ -184,27 +184,31 @@ def _read_names(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
             raise InputError(
-                f"'names' of {path} has the numbers {sorted(names, key=str)[:10]}; they must be 0 "
-                'to the number of classes less 1'
+                f"the keys of 'names' in {path} must be 0 to {len(names) - 1}, one for each class, "
+                f'but are {sorted(names, key=str)[:10]}'
             )
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise InputError(f"'names' of {path} must list the class names, but is {names!r}")
+        raise InputError(f"'names' in {path} must list the class names, but is {names!r}")
     if content.get('nc') not in (None, len(names)):
-        raise InputError(f"{path} has nc={content['nc']}, but {len(names)} 'names'; correct one")
+        raise InputError(
+            f"{path} has nc={content['nc']}, but {len(names)} 'names'; correct one of them"
+        )
     return tuple(str(name) for name in names)
 
 
 def _list_images(path: Path, key: str, entry: Any, root: Path) -> list[Path]:
-    """Images of an entry of a split: a folder, a text file that lists images, or an image."""
+    """Lists the images of an entry: a folder, a text file that lists images, or an image."""
     entry = str(entry)
     tried = [root / entry]
-    if entry.startswith('../'):  # exports of Roboflow are one folder deeper than they say
+    if entry.startswith('../'):  # exports of Roboflow have one '../' too many
         tried.append(root / entry[3:])
     place = next((place for place in tried if place.exists()), None)
     if place is None:
         places = ' and '.join(map(str, tried))
-        raise InputError(f'{key!r} of {path} is {entry!r}, which is not there: looked for {places}')
+        raise InputError(
+            f'{key!r} in {path} is {entry!r}, which does not exist; looked for {places}'
+        )
     if place.is_dir():
         files = sorted(file for file in place.rglob('*') if file.suffix.lower() in IMAGE_SUFFIXES)
     elif place.suffix == '.txt':
@@ -213,7 +217,7 @@ def _list_images(path: Path, key: str, entry: Any, root: Path) -> list[Path]:
     else:
         files = [place]
     if not files:
-        raise InputError(f'{key!r} of {path} has no images: there are none in {place}')
+        raise InputError(f'{key!r} in {path} is {entry!r}, but {place} has no images')
     return [Path(os.path.abspath(file)) for file in files]
 
 
@@ -222,29 +226,26 @@ def _listed(list_file: Path, line: str, root: Path) -> Path:
         if (folder / line).is_file():
             return folder / line
     raise InputError(
-        f'{list_file} lists {line!r}, which is neither in {list_file.parent} nor in {root}'
+        f'{list_file} lists {line!r}, which does not exist in {list_file.parent} or {root}'
     )
 
 
 def _convert(image: Path, num_classes: int) -> _Converted:
     try:
-        with Image.open(image) as opened:
-            width, height = opened.size
-            if opened.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS:
-                width, height = height, width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        size = read_header(image).shown_size
+    except (InputError, OSError) as error:
         return _Converted(None, problem=' '.join(str(error).split()))
-    return _Converted((width, height), _read_boxes(label_file(image), num_classes))
+    return _Converted(size, _read_boxes(label_file(image), num_classes))
 
 
 def _read_boxes(path: Path, num_classes: int) -> list[tuple[int, float, float, float, float]]:
-    """Boxes of a label file: class, x and y of the corner, w, h in shares of the image."""
+    """Reads a label file: class, then x, y, w, h of the box as fractions of the image."""
     try:
         lines = path.read_text(encoding='utf-8').splitlines()
     except FileNotFoundError:
         return []
     except ValueError as error:
-        raise InputError(f'{path} is no text file; remove it or export it again') from error
+        raise InputError(f'{path} is not a text file; remove it or export it again') from error
     rows = ((number, line.split()) for number, line in enumerate(lines, start=1))
     boxes = [_read_box(path, number, row, num_classes) for number, row in rows if row]
     return list(dict.fromkeys(boxes))
@@ -265,8 +266,8 @@ def _read_box(
         )
     if label != int(label) or not 0 <= label < num_classes:
         raise InputError(
-            f"{path}, line {number}: class {row[0]} is not one of the {num_classes} 'names' of the "
-            f'data file (0 to {num_classes - 1})'
+            f'{path}, line {number}: the class must be 0 to {num_classes - 1}, as there are '
+            f"{num_classes} 'names' in the data file, but is {row[0]}"
         )
     if is_polygon:
         x1, y1, x2, y2 = (
@@ -278,8 +279,8 @@ def _read_box(
     centre = ((x1 + x2) / 2, (y1 + y2) / 2)
     if any(not -_TOLERANCE <= value <= 1 + _TOLERANCE for value in (*centre, x2 - x1, y2 - y1)):
         raise InputError(
-            f'{path}, line {number}: coordinates must be shares of width and height between 0 and '
-            f'1, found {" ".join(row)[:80]!r}'
+            f'{path}, line {number}: coordinates must be fractions of width and height between 0 '
+            f'and 1, found {" ".join(row)[:80]!r}'
         )
     x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in (x1, y1, x2, y2))
     return int(label), x1, y1, x2 - x1, y2 - y1
@@ -294,7 +295,7 @@ def _describe(split: str, files: Sequence[Path], converted: Sequence[_Converted]
     if broken:
         file, problem = broken[0]
         notes.append(
-            f'{len(broken)} of {len(files)} {split} images cannot be read and are left out, first '
-            f'{file} ({problem})'
+            f'{len(broken)} of {len(files)} {split} images are left out, because they cannot be '
+            f'read, first {file} ({problem})'
         )
     return notes

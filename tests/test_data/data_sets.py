@@ -1,4 +1,4 @@
-"""Data sets of a few small images on disk, in the layouts that people have."""
+"""Datasets of a few small images on disk, in the usual layouts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_images(folder: Path, content: dict) -> None:
 
 
 def write_coco(ann_file: Path, images: Path, num_images: int = 3, prefix: str = '') -> dict:
-    """Writes a COCO file and its images, named ``prefix`` and a number."""
+    """Writes a COCO file and its images, whose names are ``prefix`` and a number."""
     content = coco_content(num_images)
     for image in content['images']:
         image['file_name'] = prefix + image['file_name']
@@ -32,12 +32,13 @@ def write_coco(ann_file: Path, images: Path, num_images: int = 3, prefix: str = 
 
 
 def write_yolo(root: Path, splits: dict[str, dict], image_folder: str = 'images/{split}') -> Path:
-    """Writes COCO dicts, whose images are on disk elsewhere or not, as a YOLO data set.
+    """Writes COCO dicts as a YOLO dataset.
 
     Args:
-        root: Folder to make.
-        splits: A COCO dict for each split; a ``folder`` entry says where its images are.
-        image_folder: Below ``root``.
+        root: Folder to create.
+        splits: A COCO dict for each split; its images are linked if an entry ``folder`` says where
+            they are, else written.
+        image_folder: Folder of the images of a split, below ``root``.
 
     Returns:
         The data.yaml.

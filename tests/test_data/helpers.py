@@ -1,4 +1,4 @@
-"""A small COCO data set on disk, and what its findings are asserted with."""
+"""A small COCO dataset on disk, and assertions about findings."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ NAMES = ('cat', 'dog', 'red fox')
 
 
 def coco_content(num_images=3, names=NAMES):
-    """A COCO dict with one box of every category on every image of 40 x 30 pixels."""
+    """Returns a COCO dict with a box of each category on every image of 40 x 30 pixels."""
     images = [dict(id=10 + i, file_name=f'{i}.jpg', width=40, height=30) for i in range(num_images)]
     annotations = [
         dict(
@@ -31,7 +31,7 @@ def coco_content(num_images=3, names=NAMES):
 
 
 class Data:
-    """A data set on disk in ``root``, and a config that fits it."""
+    """A dataset on disk in ``root``, and a config that fits it."""
 
     def __init__(self, root):
         self.root = root
@@ -78,13 +78,18 @@ class Data:
 
 
 def only(findings, severity='error', split='train'):
-    """Return the message of the only finding, which must have this severity and split."""
+    """Returns the message of the only finding, which must have this severity and split."""
     assert [(finding.severity, finding.split) for finding in findings] == [(severity, split)], (
         findings
     )
     message = findings[0].message
-    assert message.endswith('.') and '\n' not in message
+    assert_is_one_sentence(message)
     return message
+
+
+def assert_is_one_sentence(message):
+    assert not message.endswith('.') and '\n' not in message
+    assert not message[0].isupper(), message
 
 
 def assert_has(message, *facts):

@@ -59,11 +59,13 @@ def test_no_usable_box(data):
         '2 outside the image',
         "1 with an 'area' of 0 or less",
         "1 marked 'ignore'",
-        '1 of images that the file does not list',
+        '1 on images that the file does not list',
         '1 of other categories',
-        '1 of crowds',
+        '1 on crowd regions',
     )
-    assert_has(only([other], 'warning'), '1 of 9 boxes', 'ignored', 'id 1000, not listed')
+    assert_has(
+        only([other], 'warning'), '1 of 9 boxes', 'ignored', 'id 1000, which the file does not list'
+    )
     assert_has(
         only([dropped], 'warning'),
         '7 of 9 boxes',

@@ -13,7 +13,7 @@ def test_unknown_classes(data):
         '`train_dataloader.dataset.metainfo.classes` lists',
         "'Red_Fox', 'zebra'",
         f"'{data.path('train')}'",
-        "which has 'cat', 'dog', 'red fox'",
+        "its categories are 'cat', 'dog', 'red fox'",
         "did you mean 'red fox' for 'Red_Fox'?",
     )
     assert_has(only(found[1:], 'warning'), '6 of 9 boxes', 'ignored', "'dog', 'red fox'")
@@ -37,7 +37,7 @@ def test_classes_of_the_dataset_class(data):
     [
         (dict(CLASSES=NAMES), "rename it to 'classes'"),
         (dict(classes='cat'), "is the string 'cat'"),
-        (dict(classes=()), 'names no class'),
+        (dict(classes=()), 'is empty; set it to the category names'),
         (dict(classes=('cat', 'dog', 'cat')), "lists 'cat' more than once"),
         (['cat'], 'must be a dict'),
     ],
@@ -89,7 +89,7 @@ def test_class_order(data):
         only(found[:1]),
         f"boxes of 'dog' in '{data.path('train')}' get label 1, which "
         "`train_dataloader.dataset.metainfo.classes` calls 'red fox'",
-        "list the classes in the order of the file: ('cat', 'dog', 'red fox').",
+        "list the classes in the order of the file: ('cat', 'dog', 'red fox')",
     )
 
 
@@ -101,7 +101,8 @@ def test_files_of_different_order(data):
         only(data.check('train', 'val'), split='val'),
         f"boxes of 'red fox' in '{data.path('val')}' get label 0",
         "calls 'cat'",
-        "sort the categories of this one as in the classes: ('cat', 'dog', 'red fox').",
+        'sort the categories of this file, since the files of this config have different orders',
+        "in the order of the classes: ('cat', 'dog', 'red fox')",
     )
     labels = [
         DATASETS.build(data.cfg[f'{split}_dataloader'].dataset).get_data_info(0)['instances'][0][

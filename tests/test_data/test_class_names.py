@@ -40,13 +40,15 @@ def test_what_cannot_be_filled_in(data):
     with pytest.raises(FileNotFoundError, match='train.json'):
         fill_classes(data.cfg)
     data.write('train', dict(coco_content(), categories=[], annotations=[]))
-    with pytest.raises(InputError, match='list no category'):
+    with pytest.raises(InputError, match='list no categories'):
         fill_classes(data.cfg)
     del data.train['ann_file']
-    with pytest.raises(InputError, match='`train_dataloader.dataset.ann_file` is not set'):
+    with pytest.raises(
+        InputError, match='`train_dataloader.dataset.ann_file`, which has the classes, is not'
+    ):
         fill_classes(data.cfg)
     data.cfg.pop('train_dataloader')
     data.cfg.val_dataloader = data.cfg.test_dataloader = None
     data.cfg.model.bbox_head.num_classes = 'auto'
-    with pytest.raises(InputError, match='there is no dataset'):
+    with pytest.raises(InputError, match='the config has no dataset'):
         fill_classes(data.cfg)

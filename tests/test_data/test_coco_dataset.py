@@ -1,5 +1,6 @@
-"""The data set class: labels by name, completed fields, refused names, replaced images."""
+"""The dataset class: labels by name, completed fields, refused names, replaced images."""
 
+import copy
 import json
 import os
 
@@ -10,7 +11,12 @@ from mmdet.registry import DATASETS
 from mmengine.dataset import Compose
 from torch.utils.data import DataLoader
 
-from mmdet_dinov2.data import BadImageError, CheckedLoadImageFromFile, ClassNameCocoDataset
+from mmdet_dinov2.data import (
+    BadImageError,
+    CheckedLoadImageFromFile,
+    ClassNameCocoDataset,
+    coco_dataset,
+)
 from mmdet_dinov2.data.coco_file import leaves_folder
 from mmdet_dinov2.data.seeded import SeededDataset, SeededIndex, StepBatchSampler, derive_seed
 from mmdet_dinov2.errors import InputError
@@ -29,7 +35,7 @@ PIPELINE = [
 
 @pytest.fixture
 def data(tmp_path):
-    """A data set with pictures, read by a ``ClassNameCocoDataset``."""
+    """A dataset with images, read by a ``ClassNameCocoDataset``."""
     data = Data(tmp_path)
     for split in ('train', 'val', 'test'):
         data.cfg[f'{split}_dataloader'].dataset.type = 'ClassNameCocoDataset'
@@ -64,7 +70,7 @@ def test_it_reads_what_mmdet_reads(data):
         theirs = build(data, type=CocoDataset, filter_cfg=filter_cfg)
         assert infos(ours) == infos(theirs) and len(ours) == (6 if filter_cfg is None else 4)
         assert ours.get_cat_ids(0) == theirs.get_cat_ids(0)
-    assert not hasattr(ours, 'cat_img_map')
+    assert ours.cat_img_map is None
 
 
 def test_labels_follow_the_names(data):
@@ -82,7 +88,7 @@ def test_labels_follow_the_names(data):
     assert build(data, 'val').cat_ids == [11, 7, 9]
     findings = data.check()
     assert {finding.severity for finding in findings} == {'info'}
-    assert 'stand in another order' in findings[0].message
+    assert 'lists the categories in a different order' in findings[0].message
 
 
 def test_missing_fields_are_completed_and_the_file_stays(data):
@@ -95,7 +101,7 @@ def test_missing_fields_are_completed_and_the_file_stays(data):
     assert infos(build(data)) == expected
     area, crowd = data.check('train')
     assert_has(only([area], 'info'), "lacks 'area' in 8", 'first id 2', 'the area of the box')
-    assert_has(only([crowd], 'info'), "lacks 'iscrowd' in 8", '0 is taken')
+    assert_has(only([crowd], 'info'), "lacks 'iscrowd' in 8", '0 is used instead')
     assert data.path('train').read_bytes() == before
     # mmdet's own metric reads both.
     data.write('val', content)
@@ -110,7 +116,7 @@ def test_missing_classes_are_refused(data):
         build(data, metainfo=dict(classes=('cat', 'wolf')))
     content = coco_content(names=(*NAMES, 'dog'))
     data.write('train', content)
-    with pytest.raises(InputError, match=r"more than one category of the names \['dog'\]"):
+    with pytest.raises(InputError, match=r"more than one category named 'dog'"):
         build(data)
 
 
@@ -146,22 +152,36 @@ def test_path_traversal_is_refused(data, name):
     content = coco_content()
     content['images'][1]['file_name'] = name
     data.write('train', content)
-    assert_has(only(data.check('train')), '1 images of', 'not inside of the image folder', name)
-    with pytest.raises(InputError, match='not inside of the image folder'):
+    assert_has(only(data.check('train')), '1 images of', 'not inside the image folder', name)
+    with pytest.raises(InputError, match='not inside the image folder'):
         build(data)
 
 
-def test_every_pipeline_loads_with_checks(data):
+@pytest.mark.parametrize('name', ['LoadImageFromFile', 'mmcv.LoadImageFromFile'])
+def test_images_are_loaded_with_checks_outside_of_a_runner(data, monkeypatch, name):
+    said = []
+    monkeypatch.setattr(coco_dataset, 'print_log', lambda text, logger: said.append(text))
+    pipeline = [dict(type=name, color_type='grayscale'), *PIPELINE[1:]]
+    given = copy.deepcopy(pipeline)
+    loading = build(data, pipeline=pipeline).pipeline.transforms[0]
+    assert type(loading) is CheckedLoadImageFromFile and loading.color_type == 'grayscale'
+    assert pipeline == given
+    (line,) = said
+    assert 'in place of LoadImageFromFile' in line and 'pipeline.0' in line
+    build(data, pipeline=[dict(type='CheckedLoadImageFromFile')])
+    assert len(said) == 1
+
+
+def test_hooks_switch_the_pipeline_through_the_wrapper(data):
+    """As mmdet's ``PipelineSwitchHook`` does for the last epochs."""
     dataset = build(data, pipeline=PIPELINE)
-    assert type(dataset.pipeline.transforms[0]) is CheckedLoadImageFromFile
-    # As mmdet's PipelineSwitchHook does in the last epochs, through the wrapper of the loop.
-    SeededDataset(dataset).pipeline = Compose(PIPELINE[:2])
-    assert type(dataset.pipeline.transforms[0]) is CheckedLoadImageFromFile
-    assert len(dataset.pipeline.transforms) == 2
+    wrapper = SeededDataset(dataset)
+    wrapper.pipeline = Compose(PIPELINE[:2])
+    assert wrapper.pipeline is dataset.pipeline and len(dataset.pipeline.transforms) == 2
 
 
 def seeds_and_paths(dataset, workers=0, batch_size=2, epochs=1):
-    """Seed, image and flip of all samples, in order, and the bad images that were met."""
+    """Returns seed, image and flip of all samples in order, and the bad images."""
     sampler = StepBatchSampler(range(len(dataset)), batch_size=batch_size, seed=5)
     loader = DataLoader(
         dataset, batch_sampler=sampler, num_workers=workers, collate_fn=lambda samples: samples
@@ -189,7 +209,7 @@ def test_a_bad_image_is_replaced_by_its_seed(data, case):
     assert sample.metainfo[SAMPLE_SEED] == 77 and sample.img_id != 11
     ((bad_path, reason),) = set(bad_images([sample]))
     assert bad_path == str(path) and BROKEN[case][1] in reason
-    np.random.seed(0)  # what happened before does not matter
+    np.random.seed(0)  # earlier random numbers do not matter
     again = seeded[item]['data_samples']
     assert (again.img_id, again.flip) == (sample.img_id, sample.flip)
     assert BAD_IMAGES not in seeded[SeededIndex(0, 77)]['data_samples'].metainfo
@@ -213,7 +233,7 @@ def test_no_readable_image_is_an_error(data):
     for index in range(3):
         (data.root / 'train' / f'{index}.jpg').unlink()
     dataset = SeededDataset(build(data, pipeline=PIPELINE))
-    with pytest.raises(InputError, match='16 images in a row cannot be read, the last one is'):
+    with pytest.raises(InputError, match='16 images in a row cannot be read, the last one '):
         dataset[SeededIndex(0, 1)]
 
 

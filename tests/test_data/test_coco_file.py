@@ -42,7 +42,10 @@ def delete(*keys):
         (delete('images', 1, 'width'), ["lacks 'width' in images[1]"]),
         (delete('categories', 0, 'name'), ["lacks 'name' in categories[0]"]),
         (delete('annotations', 2, 'area'), ["lacks 'area' in 1 annotations (first id 3)"]),
-        (lambda content: content.update(images={}), ["a dict as 'images'"]),
+        (
+            lambda content: content.update(images={}),
+            ["must have a list as 'images', but has a dict"],
+        ),
         (
             lambda content: content['annotations'][1].update(bbox=[1, 2, 3]),
             ['id 2', '[1, 2, 3]', 'four finite numbers'],
@@ -66,10 +69,10 @@ def delete(*keys):
         (lambda content: content['categories'][1].update(id=7), ["more than once in 'categories'"]),
         (lambda content: content['images'][1].update(width=0), ['width 0', 'a positive number']),
         (lambda content: content['images'][1].update(file_name=3), ['file_name 3', 'images[1]']),
-        (lambda content: content['images'].append('x.jpg'), ['images[3]']),
+        (lambda content: content['images'].append('x.jpg'), ["lacks 'file_name'", 'images[3]']),
         (
             lambda content: content['images'].extend([{}, 7]),
-            ["lacks 'file_name'", 'images[3]', 'There are 1 more such entries', 'images[4]'],
+            ["lacks 'file_name'", 'images[3]', "1 more such entries: 'images[4]'"],
         ),
         (lambda content: content['categories'][0].update(name=None), ['name None', 'a name']),
     ],
@@ -89,7 +92,7 @@ def test_not_json(data):
     data.path('train').write_bytes(b'\xff\xfe{}')
     assert_has(only(data.check('train')), f"'{data.path('train')}' is not valid JSON (")
     data.path('train').write_text('[]')
-    assert_has(only(data.check('train')), 'holds a list')
+    assert_has(only(data.check('train')), 'but holds a list')
 
 
 def test_boxes_are_counted_as_mmdet_keeps_them(tmp_path):

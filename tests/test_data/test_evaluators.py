@@ -7,7 +7,7 @@ from mmdet_dinov2.data import fill_evaluator_ann_file
 from .helpers import assert_has, only
 
 
-def test_evaluator_of_another_file(data):
+def test_evaluator_of_a_different_file(data):
     data.cfg.val_evaluator = [dict(type='CocoMetric', ann_file=str(data.path('train')))]
     assert_has(
         only(data.check(), split='val'),

@@ -1,7 +1,5 @@
 """The check of annotation files together with all images."""
 
-import json
-import os
 import shutil
 
 import pytest
@@ -16,7 +14,7 @@ from .images import BROKEN, jpeg
 
 @pytest.fixture
 def data(tmp_path):
-    """A sound data set: all images differ."""
+    """A sound dataset, whose images all differ."""
     data = Data(tmp_path)
     for number, split in enumerate(('train', 'val')):
         for index in range(3):
@@ -27,7 +25,7 @@ def data(tmp_path):
 
 
 def problems(data, *splits):
-    """What is found besides facts."""
+    """Returns the findings other than facts."""
     found = check_dataset(data.cfg, splits or ('train', 'val', 'test'), workers=2).findings
     return [finding for finding in found if finding.severity != 'fact']
 
@@ -38,15 +36,17 @@ def test_sound_data_give_facts_only(data):
     assert not report.failed and len(report.files) == 3
     assert {finding.severity for finding in report.findings} == {'fact'}
     first = report.findings[0].message
-    assert_has(first, '3 images, 0 of them without boxes; 9 usable boxes, 0 crowds, at most 3')
+    assert_has(
+        first, '3 images, 0 of them without boxes; 9 usable boxes and 0 crowd regions; up to 3'
+    )
     assert 'cat 3, dog 3, red fox 3' in first
-    assert seen == [6] * 6  # what val and test share is opened once
+    assert seen == [6] * 6  # images that val and test share are opened once
 
 
 @pytest.mark.parametrize('case', BROKEN)
 def test_broken_images(data, case):
     (data.root / 'train' / '1.jpg').write_bytes(BROKEN[case][0])
-    assert data.check('train') == []  # which only the full check can see
+    assert data.check('train') == []  # only the full check opens images
     assert_has(
         only(problems(data, 'train')), '1 of 3 images cannot be read', 'train/1.jpg: the',
         BROKEN[case][1],
@@ -56,8 +56,8 @@ def test_broken_images(data, case):
 def test_sizes_that_contradict_the_file(data):
     (data.root / 'train' / '1.jpg').write_bytes(jpeg(41, 30))
     assert_has(
-        only(problems(data, 'train')), '1 of 3 images have another size',
-        "'1.jpg: 40 x 30, is 41 x 30'",
+        only(problems(data, 'train')), '1 of 3 images do not have the size in the annotation file',
+        "'1.jpg: 40 x 30, but is 41 x 30'",
     )  # fmt: skip
 
 
@@ -68,12 +68,12 @@ def test_rotations(data):
         "'1.jpg (6)'", 'loaded without it',
     )  # fmt: skip
     data.train.type = 'CocoDataset'
-    assert_has(only(problems(data, 'train')), 'that loading applies', 'ClassNameCocoDataset')
+    assert_has(only(problems(data, 'train')), 'but mmdet applies', 'ClassNameCocoDataset')
     # Annotated as it is shown.
     (data.root / 'train' / '1.jpg').write_bytes(jpeg(30, 40, orientation=6))
     assert problems(data, 'train') == []
     (data.root / 'train' / '1.jpg').write_bytes(jpeg(40, 30, orientation=3))
-    assert_has(only(problems(data, 'train'), 'warning'), "'1.jpg (3)'", 'does not show')
+    assert_has(only(problems(data, 'train'), 'warning'), "'1.jpg (3)'", 'does not show whether')
 
 
 def test_images_in_training_and_test(data):
@@ -93,10 +93,10 @@ def test_images_in_training_and_test(data):
     )
 
 
-def test_images_that_are_there_twice(data):
+def test_images_that_exist_twice(data):
     shutil.copy(data.root / 'train' / '1.jpg', data.root / 'train' / '2.jpg')
     assert_has(
-        only(problems(data, 'train'), 'warning'), '1 images are there more than once', '1.jpg = 2.'
+        only(problems(data, 'train'), 'warning'), '1 images exist more than once', '1.jpg = 2.'
     )
     content = coco_content()
     content['images'][2]['file_name'] = '1.jpg'
@@ -128,7 +128,9 @@ def test_small_boxes(data):
     data.cfg.model.backbone = dict(patch_size=16)
     data.cfg.model.neck = dict(scale_factors=(2.0, 1.0))
     message = only(problems(data, 'train'), 'warning')
-    assert_has(message, '100% of the boxes are smaller than the finest stride', 'their own size')
+    assert_has(
+        message, '100% of the boxes are smaller than the finest stride', 'the size of the files'
+    )
     assert finest_stride(Config(dict(model=dict(backbone=dict(depth=50))))) is None
 
 
@@ -136,7 +138,7 @@ def test_classes_without_boxes(data):
     content = coco_content()
     content['annotations'] = [a for a in content['annotations'] if a['category_id'] != 9]
     data.write('train', content)
-    assert_has(only(problems(data, 'train'), 'warning'), '1 classes have no box', '(dog)')
+    assert_has(only(problems(data, 'train'), 'warning'), '1 of 3 classes have no boxes', "('dog')")
 
 
 def test_normalised_boxes_and_corners(data):
@@ -148,7 +150,7 @@ def test_normalised_boxes_and_corners(data):
     for annotation in content['annotations']:
         annotation['bbox'] = [20, 15, 38, 29]
     data.write('train', content)
-    assert_has(only(data.check('train')), 'look like x1, y1, x2, y2')
+    assert_has(only(data.check('train')), 'look like x1, y1, x2, y2: ')
     content['annotations'][0]['bbox'] = [20, 15, 10, 5]
     data.write('train', content)
     assert data.check('train') == []
@@ -157,7 +159,7 @@ def test_normalised_boxes_and_corners(data):
     content['annotations'][2]['bbox'] = [0, 0, 1, 1]
     data.write('train', content)
     (dropped,) = data.check('train')
-    assert '1 within 0 and 1, as shares of the image (id ' in dropped.message
+    assert '1 between 0 and 1, as fractions of the image (id ' in dropped.message
 
 
 def test_the_published_blood_cells(shared):
@@ -191,16 +193,16 @@ def test_the_table_has_errors_first(data, capsys):
     Console(width=100).print(findings_table(check_dataset(data.cfg).findings))
     text = capsys.readouterr().out
     assert text.index('error') < text.index('warning') < text.index('fact')
-    # What val and test have in common is one row.
-    assert text.count('val, test') >= 1
+    # The warning and the fact that val and test share are one row each.
+    assert text.count('val, test') == 2
 
 
 def test_unreadable_annotations_do_not_stop_the_check(data):
     data.path('val').write_text('{')
-    os.chmod(data.root / 'train', 0o755)
-    found = problems(data)
-    assert [(finding.severity, finding.split) for finding in found] == [
+    (data.root / 'train' / '1.jpg').write_bytes(b'')
+    *unreadable, broken = problems(data)
+    assert [(finding.severity, finding.split) for finding in unreadable] == [
         ('error', 'val'),
         ('error', 'test'),
     ]
-    assert json.loads(data.path('train').read_text())
+    assert_has(only([broken]), '1 of 3 images cannot be read')

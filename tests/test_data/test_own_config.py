@@ -1,4 +1,4 @@
-"""A user's data set in a config."""
+"""A user's dataset in a config."""
 
 import copy
 
@@ -92,7 +92,7 @@ def test_wrapped_data_sets(cfg):
 def test_configs_that_do_not_fit(cfg):
     other = copy.deepcopy(cfg)
     other.model.pop('bbox_head')
-    with pytest.raises(InputError, match='has no bbox_head'):
+    with pytest.raises(InputError, match='does not have a bbox_head'):
         use_own_data(other, own_data('train', 'val'))
     other = copy.deepcopy(cfg)
     other.val_dataloader = None

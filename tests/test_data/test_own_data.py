@@ -1,9 +1,10 @@
-"""The folder of a data set says what is in it."""
+"""The splits, files and classes of a dataset, found from its folder."""
 
 import json
 import multiprocessing
 import shutil
 from collections import Counter
+from unittest import mock
 
 import pytest
 
@@ -15,7 +16,7 @@ from .helpers import NAMES, coco_content
 
 
 def tree(root):
-    """Every file below a folder with its time of change."""
+    """Returns every file below a folder with the time of its last change."""
     return {path: path.stat().st_mtime_ns for path in root.rglob('*')}
 
 
@@ -73,7 +74,7 @@ def test_files_of_coco_without_boxes_are_passed_over(tmp_path):
 
 
 def roboflow(root, splits=('train', 'valid', 'test')):
-    """An export of Roboflow, whose category 0 is a heading."""
+    """Writes an export of Roboflow, whose category 0 is a heading."""
     for split in splits:
         content = write_coco(root / split / '_annotations.coco.json', root / split)
         for category in content['categories']:
@@ -86,7 +87,7 @@ def test_export_of_roboflow(tmp_path):
     roboflow(tmp_path)
     data = find_own_data(tmp_path, tmp_path / 'cache')
     assert data.classes == NAMES
-    assert any("'animals' (id 0) has no boxes" in note for note in data.notes)
+    assert any("'animals' (id 0) is not a class" in note for note in data.notes)
     assert data.splits['val'].image_folder == str(tmp_path / 'valid')
     assert set(data.splits) == {'train', 'val', 'test'}
 
@@ -160,8 +161,8 @@ def test_processes_convert_at_once_and_one_writes(tmp_path):
 def test_a_failed_conversion_leaves_no_file(tmp_path, monkeypatch):
     root, cache = tmp_path / 'data', tmp_path / 'cache'
     write_yolo(root, dict(train=coco_content(3)))
-    monkeypatch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(OSError, match='disk full'):
+    monkeypatch.setattr('os.replace', mock.Mock(side_effect=OSError('disk full')))
+    with pytest.raises(InputError, match=r'train-\w+.json could not be written \(disk full'):
         find_own_data(root, cache)
     assert [path.name for path in cache.iterdir()] == ['.lock']
 
@@ -181,14 +182,16 @@ def test_what_was_looked_for_and_where(tmp_path):
         find_own_data(tmp_path, tmp_path / 'cache')
     with pytest.raises(FileNotFoundError, match='none does not exist; check the path after --data'):
         find_own_data(tmp_path / 'none', tmp_path / 'cache')
-    with pytest.raises(InputError, match='notes.txt is a file: give the folder'):
+    with pytest.raises(InputError, match='notes.txt is a file; give the folder'):
         find_own_data(tmp_path / 'notes.txt', tmp_path / 'cache')
 
 
 def test_images_that_are_nowhere(tmp_path):
     write_coco(tmp_path / 'annotations/train.json', tmp_path / 'images')
     shutil.rmtree(tmp_path / 'images')
-    with pytest.raises(InputError, match=r"train.json' were not found \(the first is '0.jpg'\)"):
+    with pytest.raises(
+        InputError, match=r"train.json' \(first '0.jpg'\) were not found; looked in"
+    ):
         find_own_data(tmp_path, tmp_path / 'cache')
 
 
@@ -244,7 +247,7 @@ def test_bccd_as_published_and_as_yolo(shared, tmp_path):
 
 
 def boxes_by_image(content):
-    """Corners inside the image, in pixels, of every box, by image, class and order."""
+    """Returns the corners of all boxes, clipped to their image, by image, class and order."""
     images = {image['id']: image for image in content['images']}
     names = {category['id']: category['name'] for category in content['categories']}
     boxes, seen, counts = {}, set(), Counter()
@@ -252,7 +255,7 @@ def boxes_by_image(content):
         image = images[annotation['image_id']]
         x, y, w, h = annotation['bbox']
         key = (image['file_name'], names[annotation['category_id']], x, y, w, h)
-        if key in seen:  # YOLO keeps no double boxes
+        if key in seen:  # repeated boxes are dropped from YOLO labels
             continue
         seen.add(key)
         counts[key[:2]] += 1

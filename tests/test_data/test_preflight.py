@@ -87,9 +87,12 @@ def test_wrapped_datasets(data):
     )
 
 
-def test_datasets_of_another_format_are_passed_over(data):
+def test_datasets_of_a_different_format_are_skipped(data):
     data.train.type = 'LVISV1Dataset'
-    assert_has(only(data.check('train'), 'info'), '`train_dataloader.dataset` is a LVISV1Dataset')
+    assert_has(
+        only(data.check('train'), 'info'),
+        '`train_dataloader.dataset` is not checked, because LVISV1',
+    )
     data.train.type = 'VOCDataset'
     assert_has(only(data.check('train'), 'info'), 'VOCDataset')
     data.train.type = CocoDataset
@@ -98,7 +101,7 @@ def test_datasets_of_another_format_are_passed_over(data):
     assert_has(only(data.check('train')), "`train_dataloader.dataset.type` is 'CocoDatsaet'")
 
 
-def test_remote_paths_are_passed_over(data):
+def test_remote_paths_are_skipped(data):
     data.train.data_prefix.img = 's3://bucket/train/'
     assert_has(only(data.check('train'), 'info'), "'s3://bucket/train/' is not on the local disk")
     data.train.data_root = 'https://example.com/data'
@@ -124,9 +127,9 @@ def test_shapes_are_generated_first(tmp_path):
     assert (root / 'train' / '000003.jpg').exists()
 
     cfg.train_dataloader.dataset.generate.seed = 1
-    assert_has(only(check_config(cfg)), f"'{root}' was made with", 'seed=0', 'seed=1')
+    assert_has(only(check_config(cfg)), f"'{root}' was generated with", 'seed=0', 'seed=1')
     cfg.train_dataloader.dataset.generate = dict(sede=1)
-    assert_has(only(check_config(cfg)), "unknown keys ['sede']")
+    assert_has(only(check_config(cfg)), "the unknown keys ['sede']")
 
 
 def test_files_and_folders_are_read_once(data, monkeypatch):
@@ -141,17 +144,17 @@ def test_files_and_folders_are_read_once(data, monkeypatch):
 
 def test_raise_on_errors_lists_errors_first():
     findings = [
-        Finding('warning', 'train', 'Few boxes.'),
-        Finding('info', 'val', 'Remote.'),
-        Finding('error', 'val', 'No file.'),
-        Finding('error', 'train', 'No class.'),
+        Finding('warning', 'train', 'few boxes'),
+        Finding('info', 'val', 'remote'),
+        Finding('error', 'val', 'no file'),
+        Finding('error', 'train', 'no class'),
     ]
     with pytest.raises(InputError) as error:
         raise_on_errors(findings)
     assert str(error.value).splitlines() == [
-        'The data set check found 2 errors:',
-        '  error [val]: No file.',
-        '  error [train]: No class.',
-        '  warning [train]: Few boxes.',
+        'the dataset check found 2 errors:',
+        '  error [val]: no file',
+        '  error [train]: no class',
+        '  warning [train]: few boxes',
     ]
     raise_on_errors(findings[:2])

@@ -1,4 +1,4 @@
-"""Random annotation files: the check never fails, and what it calls clean trains and scores."""
+"""Random annotation files: the check never fails, and files without errors train and score."""
 
 import io
 import json
@@ -23,6 +23,7 @@ from mmdet_dinov2.data.seeded import SeededDataset, SeededIndex
 from mmdet_dinov2.evaluation import ClassNameCocoMetric
 
 from ..tiny import tiny_detector, total_loss
+from .helpers import assert_is_one_sentence
 from .images import jpeg
 
 CLASSES = ('cat', 'dog', 'fox')  # as many as the tiny detector has
@@ -42,7 +43,7 @@ numbers = st.floats(-60, 60) | st.integers(-60, 60) | st.sampled_from([0, 0.5, 1
 
 
 def mostly(usual, unusual=anything):
-    """The first strategy, and now and then the other."""
+    """The first strategy, and sometimes the other."""
     return st.integers(0, 30).flatmap(lambda number: usual if number else unusual)
 
 
@@ -90,7 +91,7 @@ files = mostly(
 
 @st.composite
 def clean_files(draw):
-    """Files that differ in all that is allowed: order, ids, boxes, missing fields."""
+    """Files that differ in everything that is allowed: order, ids, boxes, missing fields."""
     category_ids = draw(st.permutations([3, 0, 'x']))
     names = draw(st.permutations(CLASSES))
     image_ids = draw(st.lists(st.integers(-5, 50), min_size=1, max_size=4, unique=True))
@@ -166,7 +167,7 @@ def config_of(root, content):
 
 
 def train_and_score(cfg, root, model=None):
-    """Loads all images, makes a step with them, scores boxes of random places."""
+    """Loads all images, computes the loss for them, and scores boxes at random places."""
     dataset = SeededDataset(DATASETS.build(cfg.train_dataloader.dataset))
     samples = [dataset[SeededIndex(index, index)] for index in range(len(dataset))]
     for sample in samples:
@@ -203,9 +204,9 @@ def test_the_check_never_fails(root, content):
     findings = check_config(cfg)
     for finding in findings:
         assert finding.severity in ('error', 'warning', 'info')
-        assert '\n' not in finding.message and finding.message.endswith('.')
+        assert_is_one_sentence(finding.message)
     report = check_dataset(cfg, ('train', 'val'), workers=1)
-    assert report.failed == any(finding.severity == 'error' for finding in report.findings)
+    assert set(findings) <= set(report.findings)
     table = io.StringIO()
     Console(file=table, width=100).print(findings_table(report.findings))
     assert table.getvalue()
@@ -221,7 +222,7 @@ def test_what_is_clean_trains(root, model, content):
     cfg = config_of(root, content)
     findings = check_config(cfg)
     errors = [finding for finding in findings if finding.severity == 'error']
-    # The one mistake that random boxes can still make: all look like corners.
+    # The one mistake that random boxes can still make: they may all look like corners.
     if not any('look like x1' in finding.message for finding in errors):
         assert errors == []
         train_and_score(cfg, root, model)

@@ -97,7 +97,7 @@ def test_splits_differ_and_small_sets_begin_large_ones(root, tmp_path):
     assert (small / 'train/000002.jpg').read_bytes() == (root / 'train/000002.jpg').read_bytes()
 
 
-def test_an_equal_data_set_is_left_alone(tmp_path, monkeypatch):
+def test_an_equal_dataset_is_left_alone(tmp_path, monkeypatch):
     root = generate_shapes(tmp_path / 'shapes', 2, 1)
     monkeypatch.setattr(shapes, '_write_split', lambda *args: pytest.fail('written again'))
     assert generate_shapes(str(root), 2, 1) == root
@@ -125,7 +125,7 @@ def test_other_content_is_refused_and_kept(tmp_path):
         (tmp_path / name).write_text('mine')
     with pytest.raises(InputError) as error:
         generate_shapes(tmp_path, 2, 1)
-    for fact in (f"'{tmp_path}'", '4 other entries', "'a.txt', 'b.txt', 'c.txt', ...", 'data_root'):
+    for fact in (f"'{tmp_path}'", "'a.txt', 'b.txt', 'c.txt' and 1 more", 'data_root'):
         assert fact in str(error.value)
     assert len(read_all(tmp_path)) == 4
 
@@ -139,19 +139,20 @@ def test_other_arguments_are_refused(tmp_path):
     before = read_all(root)
     with pytest.raises(InputError) as error:
         generate_shapes(root, 4, 1, seed=3)
-    assert f"'{root}' was made with generator_version=1, num_train=2, num_val=1, seed=3" in str(
-        error.value
+    assert (
+        f"'{root}' was generated with generator_version=1, num_train=2, num_val=1, seed=3"
+        in str(error.value)
     )
-    assert 'generator_version=1, num_train=4, num_val=1, seed=3 is asked for' in str(error.value)
+    assert 'generator_version=1, num_train=4, num_val=1, seed=3 is requested' in str(error.value)
     assert '`generate`' in str(error.value)
     assert read_all(root) == before
 
     (root / 'shapes.json').write_text('{"num_tr')
-    with pytest.raises(InputError, match='made with no readable arguments'):
+    with pytest.raises(InputError, match='generated with unreadable arguments'):
         generate_shapes(root, 2, 1, seed=3)
 
 
-def test_another_generator_version_is_refused(tmp_path, monkeypatch):
+def test_a_different_generator_version_is_refused(tmp_path, monkeypatch):
     root = generate_shapes(tmp_path / 'shapes', 2, 1)
     monkeypatch.setattr(shapes, 'GENERATOR_VERSION', 2)
     with pytest.raises(InputError, match='generator_version=2'):
@@ -206,7 +207,7 @@ def test_the_loser_of_a_race_uses_the_winner(tmp_path, monkeypatch, seed_of_winn
     if seed_of_winner == 0:
         assert generate_shapes(root, 2, 1) == root
     else:
-        with pytest.raises(InputError, match='seed=1, but .*seed=0 is asked for'):
+        with pytest.raises(InputError, match='seed=1, but .*seed=0 is requested'):
             generate_shapes(root, 2, 1)
     assert (root / 'train' / 'of_winner').exists()
     assert [path.name for path in tmp_path.iterdir()] == ['shapes']

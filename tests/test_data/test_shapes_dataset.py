@@ -60,12 +60,12 @@ def test_unknown_keys_raise_before_anything_is_read(tmp_path, generate, message)
 
 @pytest.mark.parametrize('data_root', ['', None])
 def test_needs_a_folder(data_root):
-    with pytest.raises(InputError, match=f'data_root is {data_root!r}; set it to a local folder'):
+    with pytest.raises(InputError, match=f'data_root is {data_root!r}; set it to a folder'):
         ShapesDataset(data_root=data_root, ann_file='annotations/train.json')
 
 
 def test_needs_a_local_folder():
-    with pytest.raises(InputError, match="data_root is 's3://b/shapes'; set it to a local folder"):
+    with pytest.raises(InputError, match="data_root is 's3://b/shapes'; set it to a folder"):
         ensure_shapes('s3://b/shapes', None)
 
 

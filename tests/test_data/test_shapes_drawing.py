@@ -16,14 +16,14 @@ from mmdet_dinov2.data.shapes_drawing import (
 
 
 def draw_on_black(seed, count=8, height=151, width=203):
-    """Draw without background and noise, so that the colour of a pixel tells its shape."""
+    """Draws without background and noise, so that each shape has pixels of one colour."""
     picture = np.zeros((height, width, 3), dtype=np.uint8)
     shapes = place_shapes(np.random.default_rng(seed), picture, count)
     return picture, shapes
 
 
 def seen_pixels(picture, shape):
-    """Return the (N, 2) ``x, y`` of the pixels of a shape, found by its colour."""
+    """Returns the (N, 2) ``x, y`` of the pixels of a shape, found by its colour."""
     return np.argwhere((picture == shape.color).all(axis=2))[:, ::-1]
 
 
@@ -57,7 +57,7 @@ def test_every_shape_stays_visible():
 
 
 def script_masks(monkeypatch, masks):
-    """Let place_shapes draw the given ``(mask, full_area)`` in turn, then the last for ever."""
+    """Lets place_shapes draw the given ``(mask, full_area)`` in turn, then always the last."""
     masks = list(masks)
     monkeypatch.setattr(
         shapes_drawing,
@@ -77,7 +77,7 @@ def block(x, y, w, h, full_area=None):
     [
         (block(0, 0, 3, 10), 2),  # covers 30 % of the first
         (block(0, 0, 4, 10), 1),  # covers 40 % of it
-        (block(20, 0, 7, 10, full_area=100), 2),  # 70 % inside the picture
+        (block(20, 0, 7, 10, full_area=100), 2),  # 70 % inside the image
         (block(20, 0, 7, 10, full_area=101), 1),  # less
     ],
 )
@@ -97,7 +97,7 @@ def test_masks_come_with_their_area_before_clipping():
         mask, full_area = shapes_drawing._random_mask(rng, CLASSES.index('circle'), (80, 120))
         columns, rows = mask.any(axis=0), mask.any(axis=1)
         num_sides = int(columns[0]) + columns[-1] + rows[0] + rows[-1]
-        # Cut by one side of the picture, a circle still shows its diameter along that side.
+        # Cut by one side of the image, a circle still has its diameter along that side.
         diameter, rest = max(columns.sum(), rows.sum()), min(columns.sum(), rows.sum())
         if num_sides == 0:
             assert full_area == mask.sum()
@@ -147,7 +147,7 @@ def test_pictures_are_noisy_and_depend_on_the_seed_only():
     np.testing.assert_array_equal(first, second)
     assert other.shape != first.shape or (other != first).any()
     steps = np.abs(np.diff(first.astype(int), axis=1))
-    assert np.median(steps) > 0, 'a picture without noise has equal neighbours'
+    assert np.median(steps) > 0, 'an image without noise has equal neighbours'
 
 
 def test_no_shapes():

@@ -1,4 +1,4 @@
-"""Reading of YOLO data sets."""
+"""Reading of YOLO datasets."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ from .helpers import NAMES, coco_content
 
 @pytest.fixture
 def yolo(tmp_path):
-    """A data set of 2 images; returns its data.yaml."""
+    """The data.yaml of a dataset of 2 images."""
     return write_yolo(tmp_path, dict(train=coco_content(2)))
 
 
@@ -84,13 +84,16 @@ def test_class_names(yolo, values, names):
 @pytest.mark.parametrize(
     ('values', 'message'),
     [
-        (dict(names={1: 'a'}), r"'names' of .*data.yaml has the numbers \[1\]; they must be 0"),
-        (dict(names=None), "'names' of .* must list the class names, but is None"),
+        (
+            dict(names={1: 'a'}),
+            r"the keys of 'names' in .*data.yaml must be 0 to 0, .* but are \[1\]",
+        ),
+        (dict(names=None), "'names' in .* must list the class names, but is None"),
         (dict(nc=5), "has nc=5, but 3 'names'"),
-        (dict(train='none'), r"'train' of .* is 'none', which is not there: looked for .*none"),
-        (dict(train='../none'), 'which is not there: looked for .*none and .*/none'),
-        (dict(train='labels'), "'train' of .* has no images"),
-        (dict(train='list.txt'), "list.txt lists 'x.jpg', which is neither in"),
+        (dict(train='none'), r"'train' in .* is 'none', which does not exist; looked for .*none"),
+        (dict(train='../none'), 'which does not exist; looked for .*none and .*/none'),
+        (dict(train='labels'), "'train' in .* is 'labels', but .*labels has no images"),
+        (dict(train='list.txt'), "list.txt lists 'x.jpg', which does not exist in"),
     ],
 )
 def test_a_data_file_that_cannot_be_used(yolo, values, message):
@@ -161,9 +164,12 @@ def test_boxes_and_polygons(yolo, text, box):
         ('0 0.5 0.5 0.2', "expected 'class x y width height' or a polygon, found '0 0.5 0.5 0.2'"),
         ('cat 0.5 0.5 0.2 0.2', "found 'cat 0.5"),
         ('0 nan 0.5 0.2 0.2', "found '0 nan"),
-        ('3 0.5 0.5 0.2 0.2', "class 3 is not one of the 3 'names'"),
-        ('0.5 0.5 0.5 0.2 0.2', 'class 0.5 is not one of'),
-        ('0 20 15 10 5', 'must be shares of width and height'),
+        (
+            '3 0.5 0.5 0.2 0.2',
+            "the class must be 0 to 2, as there are 3 'names' in the data file, but is 3",
+        ),
+        ('0.5 0.5 0.5 0.2 0.2', 'the class must be 0 to 2, .* but is 0.5'),
+        ('0 20 15 10 5', 'must be fractions of width and height'),
     ],
 )
 def test_a_bad_line_is_named(yolo, line, message):
@@ -175,24 +181,27 @@ def test_a_bad_line_is_named(yolo, line, message):
 def test_images_without_boxes_and_broken_ones(yolo):
     root = yolo.parent
     (root / 'labels/train/0.txt').unlink()
-    (root / 'images/train/2.jpg').write_bytes(b'no image')
+    (root / 'images/train/2.jpg').write_bytes(b'not an image')
     content, _, notes = convert(yolo)
     assert [image['file_name'] for image in content['images']] == ['0.jpg', '1.jpg']
     assert {a['image_id'] for a in content['annotations']} == {2}
     assert notes[0] == '1 of 3 train images have no boxes'
-    assert '1 of 3 train images cannot be read and are left out' in notes[1] and '2.jpg' in notes[1]
+    assert '1 of 3 train images are left out, because they cannot be read, first ' in notes[1]
+    assert '2.jpg (the file is not an image)' in notes[1]
 
 
 def test_labels_that_are_nowhere(yolo):
     (yolo.parent / 'labels').rename(yolo.parent / 'txt')
-    with pytest.raises(InputError, match='none of the 2 train images .* looked for at .*labels/tr'):
+    with pytest.raises(
+        InputError, match='none of the 2 train images .* should be .*labels/train/0.txt'
+    ):
         convert(yolo)
 
 
 def test_sizes_are_those_of_the_upright_image(yolo):
     path = yolo.parent / 'images/train/0.jpg'
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # to be rotated by 90 degrees
     Image.fromarray(np.zeros((20, 50, 3), np.uint8)).save(path, exif=exif)
     height, width = cv2.imread(str(path)).shape[:2]
     content, _, _ = convert(yolo)
