@@ -17,7 +17,7 @@ NUM_CLASSES = 3
 
 
 def randomize(model: nn.Module, std: float = 0.2) -> nn.Module:
-    """Gives every parameter a value that matters; LayerScales lie in 0.5..1.5."""
+    """Gives every parameter a value that matters; those of LayerScales lie in 0.5..1.5."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith('gamma'):
@@ -30,12 +30,12 @@ def randomize(model: nn.Module, std: float = 0.2) -> nn.Module:
 
 
 def tiny_backbone(**kwargs) -> DINOv2:
-    """A 4-block DINOv2 with random weights; arguments as for ``DINOv2``."""
+    """Builds a 4-block DINOv2 with random weights; arguments as for ``DINOv2``."""
     return randomize(DINOv2(**{'arch': ARCH, 'img_size': 56, 'patch_size': 14, **kwargs}))
 
 
 def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
-    """Config of a detector with one encoder and two decoder layers."""
+    """Returns the config of a detector with one encoder and two decoder layers."""
     dims = 32
     return dict(
         type='PaddingAwareDINO',
@@ -110,15 +110,15 @@ def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
 
 
 def tiny_detector(**kwargs) -> nn.Module:
-    """A detector with random weights; arguments as for ``detector_cfg``."""
+    """Builds a detector with random weights; arguments as for ``detector_cfg``."""
     model = MODELS.build(detector_cfg(**kwargs))
     model.init_weights()
-    # Published initial values leave boxes and sampling points untouched by the features.
+    # With the published initial values, boxes and sampling points do not depend on the features.
     return randomize(model, std=0.1)
 
 
 def data_sample(height: int, width: int, num_boxes: int = 0) -> DetDataSample:
-    """Ground truth with random boxes inside an image."""
+    """Makes ground truth with random boxes inside an image."""
     sample = DetDataSample(
         metainfo=dict(
             img_shape=(height, width),
@@ -136,7 +136,7 @@ def data_sample(height: int, width: int, num_boxes: int = 0) -> DetDataSample:
 
 
 def pad_batch(images: Sequence[Tensor], size: tuple[int, int], fill: float = 7.0) -> Tensor:
-    """Stacks images at the top left of a canvas whose padding would be noticed."""
+    """Stacks images at the top left of a canvas with a padding that would be noticed."""
     batch = torch.full((len(images), 3, *size), fill)
     for canvas, image in zip(batch, images, strict=True):
         canvas[:, : image.shape[1], : image.shape[2]] = image
@@ -144,7 +144,7 @@ def pad_batch(images: Sequence[Tensor], size: tuple[int, int], fill: float = 7.0
 
 
 def total_loss(losses: dict) -> Tensor:
-    """Sum of all loss terms."""
+    """Adds up all loss terms."""
     return sum(
         (term if isinstance(term, Tensor) else torch.stack(list(term))).sum()
         for name, term in losses.items()

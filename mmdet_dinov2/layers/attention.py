@@ -18,9 +18,9 @@ _MAX_VARLEN_HEAD_DIM = 256
 def segment_attention(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, implementation: str = 'auto'
 ) -> Tensor:
-    """Softmax attention in which every token sees exactly the tokens of its own segment.
+    """Computes softmax attention in which each token sees exactly the tokens of its own segment.
 
-    The same as attention over the whole stream with a block-diagonal mask (DINOv2,
+    The result is that of attention over the whole stream with a block-diagonal mask (DINOv2,
     arXiv:2304.07193, section 5), without the work outside the blocks.
 
     Args:
@@ -30,8 +30,8 @@ def segment_attention(
         segments: The segments; their lengths add up to T.
         implementation: 'grouped' makes one dense batch of each run of equal lengths, on any device
             and in any dtype. 'varlen' is one FlashAttention call for all lengths, on CUDA in fp16
-            and bf16 (GPUs from Ampere on). 'auto' takes 'varlen' where it can run and the lengths
-            differ, unless gradients must have the same bits in every run.
+            and bf16 (Ampere GPUs and newer). 'auto' chooses 'varlen' where it can run and the
+            lengths differ, unless gradients must have the same bits in every run.
 
     Returns:
         Attended values, shape (T, heads, head_dim).
@@ -69,13 +69,13 @@ def _varlen_runs(q: Tensor, segments: Segments) -> bool:
 
 @functools.cache
 def _has_flash_attention(device: torch.device) -> bool:
-    """Whether the GPU is of the Ampere generation or newer."""
+    """Returns whether the GPU is of the Ampere generation or newer."""
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _attend_grouped(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     if not segments.runs:
-        # An empty stream still has to join the graph, so that every parameter gets a gradient.
+        # The result of an empty stream is part of the graph: every parameter gets a gradient.
         return v
     outputs = []
     start = 0
@@ -113,11 +113,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        """Attends within segments; x and the result have shape (T, C)."""
+        """Attends within segments; ``x`` and the result have shape (T, C)."""
         return self.proj(self.attend(self.qkv(x), segments))
 
     def attend(self, qkv: Tensor, segments: Segments) -> Tensor:
-        """The part between the linear layers: from (T, 3 * C) to (T, C)."""
+        """Computes the part between the linear layers, from (T, 3 * C) to (T, C)."""
         # (T, 3 * C) -> 3 x (T, heads, head_dim)
         q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
         return segment_attention(q, k, v, segments).flatten(1)

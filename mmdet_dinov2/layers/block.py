@@ -15,7 +15,7 @@ from .tokens import TokenLayout
 
 
 class LayerScale(nn.Module):
-    """Learned factor for each channel (CaiT, arXiv:2103.17239, section 2)."""
+    """Scales each channel by a learned factor (CaiT, arXiv:2103.17239, section 2)."""
 
     def __init__(self, dim: int, init_value: float) -> None:
         super().__init__()
@@ -162,14 +162,14 @@ class Block(TokenwiseModule):
         if kept is None:
             return self._add_branches(x, self._attend(x, layout))
         scale = 1 / (1 - self.drop_path_rate)
-        # The same on the tokens of the images that keep a branch.
+        # Stochastic depth: each branch sees the tokens of the images that keep it.
         rows = layout.token_index(kept[0], x.device)
         attended = self._attend(x[rows], layout.select(kept[0]))
         x = self.ls1.add(x, self.attn.proj(attended), rows, scale)
         rows = layout.token_index(kept[1], x.device)
         return self.ls2.add(x, self._feed_forward(x[rows]), rows, scale)
 
-    # The parts before, after and between: each is compiled as a whole where `compiled` is set.
+    # The attention, and the parts before and after it, which may run compiled.
 
     def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
         return self.attn.attend(self._qkv(x), layout.segments(self.windowed))

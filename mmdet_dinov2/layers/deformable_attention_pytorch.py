@@ -1,10 +1,10 @@
 """Multi-scale deformable attention in PyTorch, forward and backward.
 
-An output row is a sum of value rows, weighted by attention and bilinear interpolation: a product
-with a sparse matrix that has four entries for each sampling point. The gradient of the values is
-the product with its transpose. Nothing but row numbers and weights of a few images at a time is
-kept, where ``grid_sample`` makes a row of values for each point. No sum depends on the order in
-which threads arrive: all runs give the same bits.
+An output row is a sum of value rows, weighted by attention and bilinear interpolation. This is a
+product with a sparse matrix that has four entries for each sampling point, and the gradient of the
+values is the product with its transpose. Only row numbers and weights of a few images at a time are
+kept, whereas ``grid_sample`` makes a row of values for each point. No sum depends on the order in
+which threads finish, so all runs give the same bits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to so many cells of an image a dense matrix product is faster on a CPU than gathering rows. (On
-# CUDA, filling the matrix would add in no fixed order.)
+# Up to this number of cells in an image, a dense matrix product is faster on a CPU than gathering
+# rows. (On CUDA, filling the matrix would add in varying order.)
 _MAX_DENSE_CELLS = 512
-# Images are taken together until their matrix has so many entries: a batch of small images should
-# not be many calls, a batch of large ones should not take much memory.
+# Images are computed together up to this number of matrix entries: a batch of small images should
+# not take many calls, and a batch of large images should not take much memory.
 _ENTRIES_AT_ONCE = dict(cpu=2**22, cuda=2**24)
 # Gathered rows should stay in the cache of a CPU.
 _ROWS_AT_ONCE = dict(cpu=2**13, cuda=2**21)
@@ -83,7 +83,7 @@ class _Part:
         cells: Their values.
         queries: Their queries.
         counts: Number of values and of queries of each of them.
-        dense: Whether their matrices are held whole.
+        dense: Whether their matrices are dense.
     """
 
     images: slice
@@ -93,19 +93,22 @@ class _Part:
     dense: bool
 
     def sizes(self, shapes: Tensor, images: Tensor) -> Tensor:
-        """Height and width of the levels of each query, (Q, levels, 2), or (1, levels, 2)."""
+        """Returns height and width of the levels, for each query or once if all are equal.
+
+        The shape is (Q, levels, 2) or (1, levels, 2).
+        """
         of_part = shapes[self.images]
         if (of_part == of_part[:1]).all():
             return of_part[:1]
         return of_part[images[self.queries] - self.images.start]
 
     def matrix(self, values: Tensor) -> _Dense | _Sparse:
-        """The matrix, still empty, that these values are multiplied with."""
+        """Returns the matrix, still empty, that these values are multiplied with."""
         return (_Dense if self.dense else _Sparse)(values, self.counts)
 
 
 def _parts(value: Tensor, shapes: Tensor, images: Tensor, weights: Tensor) -> Iterator[_Part]:
-    """Groups of images that are computed at once; none if there is nothing to compute."""
+    """Yields groups of images that are computed at once; none if there is nothing to compute."""
     if not value.numel() or not weights.numel():
         return
     heads, points = weights.shape[1], weights[0, 0].numel()
@@ -140,15 +143,15 @@ def _parts(value: Tensor, shapes: Tensor, images: Tensor, weights: Tensor) -> It
 
 
 def _flat(weights: Tensor) -> Tensor:
-    """(Q, heads, levels, points) -> (Q, heads, levels * points)."""
+    """Flattens (Q, heads, levels, points) to (Q, heads, levels * points)."""
     return weights.flatten(2)
 
 
 class _Neighbours:
-    """The four cells around each point of some images.
+    """The four cells around each sampling point of some images.
 
-    All results have the shape (Q, heads, n), n being the points, once for each of the neighbours:
-    above left, above right, below left, below right.
+    Results have the shape (Q, heads, n). A result for all neighbours has n = 4 * levels * points,
+    in the order above left, above right, below left, below right.
 
     Args:
         locations: Shape (Q, heads, levels, points, 2).
@@ -169,16 +172,16 @@ class _Neighbours:
         self.x = _Axis(x, width.to(x.dtype))
 
     def cells(self) -> Tensor:
-        """Numbers of the cells within the image, clamped to the level where they lie outside."""
+        """Returns the numbers of the cells within the image, clamped to the level."""
         rows = [y * self.columns + self.start for y in self.y.cells]
         return torch.cat([y + x for y in rows for x in self.x.cells], -1)
 
     def shares(self) -> list[Tensor]:
-        """Share of each neighbour, zero where it lies outside."""
+        """Returns the share of each neighbour, zero where it lies outside."""
         return [y * x for y in self.y.shares for x in self.x.shares]
 
     def slopes(self, to_shares: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Gradients of the locations (x, y) from those of the shares."""
+        """Computes the gradients of the locations (x, y) from those of the shares."""
         above_left, above_right, below_left, below_right = to_shares
         (above, below), (left, right) = self.y.shares, self.x.shares
         (d_above, d_below), (d_left, d_right) = self.y.slopes, self.x.slopes
@@ -194,7 +197,7 @@ class _Axis:
 
     Attributes:
         cells: Numbers of the lower and the upper neighbour, clamped to the level.
-        shares: Their shares, zero outside of the level.
+        shares: Their shares, zero outside the level.
         slopes: Derivatives of the shares with respect to the location.
     """
 
@@ -205,7 +208,7 @@ class _Axis:
         upper = lower + 1
         last = size - 1
         zero = torch.zeros_like(last)
-        # NaN is no cell; it goes on in the shares.
+        # A NaN has no cell. It stays in the shares and so reaches the result.
         clamped = [torch.clamp(c.nan_to_num(), zero, last) for c in (lower, upper)]
         inside = [(a == b).to(b.dtype) for a, b in zip(clamped, (lower, upper), strict=True)]
         self.cells = [c.int() for c in clamped]
@@ -222,7 +225,7 @@ class _Dense:
     """
 
     def __init__(self, values: Tensor, counts: tuple[tuple[int, int], ...]) -> None:
-        # Neighbours of equal size share one product.
+        # Consecutive images of equal size share one product.
         runs = [(len(list(same)), *size) for size, same in itertools.groupby(counts)]
         self.images, self.num_values, self.num_queries = zip(*runs, strict=True)
         # For each run (images * heads, values of an image, head_dim).
@@ -239,11 +242,11 @@ class _Dense:
         ]
 
     def times_values(self) -> Tensor:
-        """Shape (Q, heads, head_dim)."""
+        """Multiplies the matrix with the values, shape (Q, heads, head_dim)."""
         return self._in_order(map(torch.bmm, self.matrices, self.values))
 
     def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of values (N, heads, head_dim) and entries, as given to ``fill``."""
+        """Computes the gradients of values (N, heads, head_dim) and of the entries."""
         grads = self._by_head(grad, self.num_queries)
         to_values = [torch.bmm(m.transpose(1, 2), g) for m, g in zip(self.matrices, grads)]
         to_entries = [
@@ -253,7 +256,7 @@ class _Dense:
         return self._in_order(to_values), self._in_order(to_entries)
 
     def _by_head(self, rows: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
-        """(rows of all images, heads, n) -> for each run (images * heads, rows of an image, n)."""
+        """Splits (rows of all images, heads, n) into runs (images * heads, rows of an image, n)."""
         lengths = [count * number for count, number in zip(self.images, numbers, strict=True)]
         return [
             run.view(count, -1, *rows.shape[1:]).transpose(1, 2).flatten(0, 1)
@@ -286,7 +289,7 @@ class _Sparse:
     def fill(self, cells: Tensor, entries: Tensor) -> None:
         """Sets the entries of each row; both arguments are (Q, heads, entries)."""
         heads = self.shape[1]
-        # embedding_bag is faster on int32, which nearly every batch fits into.
+        # embedding_bag is faster on int32, which is large enough for nearly every batch.
         options = dict(
             dtype=torch.int32 if len(self.values) < 2**31 else torch.int64, device=cells.device
         )
@@ -298,14 +301,14 @@ class _Sparse:
         self.entries = entries.flatten(0, 1)
 
     def times_values(self) -> Tensor:
-        """Shape (Q, heads, head_dim)."""
+        """Multiplies the matrix with the values, shape (Q, heads, head_dim)."""
         output = F.embedding_bag(
             self.columns, self.values, mode='sum', per_sample_weights=self.entries
         )
         return output.view(-1, *self.shape[1:])
 
     def gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of values (N, heads, head_dim) and entries, as given to ``fill``."""
+        """Computes the gradients of values (N, heads, head_dim) and of the entries."""
         heads = self.shape[1]
         grad = grad.flatten(0, 1)
         to_entries = self._row_products(grad)
@@ -320,7 +323,7 @@ class _Sparse:
         return F.embedding_bag(rows, grad, offsets, mode='sum', per_sample_weights=entries)
 
     def _row_products(self, grad: Tensor) -> Tensor:
-        """Product of the value row and the gradient row of each entry."""
+        """Computes the product of the value row and the gradient row of each entry."""
         chunk = max(1, _ROWS_AT_ONCE.get(grad.device.type, 2**13) // self.columns.shape[1])
         products = []
         for columns, rows in zip(self.columns.split(chunk), grad.split(chunk), strict=True):

@@ -1,11 +1,11 @@
 """Multi-scale deformable attention as Triton kernels, forward and backward.
 
 A program computes one head of a block of queries. For each sampling point it gathers the four
-neighbouring rows of values, which lie side by side in memory for a head, so that nothing is written
-but the result. The sizes of the images are arguments at run time: only the dtype of the values, the
-numbers of heads, levels and points and the head dimension lead to another compilation.
+neighbouring rows of values, which are contiguous in memory for a head. Nothing is written but the
+result. The sizes of the images are arguments at run time. Only the dtype of the values, the numbers
+of heads, levels and points, and the head dimension lead to a new compilation.
 
-Import this module only where it is used: Triton exists on Linux only.
+Import this module only where it is used: Triton is available on Linux only.
 """
 
 # Annotations must stay objects (no `from __future__ import annotations`): Triton's interpreter
@@ -92,19 +92,19 @@ def backward(
 def _check_dtype(value: Tensor) -> None:
     if value.dtype not in _DTYPES:
         raise ValueError(
-            f'the Triton kernels compute on {_DTYPES}, the values are {value.dtype}; '
+            f'the Triton kernels need values in one of {_DTYPES}, got {value.dtype}; '
             "use implementation='pytorch'"
         )
 
 
 def _starts(shapes: Tensor) -> Tensor:
-    """First value of each level of each image, shape (images, levels)."""
+    """Returns the first value of each level of each image, shape (images, levels)."""
     areas = shapes.prod(2)
     return (areas.flatten().cumsum(0) - areas.flatten()).view(areas.shape)
 
 
 def _launch_plan(value: Tensor, weights: Tensor) -> tuple[tuple[int], dict]:
-    """Grid and constants of a launch."""
+    """Returns grid and constants of a launch."""
     queries, heads, levels, points = weights.shape
     dim = value.shape[2]
     block_dim = triton.next_power_of_2(dim)
@@ -123,27 +123,27 @@ def _launch_plan(value: Tensor, weights: Tensor) -> tuple[tuple[int], dict]:
 
 @triton.jit
 def _program(program, HEADS: tl.constexpr, BLOCK_QUERIES: tl.constexpr):
-    """Head and queries of a program; heads vary fastest, they share cache lines."""
+    """Returns head and queries of a program. Heads vary fastest: they share cache lines."""
     query = (program // HEADS).to(tl.int64) * BLOCK_QUERIES + tl.arange(0, BLOCK_QUERIES)
     return program % HEADS, query
 
 
 @triton.jit
 def _level(shapes_ptr, starts_ptr, map_number, exists, num_values):
-    """Height, width and first value of a level, and whether it can be read, of each query."""
+    """Returns height, width and first value of a level, and whether it can be read, per query."""
     height = tl.load(shapes_ptr + 2 * map_number, mask=exists, other=0).to(tl.int32)
     width = tl.load(shapes_ptr + 2 * map_number + 1, mask=exists, other=0).to(tl.int32)
     start = tl.load(starts_ptr + map_number, mask=exists, other=0)
-    # Levels that do not fit would be read from beyond the values.
+    # A level that does not fit would be read from beyond the values.
     return height, width, start, exists & (start + height * width <= num_values)
 
 
 @triton.jit
 def _neighbours(location, size):
-    """Number of the lower neighbour and distance from it; far outside stays outside."""
+    """Returns the number of the lower neighbour and the distance from it."""
     size = size.to(tl.float32)
     position = location * size - 0.5
-    # Larger numbers would not fit into an integer; at -2 and size + 1 no neighbour is inside.
+    # Points far outside would overflow an integer. At -2 and size + 1, no neighbour is inside.
     position = tl.minimum(tl.maximum(position, -2.0), size + 1.0)
     lower = tl.floor(position)
     return lower.to(tl.int32), position - lower
@@ -236,8 +236,8 @@ def _backward_kernel(
     grads = grad_value_ptr + head * DIM
     row = query * HEADS + head
     mask = exists[:, None] & in_head[None, :]
-    # Atomic additions take 4 neighbouring numbers at once, loads of bf16 would take 8: with 4 in
-    # both, rows of values and of their gradient lie in the same registers.
+    # An atomic addition takes 4 adjacent numbers, a load of bf16 would take 8. With 4 in both, rows
+    # of values and of their gradient lie in the same registers.
     RUN: tl.constexpr = 4 if BLOCK_DIM >= 4 else BLOCK_DIM
     offsets = tl.max_contiguous(row[:, None] * DIM + channel[None, :], (1, RUN))
     grad = tl.load(grad_ptr + offsets, mask=mask, other=0.0).to(tl.float32)

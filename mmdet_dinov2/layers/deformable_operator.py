@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv:2010.04159, section 4.1).
 
-One operator with two implementations: ``deformable_attention_pytorch.py``, on any device and in any
-floating dtype, and ``deformable_attention_triton.py``, on CUDA. The operator is opaque to
-``torch.compile``: neither is traced, and sizes may change without recompilation.
+The operator has two implementations: ``deformable_attention_pytorch.py`` runs on any device and in
+any floating dtype, ``deformable_attention_triton.py`` on CUDA. It is opaque to ``torch.compile``,
+which traces neither of them, so that sizes may change without recompilation.
 """
 
 from __future__ import annotations
@@ -28,31 +28,30 @@ def deformable_attention(
     implementation: str = 'pytorch',
     query_images: Tensor | None = None,
 ) -> Tensor:
-    """Weighted sum of values at sampling points of several levels.
+    """Adds up values at sampling points of several levels, with weights.
 
-    Points lie between cells and are interpolated bilinearly; what is outside of a level is zero
+    Points between cells are interpolated bilinearly; everything outside a level is zero
     (``grid_sample`` with ``align_corners=False`` and zero padding). Locations, weights and sums are
     in fp32 (float64 for float64 values) whatever the dtype of the values. The gradient of the
-    values is summed in fp32 as well and rounded once; with Triton its sums have no fixed order, so
-    that it is not bitwise reproducible.
+    values is also summed in fp32 and rounded once. With Triton the order of its sums varies, so it
+    is not bitwise reproducible.
 
-    Images of different sizes come as streams, image after image: cells and queries of all images
-    in one dimension each, without padding between them. A batch of images of one size may keep its
-    dimension.
+    Images of different sizes are streams, image after image: cells and queries of all images in
+    one dimension each, without padding between them. A batch of images of one size may keep its
+    own dimension.
 
     Args:
         value: Values of all cells, level after level, row by row, shape (N, heads, head_dim) of all
             images, or (B, N, heads, head_dim).
         spatial_shapes: Height and width of each level in cells, shape (images, levels, 2), or
-            (levels, 2) of all images of a batch; the cells add up to N. On CUDA this is not
-            checked, which would wait for the device: a level that does not fit counts as zero.
-        sampling_locations: Points (x, y) relative to the level, (0, 0) is the top left corner and
-            (1, 1) the bottom right one, shape (Q, heads, levels, points, 2), or (B, Q, ...). Points
-            outside are allowed.
+            (levels, 2) for all images of a batch; the cells add up to N. On CUDA this is not
+            checked, because it would wait for the device: a level that does not fit counts as zero.
+        sampling_locations: Points (x, y) relative to the level, from (0, 0) at the top left corner
+            to (1, 1) at the bottom right one, shape (Q, heads, levels, points, 2), or (B, Q, ...).
+            Points may lie outside.
         attention_weights: Weight of each point, shape (Q, heads, levels, points), or (B, Q, ...).
         implementation: 'pytorch' or 'triton'.
-        query_images: Number of the image that each query looks at, ascending, shape (Q,); not given
-            with a batch.
+        query_images: Number of the image of each query, ascending, shape (Q,); None for a batch.
 
     Returns:
         Shape (Q, heads * head_dim), or (B, Q, heads * head_dim), in the dtype of the values.
@@ -87,11 +86,11 @@ def deformable_attention(
 
 @functools.cache
 def triton_problem(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Says why the Triton kernels cannot run, or None if they can.
+    """Returns why the Triton kernels cannot run, or None if they can.
 
     They run on CUDA, and in Triton's interpreter (environment variable ``TRITON_INTERPRET=1``) on a
-    CPU. The first call for a CUDA device compiles and runs small ones, which shows whether Triton,
-    driver and C compiler work together.
+    CPU. The first call for a CUDA device compiles and runs the kernels on a small input, which
+    shows whether Triton, the driver and the C compiler work together.
 
     Args:
         device: Where the values are.
@@ -122,8 +121,8 @@ def _triton_trial(device: torch.device, dtype: torch.dtype) -> str | None:
             _module('triton').forward(*inputs),
             *_module('triton').backward(grad.flatten(1), *inputs),
         )
-        return None if all(r.isfinite().all() for r in results) else 'it computes wrong numbers'
-    except Exception as error:  # of the driver, the C compiler, the assembler, Triton itself
+        return None if all(r.isfinite().all() for r in results) else 'its results are non-finite'
+    except Exception as error:  # from the driver, the C compiler, the assembler or Triton itself
         return f'{type(error).__name__}: {str(error).strip() or "no message"}'.splitlines()[0]
 
 
@@ -161,7 +160,7 @@ def _check(
 
 
 def _agree(expected: Iterable[tuple], shapes: Sequence[tuple]) -> bool:
-    """Whether shapes have the expected sizes, the same wherever a name occurs."""
+    """Returns whether shapes have the expected sizes, the same wherever a name occurs."""
     sizes: dict = {2: 2}
     for names, shape in zip(expected, shapes, strict=True):
         if len(names) != len(shape):
@@ -228,7 +227,7 @@ _forward.register_autograd(_differentiate, setup_context=_save_for_backward)
 
 
 def _check_numbers(value: Tensor, shapes: Tensor, query_images: Tensor) -> None:
-    """Runs within the operator: a compiler could not decide it."""
+    """Checks values, within the operator: a compiler cannot trace what depends on them."""
     if shapes.device.type != 'cpu':
         return
     if (cells := int(shapes.prod(2).sum())) != len(value):
@@ -247,7 +246,7 @@ def _check_numbers(value: Tensor, shapes: Tensor, query_images: Tensor) -> None:
 def _module(implementation: str) -> ModuleType:
     if implementation == 'pytorch':
         return deformable_attention_pytorch
-    # Triton exists on Linux only.
+    # Triton is available on Linux only.
     from . import deformable_attention_triton
 
     return deformable_attention_triton

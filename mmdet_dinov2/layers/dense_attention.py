@@ -8,25 +8,25 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # cuDNN's attention, which PyTorch prefers on recent GPUs, builds a graph on the host for each new
-# shape. With images of any size nearly every shape is new. Measured on an H100: 150 to 2300 ms for
-# a new number of queries, against 1 ms with these.
+# shape. With images of any size, nearly every shape is new. Measured on an H100, a new number of
+# queries takes 150 to 2300 ms, against 1 ms with these.
 _ANY_ORDER = (
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 )
 # The backward passes of the others add with atomics: gradients differ from run to run by a bf16
-# rounding step, also under `use_deterministic_algorithms(True, warn_only=True)`.
+# rounding step, even under `use_deterministic_algorithms(True, warn_only=True)`.
 _FIXED_ORDER = (SDPBackend.MATH,)
 
 
 def dense_attention(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
 ) -> Tensor:
-    """``scaled_dot_product_attention`` without cuDNN, and reproducible where this is asked for.
+    """Runs ``scaled_dot_product_attention`` without cuDNN, and reproducibly on request.
 
-    Under ``torch.use_deterministic_algorithms`` a forward pass that needs gradients takes the
-    kernel whose gradients have the same bits in every run.
+    Under ``torch.use_deterministic_algorithms`` a forward pass that needs gradients uses the kernel
+    whose gradients have the same bits in every run.
 
     Args:
         q: Queries, shape (..., Q, C).
@@ -45,7 +45,7 @@ def dense_attention(
 
 
 def needs_fixed_order(*inputs: Tensor) -> bool:
-    """Whether gradients of these inputs must have the same bits in every run."""
+    """Returns whether gradients of these inputs must have the same bits in every run."""
     return (
         torch.are_deterministic_algorithms_enabled()
         and torch.is_grad_enabled()

@@ -1,8 +1,8 @@
 """Sigmoid focal loss (Lin et al., arXiv:1708.02002) without a tensor of one-hot classes.
 
-Nearly all classes of nearly all queries are negative. So the loss of a batch is that of everything
-as negative (:func:`negative_focal_loss`), corrected where a query has a box (:func:`focal_gap`).
-The correction is also what a class contributes to the cost of matching.
+Nearly all classes of nearly all queries are negative. So the loss of a batch is computed as if all
+were negative (:func:`negative_focal_loss`) and then corrected where a query has a box
+(:func:`focal_gap`). The correction is also the contribution of a class to the matching cost.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.autograd.function import once_differentiable
 
 
 def focal_gap(logits: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss of logits as positive minus that as negative.
+    """Computes the focal loss of logits as positives minus their focal loss as negatives.
 
     Args:
-        logits: Any shape; fp32, so that small probabilities are told apart.
+        logits: Any shape; fp32, so that small probabilities differ.
         alpha: Weight of positives, 0 to 1; negatives have 1 - alpha.
         gamma: Exponent of the modulating factor, at least 0.
 
     Returns:
-        The difference, same shape; finite for all finite logits.
+        The difference, of the same shape; finite for all finite logits.
     """
     probability = logits.sigmoid()
     # -log(1 - p) = softplus(x) and -log(p) = softplus(x) - x, finite where p rounds to 0 or 1.
@@ -33,10 +33,10 @@ def focal_gap(logits: Tensor, alpha: float, gamma: float) -> Tensor:
 
 
 def negative_focal_loss(logits: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss of queries all of whose classes are negative.
+    """Computes the focal loss of queries whose classes are all negative.
 
-    The derivative is computed together with the value, so that one tensor of the size of the logits
-    is kept for the backward pass; it cannot be differentiated twice.
+    The derivative is computed together with the value, so that only one tensor of the size of the
+    logits is kept for the backward pass. It cannot be differentiated twice.
 
     Args:
         logits: Shape (..., classes).

@@ -1,4 +1,4 @@
-"""Frozen weights that take two bytes instead of four while a model computes."""
+"""Frozen weights in two bytes instead of four while a model computes."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-# Where a network has nearly all of its weights. What autocast leaves in fp32 is not in them.
+# Layers that hold nearly all weights of a network. Autocast runs all of them in bf16.
 _MATRIX_LAYERS = (nn.Linear, nn.Conv2d)
 
 
 class HoldsFrozenWeights(nn.Module):
     """A module that holds the matrices of its frozen layers in bf16 while it computes.
 
-    Under bf16 autocast every forward pass rounds these matrices to bf16 before it multiplies. A
-    copy that was rounded once gives the same results bit by bit, in half of the memory.
+    Under bf16 autocast, every forward pass rounds these matrices to bf16 before it multiplies. A
+    copy that was rounded once gives the same results bit by bit, in half the memory.
 
-    From :meth:`hold_frozen` on, which belongs at the beginning of ``forward``, parameters are bf16
-    and their fp32 originals lie in the memory of the host: half of the memory on a GPU, half more
-    on a CPU. The originals remain the truth:
+    ``forward`` starts with :meth:`hold_frozen`. From then on the parameters are bf16, and their
+    fp32 originals are in the memory of the host. This takes half the memory on a GPU, and half as
+    much again on a CPU. The originals remain authoritative:
 
     - ``state_dict`` returns them. So checkpoints are fp32 and equal what was loaded.
-    - What changes parameters from outside finds them in fp32, where they were: they are put back
-      (:meth:`release_frozen`) before a state is loaded and before ``to``, ``float``, ``half`` and
-      the like; the next forward pass holds them again.
-    - Copies of the module have their own.
+    - Before a state is loaded and before ``to``, ``float``, ``half`` and the like,
+      :meth:`release_frozen` puts them back. So whatever changes parameters from outside finds them
+      in fp32 in their place. The next forward pass holds them again.
+    - Copies of the module have their own originals.
 
-    Subclasses say in ``_frozen_modules`` what is frozen, and compute with it under bf16 autocast.
+    Subclasses return the frozen modules from ``_frozen_modules``, and run them under bf16 autocast.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -56,7 +56,7 @@ class HoldsFrozenWeights(nn.Module):
             parameter.data = original.to(parameter.device)
 
     def _frozen_matrices(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """fp32 parameters of frozen linear layers and convolutions."""
+        """Yields the fp32 parameters of frozen linear layers and convolutions."""
         names = {parameter: name for name, parameter in self.named_parameters()}
         for frozen in self._frozen_modules():
             for module in frozen.modules():

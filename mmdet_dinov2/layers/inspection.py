@@ -1,4 +1,4 @@
-"""What attention does inside a block, for pictures; training never needs it."""
+"""Attention weights of a block, for pictures. Training does not need them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .tokens import TokenLayout
 
 
 def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> list[Tensor]:
-    """Attention weights of the first token (CLS) of each image, over its whole segment.
+    """Computes how the first token (CLS) of each image attends to its whole segment.
 
     Args:
         attention: The attention of a block.
@@ -18,8 +18,8 @@ def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> li
         layout: Layout of the stream.
 
     Returns:
-        For each image a tensor of shape (heads, tokens of the image) whose rows add up to 1: prefix
-        tokens first, then the patches in row-major order.
+        For each image a tensor of shape (heads, tokens of the image) whose rows add up to 1. Prefix
+        tokens come first, then the patches in row-major order.
     """
     # (T, 3 * C) -> 3 x (T, heads, head_dim)
     x = x.to(attention.qkv.weight.dtype)

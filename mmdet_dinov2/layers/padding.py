@@ -1,7 +1,7 @@
 """Which cells of a padded feature map belong to an image.
 
-An image of h pixels covers the first ceil(h / stride) rows of a map, whether it stands alone or in
-a batch with larger ones.
+An image with a height of h pixels covers the first ceil(h / stride) rows of a map, whether it is
+alone or in a batch with larger images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 def valid_cells(img_shapes: Sequence[Size], stride: float) -> list[Size]:
-    """Rows and columns that each image covers on a map of the given stride.
+    """Returns the rows and columns that each image covers on a map.
 
     Args:
         img_shapes: Height and width of each image in pixels.
@@ -26,7 +26,7 @@ def valid_cells(img_shapes: Sequence[Size], stride: float) -> list[Size]:
 
 
 def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Tensor | None:
-    """Mask of the padding of a batch of maps.
+    """Makes the mask of the padding of a batch of maps.
 
     Args:
         cells: Valid rows and columns of each image.
@@ -34,7 +34,7 @@ def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Ten
         device: Device of the result.
 
     Returns:
-        Bool tensor of shape (B, rows, cols), True at padding; None when there is no padding.
+        Bool tensor of shape (B, rows, cols), True at padding; None if there is no padding.
     """
     if all(valid == tuple(size) for valid in cells):
         return None
@@ -45,5 +45,5 @@ def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Ten
 
 
 def zero_padding(maps: Tensor, mask: Tensor | None, value: float = 0.0) -> Tensor:
-    """Maps (B, C, rows, cols) with padding cells set to ``value``."""
+    """Sets the padding cells of maps (B, C, rows, cols) to ``value``."""
     return maps if mask is None else maps.masked_fill(mask[:, None], value)

@@ -16,7 +16,7 @@ def extract_patches(images: Tensor, patch_size: int) -> Tensor:
         patch_size: Side p of a patch in pixels.
 
     Returns:
-        Patches of shape (B, ceil(H / p), ceil(W / p), C * p * p), each flattened like a kernel of
+        Patches of shape (B, ceil(H / p), ceil(W / p), C * p * p), each flattened like the kernel of
         a convolution: channel, row, column.
     """
     batch, channels, height, width = images.shape
@@ -28,7 +28,7 @@ def extract_patches(images: Tensor, patch_size: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Linear embedding of patches, with the parameters of a strided convolution.
+    """Embeds patches linearly, with the parameters of a strided convolution.
 
     Args:
         patch_size: Side of a patch in pixels.
@@ -50,10 +50,10 @@ class PatchEmbed(nn.Module):
 def resample_patch_kernel(kernel: Tensor, patch_size: int) -> Tensor:
     """Resamples the kernel of a patch embedding by the pseudo-inverse method.
 
-    The new kernel answers an enlarged patch as the old one answers the patch (FlexiViT,
-    arXiv:2212.08013, section 3.4). Resizing the kernel like an image instead would scale the
-    response to a constant image by the ratio of the areas, 1.31 from 14 to 16 pixels. The response
-    to a constant image is kept exactly, for smaller patches too.
+    The new kernel responds to a resized patch as the old one responds to the patch (FlexiViT,
+    arXiv:2212.08013, section 3.4). Resizing the kernel like an image would instead scale the
+    response to a constant image by the ratio of the areas, 1.31 from 14 to 16 pixels. Here that
+    response is kept exactly, for smaller patches too.
 
     Args:
         kernel: Shape (C_out, C_in, p, p).
@@ -76,7 +76,7 @@ def resample_patch_kernel(kernel: Tensor, patch_size: int) -> Tensor:
     inverse = torch.linalg.pinv(units)
     flat = kernel.detach().double().cpu().flatten(2)
     resampled = flat @ inverse.T
-    # A smaller kernel has only a least-squares solution. Among those that keep the response to a
+    # A smaller kernel has only a least-squares solution. Of the kernels that keep the response to a
     # constant image, take the closest one.
     direction = inverse @ inverse.sum(0)
     lost = flat.sum(-1, keepdim=True) - resampled.sum(-1, keepdim=True)

@@ -12,14 +12,14 @@ def interpolate_pos_embed(
 ) -> Tensor:
     """Interpolates a square grid of position embeddings to another grid, in fp32.
 
-    The published models do it in two ways (facebookresearch/dinov2, hub/backbones.py): those
-    without registers with ``antialias=False, offset=0.1``, those with registers with
-    ``antialias=True, offset=0``. The offset enters the scale factor of the interpolation,
+    The published models do this in two ways (facebookresearch/dinov2, hub/backbones.py): those
+    without registers use ``antialias=False, offset=0.1``, those with registers use
+    ``antialias=True, offset=0``. The offset is part of the scale factor of the interpolation,
     (size + offset) / grid, and so shifts every sampling point a little.
 
     Args:
         pos_embed: Embeddings of a square grid, row-major, shape (1, G * G, C).
-        size: Rows and columns wanted.
+        size: Rows and columns of the result.
         antialias: Whether to smooth when the grid shrinks.
         offset: Added to rows and columns in the scale factor; 0 lets the size set the scale.
 
@@ -45,11 +45,11 @@ def interpolate_pos_embed(
 def _axis_weights(
     side: int, size: int, antialias: bool, offset: float, device: torch.device
 ) -> Tensor:
-    """Weights of the old cells in each new cell along one axis, shape (size, side).
+    """Returns the weights of the old cells in each new cell along one axis, shape (size, side).
 
-    Bicubic interpolation is a matrix along each axis: its answers to unit vectors. Multiplying by
-    it gives the same result as interpolating, with a gradient whose sums have a fixed order, which
-    that of ``F.interpolate`` does not have on CUDA.
+    Bicubic interpolation is a matrix along each axis; its columns are the responses to unit
+    vectors. Multiplying by it gives the same result as interpolating. The sums of its gradient have
+    a fixed order, unlike those of ``F.interpolate`` on CUDA.
     """
     units = torch.eye(side, device=device)[None, None]
     if offset:

@@ -1,8 +1,8 @@
 """One stream of cells for the feature pyramids of images of any size.
 
-The valid cells of all pyramids of a batch stand in one sequence of shape (T, C), image after image,
+The valid cells of all pyramids of a batch form one sequence of shape (T, C), image after image,
 level after level, row by row. Whatever works on each cell alone works on this sequence, so padding
-costs nothing; only the look-up of neighbours has to know where a cell lies.
+costs nothing. Only the look-up of neighbours needs to know where a cell lies.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .padding import Size, valid_cells
 class PyramidLayout:
     """Where each cell of a stream of pyramids comes from.
 
-    Nothing here waits for the device: numbers of cells are known from the image sizes, and what
-    depends on each cell is computed where it is used.
+    Nothing here waits for the device: the numbers of cells follow from the image sizes, and tensors
+    with an entry for each cell are computed on the device.
 
     Args:
         img_shapes: Valid height and width of each image in pixels.
@@ -51,9 +51,9 @@ class PyramidLayout:
 
     @cached_property
     def extents(self) -> Tensor:
-        """Width and height of each image over those of its grids, (images, levels, 2), fp32.
+        """Width and height of each image relative to its grids, shape (images, levels, 2), fp32.
 
-        At most 1: the last column and the last row of a grid may be cut by the border.
+        They are at most 1: the border may cut the last column and the last row of a grid.
         """
         sides = torch.tensor(self.img_shapes).flip(1).to(self.device, non_blocking=True)
         strides = torch.tensor(self.strides).to(self.device, non_blocking=True)
@@ -78,10 +78,10 @@ class PyramidLayout:
         return cells / sizes[self._map]
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
-        """Takes the valid cells out of padded maps.
+        """Collects the valid cells of padded maps.
 
         Args:
-            maps: Maps of shape (images, C, H_l, W_l) that hold the grids in their top left corner.
+            maps: Maps of shape (images, C, H_l, W_l) with the grids in their top left corner.
 
         Returns:
             Shape (T, C).
@@ -101,14 +101,14 @@ class PyramidLayout:
         return cells.index_select(0, index)
 
     def pad(self, stream: Tensor, value: float) -> Tensor:
-        """Puts the cells of each image in a row of their own.
+        """Puts the cells of each image into a row of their own.
 
         Args:
             stream: Shape (T, ...).
-            value: Value behind the last cell of an image.
+            value: Value after the last cell of an image.
 
         Returns:
-            Shape (images, N, ...), N being the largest number of cells of an image.
+            Shape (images, N, ...), where N is the largest number of cells of an image.
         """
         longest = max(self.lengths, default=0)
         if all(length == longest for length in self.lengths):

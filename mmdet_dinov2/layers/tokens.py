@@ -1,10 +1,10 @@
 """One packed stream of tokens for images of any size.
 
-The valid tokens of all images of a batch stand in one sequence of shape (T, C), image after image.
-Each image contributes its prefix tokens (CLS, registers) and then its patch tokens, ordered window
-by window. Global attention is attention within image segments of this sequence, window attention is
-attention within window segments of the same sequence, and everything else in a block works on each
-token alone. So no block partitions, pads or reorders tokens, and padding never enters the network.
+The valid tokens of all images of a batch form one sequence of shape (T, C), image after image. Each
+image contributes its prefix tokens (CLS, registers) and then its patch tokens, window by window.
+Global attention is attention within image segments of this sequence, and window attention is
+attention within window segments of it. Everything else in a block works on each token alone. So no
+block partitions, pads or reorders tokens, and padding never enters the network.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Segments:
     """Consecutive segments of a token stream.
 
     Attributes:
-        runs: Pairs (number of segments, length of each) in the order of the stream. Neighbouring
-            segments of equal length share a run, so attention over a run is one dense batch.
+        runs: Pairs (number of segments, length of each) in the order of the stream. Consecutive
+            segments of equal length form one run, so attention over a run is one dense batch.
     """
 
     runs: tuple[tuple[int, int], ...]
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int]) -> Segments:
-        """Joins neighbouring equal lengths into runs; empty segments are left out."""
+        """Joins consecutive equal lengths into runs, without empty segments."""
         grouped = itertools.groupby(length for length in lengths if length)
         return cls(tuple((len(list(group)), length) for length, group in grouped))
 
@@ -52,7 +52,7 @@ class Segments:
         return max((length for _, length in self.runs), default=0)
 
     def offsets(self, device: torch.device) -> Tensor:
-        """Start of each segment and the end of the last one, int32, shape (segments + 1,)."""
+        """Returns the start of each segment and the end of the last, int32, (segments + 1,)."""
         return _offsets(self.lengths, device)
 
 
@@ -64,10 +64,10 @@ def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=512)
 def window_order(grid: Grid, window_size: int) -> tuple[tuple[int, ...], Tensor, Tensor]:
-    """Order of the patch tokens of one image, window by window.
+    """Returns the order of the patch tokens of one image, window by window.
 
-    Windows are sorted by their number of tokens, so the full ones form one run and the windows cut
-    by the right and the bottom border at most three more.
+    Windows are sorted by their number of tokens. So the full ones form one run, and those cut by
+    the right and the bottom border form at most three more.
 
     Args:
         grid: Rows and columns of patch tokens.
@@ -96,7 +96,7 @@ class TokenLayout:
     Attributes:
         grids: Rows and columns of patch tokens of each image.
         num_prefix: Number of tokens before the patch tokens of each image (CLS and registers).
-        window_size: Side of an attention window in tokens; 0 keeps the row-major order and offers
+        window_size: Side of an attention window in tokens; 0 keeps the row-major order and has
             image segments only.
     """
 
@@ -119,22 +119,22 @@ class TokenLayout:
     def window_segments(self) -> Segments:
         """One segment for the prefix of each image and one for each of its windows."""
         if not self.window_size:
-            raise ValueError('this layout was made without windows (window_size=0)')
+            raise ValueError('window segments need a layout with windows, got window_size=0')
         lengths: list[int] = []
         for grid in self.grids:
             lengths += (self.num_prefix, *window_order(grid, self.window_size)[0])
         return Segments.from_lengths(lengths)
 
     def segments(self, windowed: bool) -> Segments:
-        """The segments that tokens attend within."""
+        """Returns the segments that tokens attend within."""
         return self.window_segments if windowed else self.image_segments
 
     def select(self, images: Sequence[int]) -> TokenLayout:
-        """Layout of the stream that holds only the given images."""
+        """Returns the layout of the stream of the given images only."""
         return TokenLayout(tuple(self.grids[i] for i in images), self.num_prefix, self.window_size)
 
     def token_index(self, images: Sequence[int], device: torch.device) -> Tensor:
-        """Stream positions of all tokens of the given images, int64."""
+        """Returns the stream positions of all tokens of the given images, int64."""
         ends = list(itertools.accumulate(self.lengths))
         spans = [torch.arange(ends[i] - self.lengths[i], ends[i]) for i in images]
         index = torch.cat(spans or [torch.empty(0, dtype=torch.int64)])
@@ -149,7 +149,7 @@ class TokenLayout:
         return patches if not self.window_size else patches[self._order(image, patches.device)[1]]
 
     def to_maps(self, stream: Tensor, size: Grid) -> Tensor:
-        """Patch tokens of the stream as feature maps.
+        """Turns the patch tokens of the stream into feature maps.
 
         Args:
             stream: Packed tokens, shape (T, C).
@@ -171,7 +171,7 @@ class TokenLayout:
         return torch.stack(maps)
 
     def _order(self, image: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Window order of one image and its inverse on the device, kept for later blocks."""
+        """Returns the window order of one image and its inverse on the device, and caches them."""
         key = self.grids[image], device
         if key not in self._device_cache:
             _, order, inverse = window_order(self.grids[image], self.window_size)

@@ -1,4 +1,4 @@
-"""mmcv's multi-scale deformable attention on the fastest implementation that runs."""
+"""mmcv's multi-scale deformable attention for streams, on the fastest implementation that runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ IMPLEMENTATIONS = ('auto', 'triton', 'mmcv', 'pytorch')
 
 @dataclass(frozen=True)
 class ImplementationChoice:
-    """An implementation of deformable attention.
+    """The implementation of deformable attention that runs.
 
     Attributes:
         name: 'triton', 'mmcv' or 'pytorch'.
-        reason: Why it is the one, for people.
+        reason: Why it was chosen, for people.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ImplementationChoice:
 def choose_implementation(
     device: torch.device, dtype: torch.dtype = torch.float32, requested: str = 'auto'
 ) -> ImplementationChoice:
-    """Says which implementation of deformable attention runs, and why.
+    """Chooses the implementation of deformable attention.
 
     The first call for a CUDA device compiles and runs small Triton kernels.
 
@@ -42,14 +42,14 @@ def choose_implementation(
         device: Where the values are.
         dtype: Their dtype.
         requested: 'triton': this project's kernels, on CUDA in fp32, fp16 and bf16; they need a C
-            compiler such as gcc, but no CUDA compiler. 'mmcv': mmcv's operator, on CUDA where mmcv
-            was compiled for it; fp16 and bf16 values are converted to fp32, since it would round
-            the sampling locations to the dtype of the values. 'pytorch': everywhere. 'auto': the
-            first of these that can run. The first two add gradients in no fixed order, so they do
-            not run on CUDA under ``torch.use_deterministic_algorithms(True)``.
+            compiler such as gcc, but not a CUDA compiler. 'mmcv': mmcv's operator, on CUDA where
+            mmcv was compiled for it; fp16 and bf16 values are converted to fp32, since it would
+            round the sampling locations to the dtype of the values. 'pytorch': everywhere. 'auto':
+            the first of these that can run. The first two add gradients in varying order, so they
+            do not run on CUDA under ``torch.use_deterministic_algorithms(True)``.
 
     Returns:
-        The choice.
+        The choice and its reason.
 
     Raises:
         InputError: If the requested implementation is unknown or cannot run.
@@ -64,21 +64,21 @@ def _choose(
     _known(requested)
     problems = dict(triton=triton_problem(device, dtype), mmcv=_mmcv_problem(device), pytorch=None)
     if fixed_order and device.type == 'cuda':
-        unordered = (
-            'it adds gradients in no fixed order, and deterministic algorithms are asked for'
-        )
+        unordered = 'it adds gradients in varying order, and deterministic algorithms are requested'
         problems.update(triton=unordered, mmcv=unordered)
     if requested != 'auto':
         if problems[requested]:
             raise InputError(
                 f'deformable attention cannot run with {requested!r} on {device}: '
-                f"{problems[requested]}; 'auto' takes what can"
+                f"{problems[requested]}; 'auto' chooses one that can"
             )
-        return ImplementationChoice(requested, 'was asked for')
-    # Triton's interpreter also runs on a CPU, but nobody would train with it.
+        return ImplementationChoice(requested, 'requested')
+    # Triton's interpreter also runs on a CPU, but is far too slow for training.
     if device.type == 'cuda' and not problems['triton']:
         return ImplementationChoice('triton', f'its kernels compile and run on {device}')
-    excluded = f'triton: {problems["triton"]}' if device.type == 'cuda' else f'{device} is no GPU'
+    excluded = (
+        f'triton: {problems["triton"]}' if device.type == 'cuda' else f'{device} is not a GPU'
+    )
     if not problems['mmcv']:
         version = get_compiling_cuda_version()
         return ImplementationChoice('mmcv', f'{excluded}; mmcv was compiled with CUDA {version}')
@@ -89,7 +89,7 @@ def _choose(
 
 def _mmcv_problem(device: torch.device) -> str | None:
     if device.type != 'cuda':
-        return 'it is an operator for CUDA'
+        return 'its operator needs CUDA'
     if get_compiling_cuda_version() == 'not available':
         return 'mmcv was compiled without CUDA'
     return None
@@ -155,7 +155,11 @@ class DeformableAttention(MultiScaleDeformableAttention):
     def _sampling_points(
         self, query: Tensor, reference_points: Tensor, shapes: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Locations (Q, heads, levels, points, 2) and weights (Q, heads, levels, points)."""
+        """Computes where each query samples and with which weight.
+
+        Returns:
+            Locations (Q, heads, levels, points, 2) and weights (Q, heads, levels, points).
+        """
         points = (self.num_heads, self.num_levels, self.num_points)
         query = query.to(self.sampling_offsets.weight.dtype)
         exact = torch.promote_types(query.dtype, torch.float32)
@@ -190,7 +194,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
 
 @functools.cache
 def _log_once(choice: ImplementationChoice, device: torch.device, dtype: torch.dtype) -> None:
-    """Tells what runs, so that a slow choice does not go unnoticed."""
+    """Logs what runs, so that a slow choice does not go unnoticed."""
     print_log(
         f'Deformable attention on {device} in {str(dtype).removeprefix("torch.")}: {choice.name} '
         f'({choice.reason})',
@@ -202,7 +206,7 @@ def _log_once(choice: ImplementationChoice, device: torch.device, dtype: torch.d
 def _sample_by_mmcv(
     value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """mmcv's operator on each image, because it knows but one size of the levels."""
+    """Runs mmcv's operator on each image: it supports one size of the levels per call."""
     areas = shapes.prod(2)
     starts = areas.cumsum(1) - areas
     cells = areas.sum(1).tolist()

@@ -1,4 +1,4 @@
-"""Denoising queries of DINO, each image for itself, without waiting for the device."""
+"""Denoising queries of DINO, for each image by itself, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _NUMBERS_PER_QUERY = 10
 
 @dataclass(frozen=True)
 class DenoisingLayout:
-    """Which box and group the denoising queries of a batch belong to.
+    """Box and group of each denoising query of a batch.
 
-    Image i has n boxes and G groups: 2 * G * n queries, in each group first n positive, then n
-    negative ones. Shorter images are filled up to the D queries of the longest one.
+    An image with n boxes and G groups has 2 * G * n queries: in each group first n positive, then n
+    negative ones. Images with fewer queries are padded to the D queries of the image with the most.
 
     Attributes:
         groups: Number of groups of each image.
         group: Group of each query, shape (B, D).
         target: Index of its box, shape (B, D).
-        negative: Whether it is a negative query, shape (B, D).
-        valid: Whether there is such a query, shape (B, D).
+        negative: Whether the query is negative, shape (B, D).
+        valid: Whether the query is not padding, shape (B, D).
     """
 
     groups: tuple[int, ...]
@@ -41,7 +41,7 @@ class DenoisingLayout:
 
     @classmethod
     def of(cls, counts: tuple[int, ...], groups: tuple[int, ...]) -> DenoisingLayout:
-        """Lays the queries of images with ``counts`` boxes out, on the CPU."""
+        """Lays out the queries on the CPU, given the number of boxes and groups of each image."""
         lengths = [2 * num * count for num, count in zip(groups, counts, strict=True)]
         place = torch.arange(max(lengths))
         count = torch.tensor(counts)[:, None].clamp(min=1)
@@ -61,33 +61,36 @@ class DenoisingLayout:
         return DenoisingLayout(self.groups, group, target, negative.bool(), valid.bool())
 
     def positives(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, query and box of all positive queries; three tensors of shape (M,)."""
+        """Returns image, query and box of all positive queries, three tensors of shape (M,)."""
         image, query = (self.valid & ~self.negative).nonzero(as_tuple=True)
         return image, query, self.target[image, query]
 
     def weights(self) -> Tensor:
-        """Share of a query in the loss of its box: 1 / groups, 0 where there is none, (B, D)."""
+        """Returns the weight of each query in the loss of its image, shape (B, D).
+
+        It is 1 / groups, and 0 at padding.
+        """
         return self.valid / torch.tensor(self.groups, device=self.valid.device)[:, None]
 
 
 class DenoisingQueryGenerator(CdnQueryGenerator):
     """Contrastive denoising queries (DINO, arXiv:2203.03605, section 3.3).
 
-    What differs from mmdet's ``CdnQueryGenerator``:
+    Differences from mmdet's ``CdnQueryGenerator``:
 
-    - Each image has as many groups as fit into ``num_dn_queries``, instead of all having those of
-      the image with the most boxes; its loss is the mean over its groups. Noise is drawn for each
-      image from the seed of its sample. So the denoising loss of an image does not depend on its
-      batch mates, and not on how a batch is divided over processes.
-    - Queries that only fill an image up are hidden and have no loss; mmdet's are seen by the others
-      and count as background.
-    - An image with very many boxes contributes a random choice of them. mmdet makes two queries for
-      every box in any case, and a crowded image then decides the memory of the whole batch.
+    - Each image has as many groups as fit into ``num_dn_queries``. In mmdet all images have the
+      groups of the image with the most boxes. The loss of an image is the mean over its groups, and
+      its noise is drawn from the seed of its sample. So the denoising loss of an image depends
+      neither on its batch mates nor on how a batch is divided over processes.
+    - Padding queries are hidden and have no loss. mmdet's are visible to the other queries and
+      count as background.
+    - An image with very many boxes contributes a random sample of them. mmdet makes two queries for
+      every box, so that one crowded image determines the memory of the whole batch.
 
     Args:
         *args: As for mmdet's ``CdnQueryGenerator``.
-        max_boxes: Most boxes of an image that get queries, at least 1; None takes
-            ``num_dn_queries`` of dynamic groups, and all boxes with static groups.
+        max_boxes: Largest number of boxes per image that get queries, at least 1. None takes
+            ``num_dn_queries`` with dynamic groups, and all boxes with static groups.
         **kwargs: As for mmdet's ``CdnQueryGenerator``.
 
     Raises:
@@ -97,7 +100,7 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
     def __init__(self, *args, max_boxes: int | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         if max_boxes is not None and max_boxes < 1:
-            raise ValueError(f'max_boxes of dn_cfg must be at least 1, but is {max_boxes}')
+            raise ValueError(f'dn_cfg.max_boxes must be at least 1, got {max_boxes}')
         if max_boxes is None and self.dynamic_dn_groups:
             max_boxes = max(1, self.num_dn_queries)
         self.max_boxes = max_boxes
@@ -115,8 +118,8 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
             The content queries (B, D, C); the logits of their boxes (cx, cy, w, h) relative to the
             image (B, D, 4); the attention mask (B, D + matching queries, same), True where
             attention is not allowed; and a dict with ``num_denoising_queries`` (D), ``layout`` (a
-            :class:`DenoisingLayout` on the CPU), ``targets`` (all boxes), ``denoised`` (those that
-            have queries) and ``max_boxes``.
+            :class:`DenoisingLayout` on the CPU), ``targets`` (all boxes), ``denoised`` (the boxes
+            that have queries) and ``max_boxes``.
         """
         device = self.label_embedding.weight.device
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -137,7 +140,7 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
         if chosen.labels.shape[1]:
             labels = chosen.labels.gather(1, placed.target)
             boxes = chosen.boxes.gather(1, placed.target[..., None].expand(-1, -1, 4))
-        else:  # no image has a box
+        else:  # none of the images has a box
             labels, boxes = chosen.labels, chosen.boxes
         valid = placed.valid[..., None]
         content = self.label_embedding(self._noisy_labels(labels, noise[..., :2])) * valid
@@ -153,7 +156,7 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
         return content, logits, self._attention_mask(placed), dn_meta
 
     def _noisy_labels(self, labels: Tensor, noise: Tensor) -> Tensor:
-        """Replaces a share of ``label_noise_scale / 2`` of the labels by random classes.
+        """Replaces a share of ``label_noise_scale / 2`` of the labels with random classes.
 
         Args:
             labels: Shape (B, D).
@@ -181,7 +184,10 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
         return bbox_xyxy_to_cxcywh(corners.clamp(0.0, 1.0))
 
     def _attention_mask(self, layout: DenoisingLayout) -> Tensor:
-        """Hides denoising queries from all but those of their own group, which see everything."""
+        """Hides denoising queries from all queries outside their group.
+
+        They see their group and the matching queries.
+        """
         matching = (0, self.num_matching_queries)
         group = F.pad(layout.group, matching, value=-1)
         other_group = (group[:, None] != group[:, :, None]) & (group >= 0)[:, None]

@@ -1,4 +1,4 @@
-"""mmdet's DINO detector, made independent of the padding of a batch."""
+"""mmdet's DINO detector, independent of the padding of a batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
 from .targets import BoxTargets
 
-# Classification logit of queries that no proposal was left for. They carry no gradient.
+# Classification logit of queries without a proposal. They carry no gradient.
 _FILLER_LOGIT = -10.0
 # Logit of the width and height of their boxes, which stand for the whole image: sigmoid gives 0.98.
 _FILLER_SIDE = 4.0
@@ -29,21 +29,21 @@ _FILLER_SIDE = 4.0
 class PaddingAwareDINO(DINO):
     """DINO (arXiv:2203.03605) whose predictions do not depend on batch mates.
 
-    What differs from mmdet's ``DINO``:
+    Differences from mmdet's ``DINO``:
 
-    - The valid size of each image reaches backbone and neck, which keep padding out. Encoder, query
+    - Backbone and neck are given the valid size of each image and keep padding out. Encoder, query
       selection and decoder work on the stream of valid cells (:class:`.layers.PyramidLayout`).
-    - Batches are padded to the coarsest stride of the pyramid, alone and together, whatever the
-      data preprocessor did.
-    - Boxes and reference points are relative to the exact image size on every level: a point lies
-      at the same place of the image on all of them.
-    - Proposals too close to the border never become queries (mmdet gives them and padding a
-      constant score). Where fewer proposals than ``num_queries`` are left, the other queries start
+    - All batches are padded to a multiple of the coarsest stride of the pyramid, whatever the data
+      preprocessor did.
+    - Boxes and reference points are relative to the exact image size on every level, so that a
+      point lies at the same place of the image on all levels.
+    - Proposals too close to the border never become queries. (mmdet gives them and padding a
+      constant score.) Where fewer proposals than ``num_queries`` are left, the other queries start
       from the whole image.
     - Query selection, box refinement and losses run in fp32 under autocast.
 
-    The backbone has to offer ``patch_size`` and ``forward(x, img_shapes, sample_seeds)``, the neck
-    ``strides(input_stride)`` and ``forward(x, img_shapes, stride)``; ``DINOv2`` and
+    The backbone must have ``patch_size`` and ``forward(x, img_shapes, sample_seeds)``, the neck
+    ``strides(input_stride)`` and ``forward(x, img_shapes, stride)``, as ``DINOv2`` and
     ``SimpleFeaturePyramid`` do.
 
     Args:
@@ -55,13 +55,13 @@ class PaddingAwareDINO(DINO):
         deformable_attention: How encoder and decoder sample the levels: 'auto', 'triton', 'mmcv' or
             'pytorch'; see :func:`.deformable_attention.choose_implementation`.
         compiled: Whether what works on each token alone runs compiled by ``torch.compile``, in
-            backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`). A part that
-            has this setting or the one before in its own config keeps its own.
+            backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`). This setting
+            and the one above yield to that of a part's own config.
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
         InputError: If there is no such implementation of deformable attention.
-        ValueError: If backbone and neck do not offer this, or arguments contradict each other.
+        ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class PaddingAwareDINO(DINO):
         self.memory_trans_norm = nn.LayerNorm(dims)
 
     def _limit_detections(self) -> None:
-        """Asks for no more detections than queries x classes, at which mmdet's top-k fails."""
+        """Limits detections to queries x classes; mmdet's top-k fails on more."""
         most = self.num_queries * self.bbox_head.num_classes
         settings = self.bbox_head.test_cfg or {}
         if settings.get('max_per_img', 0) > most:
@@ -142,7 +142,7 @@ class PaddingAwareDINO(DINO):
     # ------------------------------------------------------------------ batches
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
-        """Losses of a batch; see mmdet's ``DetectionTransformer.loss``."""
+        """Computes the losses of a batch, as mmdet's ``DetectionTransformer.loss``."""
         head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
@@ -150,7 +150,7 @@ class PaddingAwareDINO(DINO):
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
     ) -> SampleList:
-        """Detections of a batch; see mmdet's ``DetectionTransformer.predict``."""
+        """Adds detections to the samples, as mmdet's ``DetectionTransformer.predict``."""
         head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             results = self.bbox_head.predict(
@@ -189,12 +189,13 @@ class PaddingAwareDINO(DINO):
 
         Args:
             batch_inputs: Images, shape (B, 3, H, W).
-            img_shapes: Valid height and width of each image in pixels; None takes all as valid.
-            seeds: Seeds of the stochastic depth of each image.
+            img_shapes: Valid height and width of each image in pixels; None takes all pixels as
+                valid.
+            seeds: Seed of the stochastic depth of each image.
 
         Returns:
-            A map of shape (B, C, H', W') for each level, H' = ceil(H / d) * d / stride with d the
-            coarsest stride; zero at padding.
+            A map of shape (B, C, H', W') for each level, zero at padding. H' is
+            ceil(H / d) * d / stride, where d is the coarsest stride.
         """
         height, width = batch_inputs.shape[-2:]
         if img_shapes is None:
@@ -209,7 +210,7 @@ class PaddingAwareDINO(DINO):
     def pre_transformer(
         self, mlvl_feats: tuple[Tensor, ...], img_shapes: Sequence[tuple[int, int]]
     ) -> tuple[dict, dict]:
-        """Takes the valid cells of the pyramid for the encoder.
+        """Collects the valid cells of the pyramid for the encoder.
 
         Args:
             mlvl_feats: Maps of shape (B, C, H_l, W_l).
@@ -240,7 +241,7 @@ class PaddingAwareDINO(DINO):
             layout: Where the cells come from.
 
         Returns:
-            Part of the keyword arguments of ``pre_decoder``; the memory has the shape (T, C).
+            Part of the keyword arguments of ``pre_decoder``; the memory has shape (T, C).
         """
         return dict(memory=self.encoder(feat, feat_pos, layout), layout=layout)
 
@@ -299,9 +300,9 @@ class PaddingAwareDINO(DINO):
             layout: Where the cells come from.
 
         Returns:
-            Logits of the boxes (cx, cy, w, h) relative to the image, shape (T, 4), 0 where not
-            usable; and whether a proposal is usable, that is with all four numbers in (0.01, 0.99),
-            as in Deformable DETR, shape (T,).
+            Logits of the boxes (cx, cy, w, h) relative to the image, 0 where not usable, shape
+            (T, 4); and whether a proposal is usable, shape (T,). As in Deformable DETR, all four
+            numbers of a usable one lie in (0.01, 0.99).
         """
         sides = (0.05 * 2**layout.levels)[:, None].expand(-1, 2)
         boxes = torch.cat((layout.centers, sides), -1)
@@ -340,7 +341,17 @@ class PaddingAwareDINO(DINO):
         return dict(hidden_states=states, references=list(references))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise decay; all behind the backbone counts as last."""
+        """Returns the depth of a parameter for layer-wise learning-rate decay.
+
+        Everything after the backbone has the depth of the last layer.
+
+        Args:
+            param_name: Name of the parameter, starting with ``prefix``.
+            prefix: Prefix of the detector's parameters.
+
+        Returns:
+            The depth and the number of depths, as the backbone counts them.
+        """
         backbone = f'{prefix}backbone.'
         if param_name.startswith(backbone):
             return self.backbone.get_layer_depth(param_name, backbone)
@@ -349,7 +360,7 @@ class PaddingAwareDINO(DINO):
 
 
 def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list[tuple[int, int]]:
-    """Valid height and width of each image of a batch in pixels."""
+    """Returns the valid height and width of each image in pixels."""
     if batch_data_samples is None:
         return [tuple(batch_inputs.shape[-2:])] * len(batch_inputs)
     return [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
@@ -368,8 +379,8 @@ def _select_proposals(
         num_queries: Number of proposals to keep.
 
     Returns:
-        Logits of the kept scores (B, num_queries, classes) and boxes (B, num_queries, 4). Where
-        fewer are usable, the last ones are constant: no class, a box that is the whole image.
+        Logits of the kept scores (B, num_queries, classes) and boxes (B, num_queries, 4). If fewer
+        are usable, the last ones are constant: low scores, and a box that is the whole image.
     """
     ranking = scores.detach().amax(-1).masked_fill(~usable, -torch.inf)
     ranking = layout.pad(ranking, -torch.inf)
@@ -377,7 +388,8 @@ def _select_proposals(
     ranking, index = F.pad(ranking, (0, missing), value=-torch.inf).topk(num_queries, dim=1)
     filler = torch.isneginf(ranking)[..., None]
     index = (index + layout.starts[:, None]).masked_fill(filler[..., 0], 0)
-    # Every row is taken once, so gradients do not add up but at the fillers, where they are 0.
+    # Each row is taken at most once, except by fillers, whose gradient is 0: no sum depends on the
+    # order of additions.
     scores, boxes = scores[index], boxes[index]
     whole_image = torch.zeros_like(boxes[0, 0])
     whole_image[2:] = _FILLER_SIDE

@@ -80,10 +80,10 @@ class PaddingAwareEncoder(BaseModule):
 
     @staticmethod
     def reference_points(layout: PyramidLayout) -> Tensor:
-        """Centre of each cell, relative to each level of its image.
+        """Returns the centre of each cell, relative to each level of its image.
 
-        A cell lies at the same place of the image on all levels. (mmdet goes by the valid share of
-        each level, which rounding makes unequal.)
+        A cell lies at the same place of the image on all levels. (mmdet uses the valid share of
+        each level, and rounding makes these shares unequal.)
 
         Args:
             layout: Where the cells come from.
@@ -96,12 +96,12 @@ class PaddingAwareEncoder(BaseModule):
 
 
 def sampling_shift(layout: PyramidLayout) -> Tensor:
-    """Moves sampling points off the kinks of the bilinear interpolation, by a thousandth of a cell.
+    """Returns the shift that moves sampling points off the kinks of the bilinear interpolation.
 
-    Centres of cells plus the whole cells that sampling offsets start from are kinks of the
-    interpolation, for images whose sides the strides divide: the gradient there is decided by
-    rounding. Without the shift, gradients of the offsets differ by up to 20 % between an image
-    alone and the same image in a batch.
+    Sampling starts at the centre of a cell plus an offset of whole cells. In images whose sides are
+    multiples of the strides, these points are kinks of the interpolation, where rounding decides
+    the gradient. Without the shift of a thousandth of a cell, gradients of the offsets differ by up
+    to 20 % between an image alone and the same image in a batch.
 
     Args:
         layout: Where the cells come from.

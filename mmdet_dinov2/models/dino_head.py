@@ -1,4 +1,4 @@
-"""DINO's head with the losses of all decoder layers computed together."""
+"""DINO's head, which computes the losses of all decoder layers together."""
 
 from __future__ import annotations
 
@@ -21,24 +21,23 @@ from .targets import BoxTargets
 
 @MODELS.register_module()
 class BatchedDINOHead(DINOHead):
-    """mmdet's ``DINOHead`` with its losses computed for all layers and images at once.
+    """mmdet's ``DINOHead``, which computes the losses of all layers and images at once.
 
     The denoising loss of an image is the mean over its own groups (see
     :class:`DenoisingQueryGenerator`); all other terms are those of mmdet.
 
-    Matching waits for the device once per step (see :class:`BatchedHungarianAssigner`), the losses
-    not at all, and one number per step is averaged over the processes. The focal loss needs no
-    compiled op. Losses are divided by the mean number of boxes of a micro-batch of the step, over
-    all processes and accumulated micro-batches (see :func:`announce_step`), so that gradients do
-    not depend on how a batch is divided.
+    Matching waits for the device once per step (see :class:`BatchedHungarianAssigner`); the losses
+    do not wait. Losses are divided by the mean number of boxes per micro-batch, over all processes
+    and accumulated micro-batches of the step (see :func:`announce_step`). So gradients do not
+    depend on how a batch is divided. The focal loss does not need a compiled operator.
 
     Args:
         *args: As for mmdet's ``DINOHead``.
-        **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` has to be a
-            ``BatchedHungarianAssigner``.
+        **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` must be a
+            ``BatchedHungarianAssigner``, ``loss_cls`` a ``FocalLoss`` of logits.
 
     Raises:
-        InputError: If assigner or classification loss are of another type.
+        InputError: If the assigner or the classification loss is of a different type.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -46,14 +45,13 @@ class BatchedDINOHead(DINOHead):
         if self.train_cfg and not isinstance(self.assigner, BatchedHungarianAssigner):
             raise InputError(
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
-                f'but it is {type(self.assigner).__name__}; bbox_head of type DINOHead takes others'
+                f'got {type(self.assigner).__name__}'
             )
         if type(self.loss_cls) is not FocalLoss or self.loss_cls.activated:
             activated = ' with activated=True' if getattr(self.loss_cls, 'activated', False) else ''
             raise InputError(
-                f'{type(self).__name__} needs loss_cls of type FocalLoss that takes logits, but it '
-                f'is {type(self.loss_cls).__name__}{activated}; bbox_head of type DINOHead takes '
-                'others'
+                f'{type(self).__name__} needs loss_cls of type FocalLoss that takes logits, '
+                f'got {type(self.loss_cls).__name__}{activated}'
             )
 
     def loss_by_feat(
@@ -124,12 +122,12 @@ class BatchedDINOHead(DINOHead):
         num_boxes: Tensor,
         weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of layers whose queries are matched.
+        """Computes the losses of layers whose queries are matched.
 
         Args:
             scores: Class logits, shape (L, B, Q, classes).
             boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
-            matches: Queries that are to predict a box; the others are background.
+            matches: Queries that should predict a box; the others are background.
             targets: The boxes.
             num_boxes: What the sums are divided by.
             weights: Weight of the loss of each query, shape (B, Q); None takes 1.
@@ -148,7 +146,7 @@ class BatchedDINOHead(DINOHead):
             weighted = loss_of_pairs * weights_of_pairs
             return weighted.reshape(num_layers, num_pairs // num_layers).sum(1)
 
-        # All classes of all queries as negative, and the difference where they are not.
+        # The loss with all classes of all queries as negatives, then the difference at positives.
         focal = dict(alpha=self.loss_cls.alpha, gamma=self.loss_cls.gamma)
         negative = (negative_focal_loss(scores, **focal) * weights).sum((1, 2))
         labels = targets.labels[matches.image, matches.target]
@@ -167,7 +165,7 @@ class BatchedDINOHead(DINOHead):
                 bbox_cxcywh_to_xyxy(wanted) * sizes,
                 reduction_override='none',
             )
-        else:  # mmdet's losses of nothing are a single zero
+        else:  # mmdet's losses return a single zero if there are no pairs
             loss_bbox = loss_iou = predicted
         losses = dict(
             loss_cls=loss_cls, loss_bbox=of_layers(loss_bbox), loss_iou=of_layers(loss_iou)
@@ -178,15 +176,15 @@ class BatchedDINOHead(DINOHead):
 def _boxes_per_micro_batch(
     img_metas: list[dict], targets: BoxTargets, caps: list[int | None]
 ) -> Tensor:
-    """Mean number of boxes over the processes and micro-batches of the step.
+    """Returns the mean number of boxes over the processes and micro-batches of the step.
 
-    A step without any box counts as one of one box. (mmdet takes at least one box *per process*, so
-    that sparse steps have smaller losses on more processes.)
+    A step without boxes counts as if it had one. (mmdet counts at least one box *per process*, so
+    that steps with few boxes have smaller losses on more processes.)
 
     Args:
         img_metas: Metadata of the images.
         targets: Their boxes.
-        caps: For each result, the most boxes that one image contributes.
+        caps: For each result, the largest number of boxes that one image contributes.
 
     Returns:
         One mean for each cap.
@@ -199,7 +197,7 @@ def _boxes_per_micro_batch(
 
 
 def _denoising_matches(layout: DenoisingLayout, num_layers: int, device: torch.device) -> Matches:
-    """Pairs of the positive denoising queries with the boxes they were made from."""
+    """Pairs the positive denoising queries with the boxes that they were made from."""
     image, query, target = layout.positives()
     layer = torch.arange(num_layers).repeat_interleave(len(image))
     pairs = torch.stack((layer, *(t.repeat(num_layers) for t in (image, query, target))))

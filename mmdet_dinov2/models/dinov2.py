@@ -26,7 +26,7 @@ from ..layers import (
 )
 from .dinov2_archs import FFNS, resolve_arch
 
-# Side of the patches that every published position embedding was learned with, in pixels.
+# Side of the patches in pixels that all published position embeddings were learned with.
 PRETRAIN_PATCH_SIZE = 14
 
 
@@ -34,9 +34,9 @@ PRETRAIN_PATCH_SIZE = 14
 class DINOv2(HoldsFrozenWeights, BaseModule):
     """DINOv2 ViT (arXiv:2304.07193) that computes on valid tokens only.
 
-    The tokens of a batch run as one packed stream (see :mod:`mmdet_dinov2.layers.tokens`): padding
-    is never embedded, attended or fed forward, and the features of an image do not depend on the
-    other images of its batch. Parameters carry the names of the official weights.
+    The tokens of a batch form one packed stream (see :mod:`mmdet_dinov2.layers.tokens`). Padding is
+    never embedded, attended to or fed forward, and the features of an image do not depend on the
+    other images of its batch. Parameters have the names of the official weights.
 
     Args:
         arch: 'small', 'base', 'large', 'giant', or a dict with the keys ``embed_dims``,
@@ -44,32 +44,34 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
             optionally ``layer_scale`` (initial value of the LayerScales, 1e-5).
         img_size: Side in pixels of the images that the position embedding was learned on, at
             patches of 14 pixels: 518 gives the published 37 x 37 grid. The parameter keeps that
-            grid for every ``patch_size`` and is interpolated once, to the grid of each image.
-        patch_size: Side of a patch in pixels. Other sizes than 14 resample a loaded kernel.
+            grid for every ``patch_size``; it is interpolated to the grid of each image.
+        patch_size: Side of a patch in pixels. For sizes other than 14, a loaded kernel is
+            resampled.
         num_registers: Register tokens between the CLS and the patch tokens; 4 in the published
             models with registers.
         out_indices: Blocks whose output is returned; negative ones count from the end.
         frozen_stages: -1 trains everything, n >= 0 freezes the embeddings and the first n blocks,
-            'all' freezes the whole backbone. What is frozen runs without gradients.
-        frozen_dtype: 'bfloat16' holds the matrices of what is frozen in bf16 while the model
-            computes, and computes it under bf16 autocast, in tests too. Checkpoints stay fp32 (see
-            :class:`mmdet_dinov2.layers.HoldsFrozenWeights`). 'float32' holds them as they are.
-        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 at the first.
+            'all' freezes the whole backbone. Frozen parts run without gradients.
+        frozen_dtype: 'bfloat16' keeps the matrices of frozen parts in bf16 while the model
+            computes, and runs these parts under bf16 autocast, in evaluation too. Checkpoints stay
+            fp32 (see :class:`mmdet_dinov2.layers.HoldsFrozenWeights`). 'float32' keeps the matrices
+            as they are.
+        drop_path_rate: Drop rate of the last block; it grows linearly from 0 at the first.
         window_size: Side of attention windows in tokens; 0 lets every block attend globally.
         global_attn_indexes: With windows, the blocks that attend globally.
-        with_cp: Whether to recompute the activations of each trained block in the backward pass.
+        with_cp: Whether trained blocks compute their activations again in the backward pass.
         compiled: Whether what works on each token alone runs compiled by ``torch.compile`` (see
-            :mod:`mmdet_dinov2.layers.compiling`). ``PaddingAwareDINO`` has a switch for all.
-        pos_embed_antialias: Antialiasing of the interpolated position embedding; None takes that
-            of the published variant, which is True with registers and False without.
-        pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None takes
-            that of the published variant, which is 0 with registers and 0.1 without.
+            :mod:`mmdet_dinov2.layers.compiling`). ``PaddingAwareDINO`` has a switch for all parts.
+        pos_embed_antialias: Whether to antialias the interpolated position embedding; None follows
+            the published variant: True with registers, False without.
+        pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None follows
+            the published variant: 0 with registers, 0.1 without.
         norm_cfg: Normalisation of each token.
         init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads DINOv2
             weights in any published layout (see :mod:`mmdet_dinov2.checkpoint`).
 
     Raises:
-        ValueError: If an argument is out of range or contradicts another one.
+        ValueError: If an argument is out of range, or two contradict each other.
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Initialises as DINOv2 does, then loads what ``init_cfg`` names."""
+        """Initialises the parameters as DINOv2 does, then loads the weights of ``init_cfg``."""
         self.release_frozen()
         trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
@@ -155,7 +157,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         if _is_pretrained(self.init_cfg):
-            # mmengine's initializer takes what happens to match, and files that run code.
+            # mmengine's initializer ignores what does not match, and loads files that run code.
             report = load_backbone(self, self.init_cfg['checkpoint'], self.antialias, self.offset)
             MMLogger.get_current_instance().info(f'Backbone: {report}')
         else:
@@ -173,10 +175,10 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         Args:
             x: Normalised images, shape (B, 3, H, W), any size.
             img_shapes: Valid height and width of each image in pixels, at the top left of ``x``.
-                Pixels outside are not looked at and their cells come back as zeros. None takes all
-                of ``x`` as valid.
-            sample_seeds: Seeds of the stochastic depth of each image; None draws from the global
-                random numbers of PyTorch.
+                Pixels outside are not used, and their cells are zero. None takes all of ``x`` as
+                valid.
+            sample_seeds: Seed of the stochastic depth of each image; None draws from PyTorch's
+                global random numbers.
 
         Returns:
             For each of ``out_indices`` a map of shape (B, C, ceil(H / p), ceil(W / p)), after the
@@ -209,7 +211,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         """
         with self._mode(self._embeddings_frozen, x.device):
             stream = self._embed(x, shapes, layout)
-        # Autocast computes embeddings in low precision; residuals are not added up in it.
+        # Autocast computes embeddings in low precision, which is too coarse for a sum of residuals.
         return stream.to(self.pos_embed.dtype)
 
     def run_blocks(
@@ -220,11 +222,11 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         Args:
             stream: What ``embed`` returned, shape (T, C).
             layout: Layout of the stream.
-            seeds: Seed of the stochastic depth of each image; None draws from the global random
-                numbers of PyTorch.
+            seeds: Seed of the stochastic depth of each image; None draws from PyTorch's global
+                random numbers.
 
         Returns:
-            The stream after each of the blocks ``out_indices``, before the final norm.
+            For each block of ``out_indices``, the stream after it, before the final norm.
         """
         generators = seeds and [torch.Generator().manual_seed(seed) for seed in seeds]
         outputs = {}
@@ -238,7 +240,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         return outputs
 
     def to_maps(self, stream: Tensor, layout: TokenLayout, size: tuple[int, int]) -> Tensor:
-        """Makes feature maps of a stream.
+        """Turns a stream into feature maps.
 
         Args:
             stream: Output of a block, shape (T, C).
@@ -253,7 +255,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
 
     @contextmanager
     def _mode(self, frozen: bool, device: torch.device) -> Iterator[None]:
-        """What a part computes under: if frozen, no gradients, and bf16 where it is held so."""
+        """Switches gradients off for a frozen part, and bf16 autocast on if it is held in bf16."""
         with ExitStack() as stack:
             if frozen:
                 stack.enter_context(torch.no_grad())
@@ -308,7 +310,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
                 module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> DINOv2:
-        """Sets the mode of the trained parts; frozen ones stay in eval mode."""
+        """Sets the mode of the trained parts; frozen parts stay in evaluation mode."""
         super().train(mode)
         if mode:
             for module in self._frozen_modules():
@@ -316,15 +318,16 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay.
+        """Returns the depth of a parameter for layer-wise learning-rate decay.
 
         Args:
             param_name: Name of the parameter, starting with ``prefix``.
             prefix: Prefix of the backbone's parameters, such as 'backbone.'.
 
         Returns:
-            The depth, 0 for tokens, position and patch embedding, i + 1 for block i and
-            num_layers + 1 for all behind; and the number of depths, num_layers + 2.
+            The depth: 0 for tokens, position and patch embedding, i + 1 for block i and
+            num_layers + 1 for everything after the blocks; and the number of depths,
+            num_layers + 2.
 
         Raises:
             ValueError: If the name does not start with the prefix.
@@ -355,7 +358,7 @@ def _check_positive(**values: int) -> None:
 
 
 def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Checks block indices and returns them counted from the first block."""
+    """Checks block indices and counts them from the first block."""
     indices = (indices,) if isinstance(indices, int) else tuple(indices)
     if not indices and name == 'out_indices':
         raise ValueError('out_indices must name at least one block')
@@ -368,7 +371,7 @@ def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tup
 
 
 def _resolve_frozen(frozen_stages: int | str, depth: int) -> tuple[int, bool]:
-    """Number of frozen blocks, -1 when nothing is frozen; and whether everything is."""
+    """Returns the number of frozen blocks, -1 if nothing is frozen, and whether everything is."""
     if frozen_stages == 'all':
         return depth, True
     if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= depth:
@@ -380,12 +383,12 @@ def _resolve_frozen(frozen_stages: int | str, depth: int) -> tuple[int, bool]:
 
 
 def _resolve_frozen_dtype(frozen_dtype: str, frozen_stages: int | str) -> bool:
-    """Whether frozen matrices are held in bf16."""
+    """Returns whether frozen matrices are held in bf16."""
     if frozen_dtype not in ('float32', 'bfloat16'):
         raise ValueError(f"frozen_dtype must be 'float32' or 'bfloat16', got {frozen_dtype!r}")
     if frozen_dtype == 'bfloat16' and frozen_stages == -1:
         raise ValueError(
-            "frozen_dtype='bfloat16' needs something frozen: set frozen_stages, or leave it out"
+            "frozen_dtype='bfloat16' needs a frozen part: set frozen_stages, or leave it out"
         )
     return frozen_dtype == 'bfloat16'
 
@@ -393,7 +396,7 @@ def _resolve_frozen_dtype(frozen_dtype: str, frozen_stages: int | str) -> bool:
 def _resolve_global_blocks(
     window_size: int, global_attn_indexes: Sequence[int], depth: int
 ) -> set[int]:
-    """Blocks that attend globally."""
+    """Returns the blocks that attend globally."""
     if window_size < 0:
         raise ValueError(f'window_size={window_size} must be 0 (no windows) or more')
     if not window_size:
@@ -424,7 +427,7 @@ def _check_img_shapes(
     for i, (h, w) in enumerate(shapes):
         if not (0 < h <= height and 0 < w <= width):
             raise ValueError(
-                f'img_shapes[{i}]={(h, w)} does not lie within the batch of {height} x {width} '
-                'pixels (height, width)'
+                f'img_shapes[{i}]={(h, w)} does not fit into the batch of {height} x {width} '
+                'pixels (height x width)'
             )
     return shapes

@@ -28,12 +28,12 @@ ARCHS = {
     ),
 }
 FFNS = {'mlp': Mlp, 'swiglu': SwiGLU}
-# DINOv2 starts its LayerScales here; a loaded checkpoint replaces the value.
+# Initial value of DINOv2's LayerScales.
 _LAYER_SCALE = 1e-5
 
 
 def resolve_arch(arch: str | dict) -> dict:
-    """Checks an architecture and completes it.
+    """Checks an architecture and fills in defaults.
 
     Args:
         arch: Name of a published size, or a dict with the keys of one and optionally
@@ -43,7 +43,7 @@ def resolve_arch(arch: str | dict) -> dict:
         A dict with all keys.
 
     Raises:
-        ValueError: If there is no such size, or the dict has wrong keys or values.
+        ValueError: If the size is unknown, or the dict has wrong keys or values.
     """
     keys = set(ARCHS['base'])
     if isinstance(arch, str):

@@ -26,9 +26,9 @@ from .targets import BoxTargets
 
 # Areas in pixels are at least this, so that nothing is divided by 0; mmdet's value.
 _MIN_AREA = 1e-6
-# Costs that are not numbers become this: never chosen while anything else is left.
+# Non-finite costs become this: never chosen while anything else is left.
 _WORST_COST = 1e6
-# Costs computed at once: 2**26 numbers of 4 bytes, and a few intermediate results of that size.
+# Costs computed at once: 2**26 numbers of 4 bytes, plus a few intermediate results of that size.
 _MAX_COSTS_AT_ONCE = 2**26
 # On a CPU, where intermediate results should stay in the cache: 1 MiB.
 _MAX_COSTS_IN_CACHE = 2**18
@@ -36,7 +36,7 @@ _MAX_COSTS_IN_CACHE = 2**18
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched pairs of queries and boxes, sorted by layer; every layer has equally many.
+    """Matched pairs of queries and boxes, sorted by layer; all layers have the same number.
 
     Attributes:
         layer: Index of the decoder layer, shape (M,).
@@ -55,16 +55,16 @@ class Matches:
 class BatchedHungarianAssigner(HungarianAssigner):
     """mmdet's ``HungarianAssigner`` for all decoder layers and images together.
 
-    The assignments are the same; the costs are computed in a few operations and travel to the CPU
-    in one transfer, instead of one per layer and image. Costs that are not finite are replaced by
-    a very large one and counted in ``num_nonfinite``.
+    The assignments are the same. The costs are computed in a few operations and copied to the CPU
+    in one transfer instead of one per layer and image. Non-finite costs are replaced with a very
+    large one and counted in ``num_nonfinite``.
 
     Args:
         match_costs: One or several of ``FocalLossCost``, ``BBoxL1Cost`` with ``box_format='xywh'``
             and ``IoUCost`` with ``iou_mode`` 'iou' or 'giou'.
 
     Raises:
-        InputError: If another cost is asked for.
+        InputError: If a different cost is configured.
     """
 
     def __init__(self, match_costs: dict | list[dict]) -> None:
@@ -73,14 +73,14 @@ class BatchedHungarianAssigner(HungarianAssigner):
         for cost in self.match_costs:
             if type(cost) not in _COSTS or not _is_supported(cost):
                 raise InputError(
-                    f'{type(self).__name__} knows FocalLossCost (of labels), BBoxL1Cost with '
+                    f'{type(self).__name__} supports FocalLossCost (of labels), BBoxL1Cost with '
                     f"box_format='xywh' and IoUCost of 'iou' or 'giou', but match_costs has "
                     f'{_describe(cost)}'
                 )
 
     @torch.no_grad()
     def assign_batch(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Matches:
-        """Matches every box with one query, in each layer for itself.
+        """Matches every box with one query, independently in each layer.
 
         Args:
             scores: Class logits, shape (L, B, Q, classes).
@@ -119,7 +119,7 @@ class BatchedHungarianAssigner(HungarianAssigner):
         return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(device))
 
     def _costs(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-        """Sum of the costs, shape (L, B, T, Q): scipy wants the shorter side first."""
+        """Adds up the costs, shape (L, B, T, Q): scipy works on the shorter side first."""
         costs = (_COSTS[type(cost)](cost, scores, boxes, targets) for cost in self.match_costs)
         return reduce(Tensor.add_, costs)
 
@@ -132,7 +132,7 @@ class BatchedHungarianAssigner(HungarianAssigner):
 
 
 def _focal_cost(cost: FocalLossCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Focal loss of the class of each box as positive minus as negative, shape (L, B, T, Q)."""
+    """Returns the focal loss of each box's class as positive minus as negative, (L, B, T, Q)."""
     image = torch.arange(len(targets.labels), device=scores.device)[:, None]
 
     def of_boxes(values: Tensor) -> Tensor:
@@ -144,14 +144,17 @@ def _focal_cost(cost: FocalLossCost, scores: Tensor, boxes: Tensor, targets: Box
 
 
 def _l1_cost(cost: BBoxL1Cost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """L1 distance of boxes relative to the image, shape (L, B, T, Q)."""
+    """Returns the L1 distance of boxes relative to the image, shape (L, B, T, Q)."""
     pairs = zip(*_coordinates(boxes, targets.boxes), strict=True)
     distances = ((predicted - wanted).abs_() for predicted, wanted in pairs)
     return reduce(Tensor.add_, distances).mul_(cost.weight)
 
 
 def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Negative overlap of boxes in pixels, shape (L, B, T, Q), as mmdet's ``bbox_overlaps``."""
+    """Returns the negative overlap of boxes in pixels, shape (L, B, T, Q).
+
+    The values are those of mmdet's ``bbox_overlaps``.
+    """
     sizes = targets.sizes[:, None]
     (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = _coordinates(
         bbox_cxcywh_to_xyxy(boxes) * sizes, bbox_cxcywh_to_xyxy(targets.boxes) * sizes
@@ -172,10 +175,10 @@ def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets)
 
 
 def _coordinates(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The four coordinates of boxes, for operations on all pairs.
+    """Returns the four coordinates of boxes, for operations on all pairs.
 
-    Each is contiguous, the queries last: operations on pairs of numbers that lie apart are several
-    times slower on a CPU.
+    Each is contiguous, with the queries last: on a CPU, operations on numbers that lie apart in
+    memory are several times slower.
 
     Args:
         predicted: Shape (L, B, Q, 4).

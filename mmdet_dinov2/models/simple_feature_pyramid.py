@@ -1,4 +1,4 @@
-"""Simple feature pyramid of ViTDet, blind to padding."""
+"""Simple feature pyramid of ViTDet, independent of padding."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ class ChannelLayerNorm(nn.LayerNorm):
 class SimpleFeaturePyramid(BaseModule):
     """Builds a pyramid from the last map of a plain ViT (ViTDet, arXiv:2203.16527, section 3).
 
-    Every level resamples the same map (transposed convolutions up, max pooling down), then maps it
-    to ``out_channels`` by a 1 x 1 and a 3 x 3 convolution without bias, each followed by LN.
+    Each level resamples the same map, upwards with transposed convolutions and downwards with max
+    pooling. A 1 x 1 and a 3 x 3 convolution without bias, each followed by LN, then map it to
+    ``out_channels``.
 
-    No cell of an image sees the padding around it: padding is zero in front of the 3 x 3
-    convolutions, left out of pooling, and normalisation works on each position alone. Given
-    ``img_shapes``, the levels of an image are those of the image alone.
+    No cell of an image depends on the padding around it: padding is zero before the 3 x 3
+    convolutions, pooling leaves it out, and normalisation works on each position alone. Given
+    ``img_shapes``, the levels of an image in a batch equal those of the image alone.
 
     Args:
         in_channels: Channels of the input map.
         out_channels: Channels of each level.
         scale_factors: Scale of each level relative to the input; powers of two, finest first.
-        num_outs: Number of levels; more than ``scale_factors`` adds max-pooled ones, each of half
-            the size. Defaults to the number of scale factors.
-        norm_cfg: ``dict(type='LN', eps=...)``. Other types are refused, because normalisation over
+        num_outs: Number of levels. Those beyond ``scale_factors`` take every second cell of the
+            level before. None takes the number of scale factors.
+        norm_cfg: ``dict(type='LN', eps=...)``. Other types are an error, because normalisation over
             the canvas mixes padding into the image.
         init_cfg: Initialisation config.
 
@@ -90,7 +91,7 @@ class SimpleFeaturePyramid(BaseModule):
                 )
         if in_channels % max(1, int(max(self.scale_factors))):
             raise ValueError(
-                f'in_channels={in_channels} cannot be halved at each up-scaling to '
+                f'in_channels={in_channels} cannot be halved at each doubling of the size up to '
                 f'{max(self.scale_factors)}'
             )
         if self.num_outs < len(self.scale_factors):
@@ -105,7 +106,11 @@ class SimpleFeaturePyramid(BaseModule):
             )
 
     def strides(self, input_stride: float) -> tuple[float, ...]:
-        """Stride of each output level in pixels, for an input map of ``input_stride``."""
+        """Returns the stride of each output level in pixels.
+
+        Args:
+            input_stride: Stride of the input map in pixels.
+        """
         strides = [input_stride / scale for scale in self.scale_factors]
         for _ in range(self.num_outs - len(strides)):
             strides.append(2 * strides[-1])
@@ -121,7 +126,8 @@ class SimpleFeaturePyramid(BaseModule):
 
         Args:
             inputs: A map of shape (B, in_channels, H, W), or several of which the last is taken.
-            img_shapes: Valid height and width of each image in pixels; None takes all as valid.
+            img_shapes: Valid height and width of each image in pixels; None takes all cells as
+                valid.
             stride: Stride of the input map in pixels; needed with ``img_shapes``.
 
         Returns:
@@ -133,7 +139,9 @@ class SimpleFeaturePyramid(BaseModule):
         """
         x = inputs if isinstance(inputs, Tensor) else inputs[-1]
         if img_shapes is not None and stride is None:
-            raise ValueError('img_shapes are given in pixels: give the stride of the input too')
+            raise ValueError(
+                'img_shapes are in pixels and need the stride of the input, got stride=None'
+            )
 
         def mask_of(maps: Tensor, map_stride: float) -> Tensor | None:
             if img_shapes is None:
@@ -152,19 +160,19 @@ class SimpleFeaturePyramid(BaseModule):
             projected = self.projections[i](zero_padding(resampled, mask))
             outs.append(zero_padding(self.smoothers[i](zero_padding(projected, mask)), mask))
         for _ in range(self.num_outs - len(outs)):
-            # Every second cell. A slice would keep them apart in memory, where mmdet's detectors
-            # cannot flatten them with ``view``.
+            # Every second cell. Those of a slice would lie apart in memory, and mmdet's detectors
+            # could not flatten them with ``view``.
             outs.append(F.max_pool2d(outs[-1], 1, 2))
         return tuple(outs)
 
 
 def _max_pool(x: Tensor, kernel: int, mask: Tensor | None) -> Tensor:
-    """Max pooling that ignores padding; windows cut by the border count."""
+    """Pools by the maximum without padding; windows cut by the border are included."""
     return F.max_pool2d(zero_padding(x, mask, -math.inf), kernel, kernel, ceil_mode=True)
 
 
 def _build_resampler(channels: int, scale: float, eps: float) -> tuple[nn.Module, int]:
-    """Layers that enlarge a map by ``scale`` >= 1, and the channels that come out."""
+    """Returns the layers that enlarge a map by ``scale`` >= 1, and their output channels."""
     layers: list[nn.Module] = []
     for step in range(max(0, int(math.log2(scale)))):
         if step:

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """Boxes of B images, padded to T, the most boxes that one of them has.
+    """Boxes of B images, padded to T, the largest number of boxes of an image.
 
     Attributes:
         labels: Class indices, shape (B, T); 0 at padding.
@@ -57,8 +57,11 @@ class BoxTargets:
         """Keeps at most ``max_boxes`` boxes of each image, drawn at random without replacement.
 
         Args:
-            max_boxes: Most boxes of an image.
+            max_boxes: Largest number of boxes per image.
             generators: Random numbers of each image.
+
+        Returns:
+            The kept boxes.
         """
         if max(self.counts) <= max_boxes:
             return self

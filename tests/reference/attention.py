@@ -1,4 +1,4 @@
-"""Attention within segments, one token at a time."""
+"""Attention within segments, for one token at a time."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def slow_segment_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """Softmax attention of each token over the tokens of its segment; shapes (T, heads, dim)."""
+    """Computes softmax attention within segments; shapes (T, heads, dim)."""
     out = torch.zeros_like(v)
     start = 0
     for length in lengths:

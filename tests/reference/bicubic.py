@@ -18,9 +18,9 @@ def _kernel(t: float) -> float:
 
 
 def slow_bicubic(grid: Tensor, size: tuple[int, int], scale: tuple[float, float]) -> Tensor:
-    """Interpolates (rows, cols, C) to (size, C) without antialiasing.
+    """Interpolates (rows, cols, C) to (*size, C) without antialiasing.
 
-    Output cell i samples the input at (i + 0.5) / scale - 0.5; the border repeats.
+    Output cell i samples the input at (i + 0.5) / scale - 0.5; the border is repeated.
     """
     rows, cols = grid.shape[:2]
     out = torch.zeros(*size, grid.shape[2], dtype=torch.float64)

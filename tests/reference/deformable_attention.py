@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention, one sampling point at a time."""
+"""Multi-scale deformable attention, for one sampling point at a time."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def slow_deformable_attention(
     value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Shapes and meaning as for ``mmdet_dinov2.layers.deformable_attention``."""
+    """Computes what ``mmdet_dinov2.layers.deformable_attention`` does for a batch."""
     batch, queries, heads, levels, points = weights.shape
     rows = []
     for b, q, h in _indices(batch, queries, heads):

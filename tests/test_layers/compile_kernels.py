@@ -1,7 +1,7 @@
-"""Compiles the Triton kernels for a GPU and prints the memory instructions that they contain.
+"""Compiles the Triton kernels for a GPU and prints their memory instructions.
 
-Run it as a program, with the compute capability (90 for H100 and H200): a process that has
-Triton's interpreter switched on cannot compile.
+Run it as a program, with the compute capability (90 for H100 and H200): a process with Triton's
+interpreter switched on cannot compile.
 """
 
 import collections
@@ -24,14 +24,14 @@ CONSTANTS = dict(HEADS=8, LEVELS=4, POINTS=4, DIM=32, BLOCK_QUERIES=32, BLOCK_DI
 
 
 def pointer_type(name: str) -> str:
-    """The type of an argument where values are bf16."""
+    """Returns the type of an argument for bf16 values."""
     if name in ('shapes', 'starts', 'images'):
         return '*i64'
     return '*bf16' if name in ('value', 'output', 'grad') else '*fp32'
 
 
 def instructions(kernel: str, capability: int) -> dict[str, int]:
-    """How often each instruction on global memory occurs."""
+    """Counts the instructions on global memory."""
     names = POINTERS[kernel].split()
     signature = {f'{name}_ptr': pointer_type(name) for name in names}
     signature |= dict(num_queries='i32', num_values='i32') | dict.fromkeys(CONSTANTS, 'constexpr')

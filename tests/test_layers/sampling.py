@@ -19,7 +19,7 @@ def sampling_inputs(
     value_dtype: torch.dtype | None = None,
     device: str = 'cpu',
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values, shapes, locations (a third of them outside) and weights; all need gradients."""
+    """Makes values, shapes, locations (a third of them outside) and weights, with gradients."""
     cells = sum(height * width for height, width in shapes)
     value = torch.randn(batch, cells, heads, dim, dtype=dtype).to(value_dtype or dtype)
     locations = torch.rand(batch, queries, heads, len(shapes), points, 2, dtype=dtype) * 1.6 - 0.3
@@ -31,7 +31,7 @@ def sampling_inputs(
 def stream_inputs(
     shapes: list[list[tuple[int, int]]], queries: list[int], dim: int = 4, device: str = 'cpu'
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Values, shapes, locations, weights and images of images with levels of their own."""
+    """Makes values, shapes, locations, weights and image numbers for images of different sizes."""
     alone = [
         sampling_inputs(1, count, dim=dim, shapes=levels, device=device)
         for levels, count in zip(shapes, queries, strict=True)
@@ -44,7 +44,7 @@ def stream_inputs(
 
 
 def with_gradients(output: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The output and the gradients of values, locations and weights."""
+    """Returns the output and the gradients of values, locations and weights."""
     direction = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
     leaves = [t for t in inputs if t.requires_grad]
     return output, *torch.autograd.grad(output, leaves, direction.to(output))

@@ -78,7 +78,7 @@ def test_images_are_dropped_at_the_rate_whatever_the_batch(batch):
 
 @pytest.mark.parametrize('batch', [1, 2, 4])
 def test_expectation_over_the_draws_is_the_block_without_drops(batch):
-    """Exact: with one branch the block is linear in the draw."""
+    """The equality is exact: with one branch, the block is linear in the draw."""
     block = make_block(drop_path_rate=0.25)
     torch.nn.init.zeros_(block.ls2.gamma)  # leaves the attention branch
     layout = TokenLayout((GRIDS * 2)[:batch], num_prefix=1)
@@ -105,7 +105,7 @@ def test_all_dropped_keeps_the_parameters_in_the_graph():
 
 
 def outcomes(num_images, rate=0.25):
-    """All sets of kept images with their probabilities."""
+    """Yields all sets of kept images with their probabilities."""
     for outcome in range(2**num_images):
         kept = tuple(i for i in range(num_images) if outcome >> i & 1)
         yield kept, (1 - rate) ** len(kept) * rate ** (num_images - len(kept))
@@ -113,7 +113,7 @@ def outcomes(num_images, rate=0.25):
 
 @pytest.mark.parametrize('batch', [1, 2, 4])
 def test_expected_cost_falls_by_the_drop_rate(batch):
-    """Counted in operations of linear layers and attention, on images of equal size."""
+    """The cost is the operations of linear layers and attention, on images of equal size."""
     block = make_block(drop_path_rate=0.25)
     layout = TokenLayout(((5, 4),) * batch, num_prefix=1)
     stream = torch.randn(sum(layout.lengths), 16)
@@ -144,7 +144,7 @@ def test_a_kept_image_costs_and_gives_what_it_does_alone():
 
 
 def _expected_gradients_on_a_rank(rank, port, queue):
-    """Gradients of DDP over all draws of two ranks with two images each, weighed."""
+    """Sums gradients of DDP over all draws of two ranks with two images each, by probability."""
     dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
     block, layouts, streams, weights = two_ranks()
     parallel = nn.parallel.DistributedDataParallel(block)
@@ -157,7 +157,7 @@ def _expected_gradients_on_a_rank(rank, port, queue):
     total = 0
     for kept, probability in outcomes(4):
         own = tuple(i - 2 * rank for i in kept if i // 2 == rank)
-        # All images of a rank are dropped in some draws: it still takes part in the reduction.
+        # In some draws all images of a rank are dropped. It still takes part in the reduction.
         total = total + probability * gradients((own, own))
     if rank == 0:
         queue.put((total.tolist(), gradients(None).tolist()))
@@ -167,7 +167,7 @@ def _expected_gradients_on_a_rank(rank, port, queue):
 
 
 def two_ranks():
-    """A block whose attention branch is all it does, and what each of two ranks feeds it."""
+    """Returns a block with nothing but its attention branch, and the inputs of two ranks."""
     torch.manual_seed(0)
     block = make_block(drop_path_rate=0.25)
     nn.init.zeros_(block.ls2.gamma)
@@ -177,7 +177,7 @@ def two_ranks():
 
 
 def attention_gradients(block):
-    """Gradients that are linear in the draw."""
+    """Returns the gradients that are linear in the draw."""
     modules = (block.norm1, block.attn, block.ls1)
     return torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])
 
@@ -186,7 +186,7 @@ def test_expected_gradients_on_two_ranks_are_those_without_drops():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    # Forked from a process that has imported this once.
+    # Forked from a process that has already imported this module.
     context = torch.multiprocessing.get_context('forkserver')
     context.set_forkserver_preload([__name__])
     queue = context.SimpleQueue()
@@ -200,7 +200,7 @@ def test_expected_gradients_on_two_ranks_are_those_without_drops():
     expected, undropped = (torch.tensor(values) for values in queue.get())
     processes.join()
     torch.testing.assert_close(expected, undropped, rtol=1e-4, atol=1e-5)
-    # One process with all four images; DDP takes the mean of the ranks.
+    # One process with all four images; DDP averages over the ranks.
     block, layouts, streams, weights = two_ranks()
     for layout, stream, weight in zip(layouts, streams, weights, strict=True):
         (block(stream, layout) * weight).sum().backward()

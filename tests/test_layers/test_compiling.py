@@ -1,4 +1,4 @@
-"""Token-wise parts run compiled; how, is not noticed."""
+"""Compiled token-wise parts give the same results, for all sizes."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ NUM_SIZES = 20
 
 @pytest.fixture
 def use_backend(monkeypatch):
-    """Sets the backend: 'aot_eager' is all of the compiler but for the code that it writes."""
+    """Sets the backend: 'aot_eager' is all of the compiler except code generation."""
 
     def use(backend):
         monkeypatch.setattr(compiling, '_BACKEND', backend)
@@ -31,7 +31,7 @@ def use_backend(monkeypatch):
 
 
 def batches():
-    """Batches of 1 to 3 images, of one size and of several, with 20 sizes and more."""
+    """Yields batches of 1 to 3 images, of one size and of several, with 20 sizes or more."""
     for index in range(NUM_SIZES):
         sizes = [tuple(torch.randint(15, 120, (2,)).tolist()) for _ in range(1 + index % 3)]
         if index % 5 == 1:
@@ -41,7 +41,7 @@ def batches():
 
 
 def run(model, images, sizes, autocast=False):
-    """Features, and gradients where there are any."""
+    """Returns features, and gradients if there are any."""
     model.zero_grad()
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         (out,) = model(images, sizes, range(len(sizes)))
@@ -62,7 +62,7 @@ PARTLY = dict(frozen_stages=2, frozen_dtype='bfloat16', with_cp=True)
         pytest.param('inductor', PARTLY, marks=pytest.mark.slow),
     ],
 )
-def test_equals_the_model_without_and_is_not_compiled_for_each_size(use_backend, backend, options):
+def test_results_are_equal_and_sizes_do_not_lead_to_compilation(use_backend, backend, options):
     use_backend(backend)
     plain = tiny_backbone(**options).train()
     model = tiny_backbone(**options, compiled=True).train()
@@ -72,7 +72,7 @@ def test_equals_the_model_without_and_is_not_compiled_for_each_size(use_backend,
     compiled = 0
     for index, (images, sizes) in enumerate(batches()):
         for got, expected in zip(run(model, images, sizes), run(plain, images, sizes), strict=True):
-            # bf16 is rounded in other places by compiled code.
+            # Compiled code rounds to bf16 in other places.
             tolerance = 0.02 if 'frozen_dtype' in options else 1e-4
             assert (got - expected).norm() <= tolerance * expected.norm()
         if index == 0:

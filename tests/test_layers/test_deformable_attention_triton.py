@@ -1,6 +1,6 @@
-"""The Triton kernels, on a GPU where there is one, else in Triton's interpreter on the CPU.
+"""The Triton kernels, on a GPU if there is one, else in Triton's interpreter on the CPU.
 
-The interpreter takes a quarter of a second for a sampling point, so the inputs are small.
+The interpreter takes a quarter of a second per sampling point, so the inputs are small.
 """
 
 import json
@@ -22,7 +22,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def compare(inputs, query_images=None):
-    """Results and gradients of the kernels against PyTorch's, up to the rounding of the values."""
+    """Compares results and gradients with those of PyTorch, up to the rounding of the values."""
     problem = triton_problem(inputs[0].device, inputs[0].dtype)
     if problem:
         pytest.skip(f'Triton does not run: {problem}')
@@ -32,7 +32,7 @@ def compare(inputs, query_images=None):
     ]
     for got, expected in zip(*results, strict=True):
         assert got.dtype == expected.dtype
-        # Gradients of locations are differences of large terms: their error is relative to those.
+        # Gradients of locations are differences of large terms; their error is relative to these.
         largest = expected.detach().abs().max().item() if expected.numel() else 0.0
         tolerance = dict(rtol=1e-4, atol=max(1e-4, 1e-5 * largest))
         if got.dtype != torch.float32:
@@ -42,19 +42,19 @@ def compare(inputs, query_images=None):
 
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_equals_pytorch_with_gradients(dtype):
-    """A head dimension that is no power of two, points outside, a level of one cell."""
+    """The head dimension is not a power of two, points lie outside, and a level has one cell."""
     shapes = [(3, 5), (1, 1)]
     compare(sampling_inputs(1, 7, 2, dim=6, shapes=shapes, value_dtype=dtype, device=DEVICE))
 
 
 def test_several_blocks_images_and_levels():
-    """More queries than a block of 1024 / 128 = 8 holds."""
+    """There are more queries than the 1024 / 128 = 8 of a block."""
     shapes = [(2, 3), (3, 1), (1, 2)]
     compare(sampling_inputs(2, 9, 1, dim=100, points=1, shapes=shapes, device=DEVICE))
 
 
 def test_images_of_different_sizes():
-    """Blocks of 8 queries that hold those of several images."""
+    """Blocks of 8 queries have those of several images."""
     shapes = [[(2, 3), (1, 2)], [(1, 1), (3, 1)], [(4, 2), (2, 1)]]
     *inputs, images = stream_inputs(shapes, [3, 1, 6], dim=100, device=DEVICE)
     compare(tuple(inputs), images)
@@ -81,7 +81,7 @@ def test_inputs_need_not_be_contiguous():
 
 @torch.no_grad()
 def test_levels_that_do_not_fit_are_not_read():
-    """On a GPU nobody checks the sizes; memory beyond the values must not be touched."""
+    """On a GPU the sizes are not checked; memory beyond the values must not be read."""
     from mmdet_dinov2.layers import deformable_attention_triton
 
     value, shapes, locations, weights = sampling_inputs(
@@ -107,7 +107,7 @@ def test_float64_is_refused():
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('queries', [1100, None])
 def test_published_sizes_on_a_gpu(dtype, queries):
-    """Decoder and encoder of a batch of 2 at 800 x 1333."""
+    """The sizes are those of decoder and encoder for a batch of 2 at 800 x 1333."""
     shapes = [(100, 167), (50, 84), (25, 42), (13, 21)]
     queries = queries or sum(h * w for h, w in shapes)
     compare(
@@ -136,8 +136,8 @@ def test_sizes_do_not_lead_to_compilation_on_a_gpu():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('capability', [80, 90])
-def test_kernels_are_compiled_for_gpus_that_are_not_here(capability, tmp_path):
-    """Down to machine code, with vector loads, and vector additions where the GPU has them."""
+def test_kernels_compile_without_the_gpu(capability, tmp_path):
+    """The machine code has vector loads, and vector additions if the GPU supports them."""
     script = Path(__file__).with_name('compile_kernels.py')
     environment = {**os.environ, 'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}
     result = subprocess.run(

@@ -12,7 +12,7 @@ from .sampling import SHAPES, sampling_inputs, stream_inputs, with_gradients
 
 @pytest.fixture(params=['dense', 'sparse'])
 def _both(request, monkeypatch):
-    """Both ways to hold the matrix, whatever the number of cells."""
+    """Runs a test with the dense and with the sparse matrix, whatever the number of cells."""
     cells = 10**6 if request.param == 'dense' else 0
     monkeypatch.setattr(deformable_attention_pytorch, '_MAX_DENSE_CELLS', cells)
 
@@ -49,7 +49,7 @@ def test_equals_mmcv(monkeypatch, at_once):
     )
 
 
-# Two of one size, so that some images share a product, and one that nobody looks at.
+# Two of one size, so that some images share a product.
 STREAM = [[(2, 3), (1, 2)], [(4, 1), (2, 1)], [(4, 1), (2, 1)], [(5, 4), (3, 2)]]
 
 
@@ -87,7 +87,7 @@ def test_some_images_may_be_dense_and_others_sparse(monkeypatch):
 
 @pytest.mark.usefixtures('_both')
 @pytest.mark.parametrize('number', [float('nan'), float('inf'), -float('inf')])
-def test_locations_that_are_no_numbers_break_their_query_alone(number):
+def test_non_finite_locations_affect_their_query_alone(number):
     value, shapes, locations, weights = sampling_inputs(queries=4)
     locations = locations.detach().clone()
     locations[0, 1, 0, 0, 0, 0] = number
@@ -105,7 +105,7 @@ def test_low_precision_rounds_nothing_but_values(dtype):
     exact_inputs = [t.detach().double() if t.is_floating_point() else t for t in inputs]
     exact_inputs = [t.requires_grad_() if t.is_floating_point() else t for t in exact_inputs]
     output = deformable_attention(*exact_inputs)
-    # The direction that with_gradients takes is rounded to the dtype of the output.
+    # with_gradients rounds its direction to the dtype of the output.
     direction = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
     leaves = [t for t in exact_inputs if t.requires_grad]
     exact = (output, *torch.autograd.grad(output, leaves, direction.to(dtype).double()))
@@ -199,6 +199,6 @@ def test_wrong_arguments_are_named():
         deformable_attention(value, shapes, locations, weights, query_images=images[:3])
 
 
-def test_where_triton_runs_is_said():
+def test_reasons_why_triton_cannot_run():
     assert 'not compute in float64' in triton_problem(torch.device('cuda'), torch.float64)
     assert 'not on meta' in triton_problem(torch.device('meta'), torch.float32)

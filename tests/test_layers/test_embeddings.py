@@ -25,14 +25,14 @@ def test_patches_equal_a_convolution_on_the_padded_image(size):
 
 
 @pytest.mark.parametrize('patch_size', [8, 16, 20])
-def test_resampled_kernel_answers_a_constant_image_alike(patch_size):
+def test_the_response_to_a_constant_image_stays(patch_size):
     kernel = torch.randn(6, 3, 14, 14)
     resampled = resample_patch_kernel(kernel, patch_size)
     assert resampled.shape == (6, 3, patch_size, patch_size)
     torch.testing.assert_close(resampled.sum((2, 3)), kernel.sum((2, 3)), rtol=1e-4, atol=1e-4)
 
 
-def test_resampled_kernel_answers_enlarged_patches_alike():
+def test_the_response_to_enlarged_patches_is_that_to_the_patches():
     kernel, patches = torch.randn(6, 3, 14, 14), torch.randn(5, 3, 14, 14)
     enlarged = F.interpolate(patches, size=(16, 16), mode='bicubic', antialias=True)
     expected = torch.einsum('ochw,nchw->no', kernel, patches)
@@ -40,7 +40,7 @@ def test_resampled_kernel_answers_enlarged_patches_alike():
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_same_patch_size_leaves_the_kernel_alone():
+def test_the_same_patch_size_returns_the_kernel():
     kernel = torch.randn(2, 3, 14, 14)
     assert resample_patch_kernel(kernel, 14) is kernel
 

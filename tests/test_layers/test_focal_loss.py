@@ -1,4 +1,4 @@
-"""The focal loss in two parts against mmdet's own on one-hot classes."""
+"""The focal loss in two parts against mmdet's loss on one-hot classes."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_extreme_logits_have_finite_losses_and_gradients():
     loss = focal_gap(logits, 0.25, 2.0).sum() + negative_focal_loss(logits, 0.25, 2.0)
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
-    # What is wrong by far is pushed with full weight.
+    # A logit that is far off gets the full gradient.
     (grad,) = torch.autograd.grad(negative_focal_loss(logits, 0.25, 2.0), logits)
     torch.testing.assert_close(grad[-1], torch.tensor(0.75))
 

@@ -1,4 +1,4 @@
-"""Frozen weights in bf16 behave like the fp32 weights that they are rounded from."""
+"""Frozen weights in bf16 behave like the fp32 weights that they were rounded from."""
 
 import copy
 
@@ -19,7 +19,7 @@ def images():
 
 @pytest.fixture(params=['all', 2, 0])
 def pair(request):
-    """The same backbone, with fp32 and with bf16 weights where it is frozen."""
+    """Builds the same backbone with fp32 and with bf16 weights in its frozen part."""
     plain = tiny_backbone(frozen_stages=request.param)
     held = DINOv2(ARCH, 56, frozen_stages=request.param, frozen_dtype='bfloat16')
     held.load_state_dict(plain.state_dict())
@@ -56,7 +56,7 @@ def test_without_autocast_the_frozen_part_computes_in_bf16(images):
     assert out.dtype == torch.float32 and torch.equal(out, expected)
 
 
-def test_what_is_held(pair, images):
+def test_matrices_of_frozen_layers_are_held(pair, images):
     _, held = pair
     held(images)
     frozen = held.num_frozen_blocks
@@ -92,7 +92,7 @@ def test_memory_of_the_gpu_is_halved():
     assert used['bfloat16'] < 0.55 * used['float32']
 
 
-def test_loading_a_state_replaces_what_is_held(pair, images):
+def test_loading_a_state_replaces_the_held_weights(pair, images):
     _, held = pair
     before = held(images)[0]
     other = tiny_backbone()
@@ -142,7 +142,7 @@ def test_copies_have_their_own_originals(pair, images):
     assert twin(images)[0].count_nonzero()
 
 
-def test_initialising_again_starts_from_fp32(images):
+def test_a_second_initialisation_starts_from_fp32(images):
     held = tiny_backbone(frozen_stages='all', frozen_dtype='bfloat16')
     held(images)
     held._is_init = False

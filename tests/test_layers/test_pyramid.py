@@ -15,7 +15,7 @@ def layout():
 
 
 def slow_cells():
-    """Image, level, row and column of each cell, in the order of the stream."""
+    """Returns image, level, row and column of each cell, in the order of the stream."""
     return torch.tensor(
         [
             (image, level, row, column)

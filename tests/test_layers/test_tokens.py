@@ -30,7 +30,7 @@ def test_window_order_holds_every_token_once_in_its_window(grid, window):
 
 
 @pytest.mark.parametrize('window', [0, 3])
-def test_maps_come_back_as_they_went_in(window):
+def test_a_stream_turns_back_into_the_same_maps(window):
     grids = ((4, 7), (5, 2), (4, 7))
     layout = TokenLayout(grids, num_prefix=2, window_size=window)
     maps = [torch.randn(6, *grid) for grid in grids]
@@ -54,7 +54,7 @@ def test_equal_images_give_one_dense_run():
 
 def test_prefix_is_a_segment_of_its_own_in_windows():
     layout = TokenLayout(((3, 4), (2, 2)), num_prefix=5, window_size=2)
-    # prefix, 2 full windows, 2 cut by the bottom; prefix, 1 full window
+    # A prefix, 2 full windows, 2 cut by the bottom; a prefix, 1 full window.
     assert layout.window_segments.lengths == (5, 4, 4, 2, 2, 5, 4)
     assert layout.image_segments.lengths == (17, 9)
 

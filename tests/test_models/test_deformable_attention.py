@@ -24,7 +24,7 @@ STREAMS = ('query', 'value', 'query_pos', 'reference_points')
 
 
 def inputs(num_queries=11, batch=2, coordinates=4, dims=24):
-    """A batch of images of one size, as mmcv's module takes it."""
+    """Makes a batch of images of one size, as mmcv's module takes it."""
     return dict(
         query=torch.randn(batch, num_queries, dims),
         value=torch.randn(batch, CELLS, dims),
@@ -36,7 +36,7 @@ def inputs(num_queries=11, batch=2, coordinates=4, dims=24):
 
 
 def as_streams(arguments):
-    """The same as streams, as our module takes it."""
+    """Turns the batch into streams, as our module takes them."""
     batch, num_queries = arguments['query'].shape[:2]
     streams = {name: arguments[name].flatten(0, 1) for name in STREAMS}
     shapes = arguments['spatial_shapes']
@@ -45,7 +45,7 @@ def as_streams(arguments):
 
 
 def pair(**kwargs):
-    """mmcv's module and ours with the same weights."""
+    """Builds mmcv's module and ours with the same weights."""
     options = dict(embed_dims=24, num_heads=3, num_levels=2, num_points=3, dropout=0.0)
     theirs = randomize(MultiScaleDeformableAttention(**options, batch_first=True))
     ours = DeformableAttention(**options, **kwargs)
@@ -124,7 +124,7 @@ def test_reference_points_must_be_points_or_boxes():
 
 
 def implementations(cfg):
-    """The implementations that the layers of a detector were built with."""
+    """Returns the implementations in the layers of a detector."""
     modules = MODELS.build(cfg).modules()
     return [m.implementation for m in modules if isinstance(m, MultiScaleDeformableAttention)]
 
@@ -140,11 +140,11 @@ def test_the_setting_of_the_detector_reaches_every_layer():
         MODELS.build({**detector_cfg(), 'deformable_attention': 'cuda'})
 
 
-def test_what_cannot_run_is_said():
+def test_what_cannot_run_is_named():
     cpu = torch.device('cpu')
     assert choose_implementation(cpu).name == 'pytorch'
-    assert 'cpu is no GPU' in choose_implementation(cpu).reason
-    with pytest.raises(InputError, match="'mmcv' on cpu: it is an operator for CUDA; 'auto' takes"):
+    assert 'cpu is not a GPU' in choose_implementation(cpu).reason
+    with pytest.raises(InputError, match="'mmcv' on cpu: its operator needs CUDA; 'auto' chooses"):
         choose_implementation(cpu, requested='mmcv')
     with pytest.raises(InputError, match="'triton' on cpu: .* float64"):
         choose_implementation(cpu, torch.float64, 'triton')
@@ -173,7 +173,7 @@ def test_the_first_that_runs_on_cuda_is_taken(monkeypatch, triton, cuda, expecte
     assert choice.name == expected
     assert re.search(reason, choice.reason)
     ordered = _choose.__wrapped__(gpu, torch.bfloat16, 'auto', True)
-    assert ordered.name == 'pytorch' and 'no fixed order' in ordered.reason
+    assert ordered.name == 'pytorch' and 'varying order' in ordered.reason
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -194,7 +194,7 @@ def test_all_implementations_agree_on_a_gpu():
 
 
 @pytest.mark.parametrize(('name', 'level'), [('triton', 'INFO'), ('pytorch', 'WARNING')])
-def test_what_runs_on_a_gpu_is_told_once(monkeypatch, name, level):
+def test_what_runs_on_a_gpu_is_logged_once(monkeypatch, name, level):
     lines = []
     monkeypatch.setattr(
         deformable_attention, 'print_log', lambda text, logger, level: lines.append((text, level))

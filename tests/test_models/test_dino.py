@@ -43,7 +43,7 @@ def test_pyramid_does_not_depend_on_batch_mates(detector, images):
 @torch.no_grad()
 @pytest.mark.parametrize('num_queries', [20, 400])
 def test_predictions_do_not_depend_on_batch_mates(images, num_queries):
-    """400 queries are more than the small image has proposals, alone and in the batch."""
+    """400 queries are more than the proposals of the small image, alone and in the batch."""
     torch.manual_seed(0)
     detector = tiny_detector(num_queries=num_queries).eval()
     batched = detector.predict(pad_batch(images, CANVAS), [data_sample(*s) for s in SIZES])
@@ -53,7 +53,7 @@ def test_predictions_do_not_depend_on_batch_mates(images, num_queries):
         torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=1e-4)
         torch.testing.assert_close(a.bboxes, b.bboxes, rtol=1e-4, atol=1e-4 * max(CANVAS))
         assert torch.equal(a.labels, b.labels)
-        assert a.bboxes.std(0).min() > 1  # boxes that differ, or the test could not fail
+        assert a.bboxes.std(0).min() > 1  # the boxes differ, or the test could not fail
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def layout():
     return PyramidLayout([(20, 18), (6, 7)], [10], torch.device('cpu'))
 
 
-def test_select_proposals_fills_up_with_the_whole_image(layout):
+def test_missing_proposals_become_the_whole_image(layout):
     scores = torch.tensor([[1.0], [3.0], [2.0], [9.0], [5.0]])
     boxes = torch.arange(20.0).view(5, 4).requires_grad_()
     usable = torch.tensor([True, True, False, False, True])
@@ -102,7 +102,7 @@ def test_select_proposals_fills_up_with_the_whole_image(layout):
     assert boxes.grad.tolist() == [[1.0] * 4, [1.0] * 4, [0.0] * 4, [0.0] * 4, [1.0] * 4]
 
 
-def test_select_proposals_keeps_the_best_of_each_image(layout):
+def test_the_best_proposals_of_each_image_are_kept(layout):
     scores = torch.tensor([[1.0, 0.0], [3.0, 8.0], [2.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
     boxes = torch.arange(20.0).view(5, 4)
     kept, kept_boxes = _select_proposals(scores, boxes, scores[:, 0] > 0, layout, 1)
@@ -115,7 +115,7 @@ def test_reference_points_are_the_same_place_on_all_levels():
     layout = PyramidLayout(SIZES, (7.0, 14.0, 28.0), torch.device('cpu'))
     points = PaddingAwareEncoder.reference_points(layout)
     assert points.shape == (sum(layout.lengths), 3, 2)
-    # But for the thousandth of a cell that keeps them off the kinks of the interpolation.
+    # Except for the thousandth of a cell that keeps them off the kinks of the interpolation.
     sides = layout.shapes.flip(2)[layout.images]
     pixels = (points * sides - 2.0**-10) * torch.tensor(layout.strides)[:, None]
     torch.testing.assert_close(pixels, pixels[:, :1].expand_as(pixels), rtol=0, atol=1e-3)
@@ -123,7 +123,7 @@ def test_reference_points_are_the_same_place_on_all_levels():
 
 
 def test_encoder_equals_mmdets_where_there_is_no_padding(monkeypatch):
-    """Sizes that all strides divide, so that mmdet's ratios are exact too."""
+    """The sizes are multiples of all strides, so that mmdet's ratios are also exact."""
     monkeypatch.setattr(dino_encoder, '_SHIFT_IN_CELLS', 0.0)
     cfg = dict(detector_cfg()['encoder'])
     theirs = randomize(DeformableDetrTransformerEncoder(**cfg))
@@ -176,7 +176,7 @@ def losses_and_gradients(detector, num_boxes):
 
 @pytest.mark.parametrize('num_boxes', [(3, 2), (0, 4), (0, 0)])
 def test_every_parameter_gets_a_finite_gradient(num_boxes):
-    """Without boxes too: a parameter without gradient stops distributed training."""
+    """Also without boxes: a parameter without a gradient stops distributed training."""
     losses, grads = losses_and_gradients(tiny_detector(), num_boxes)
     assert all(torch.isfinite(term).all() for term in losses.values())
     assert [name for name, grad in grads.items() if grad is None] == []
@@ -220,7 +220,7 @@ def test_layer_depth_of_the_whole_detector(detector):
     assert detector.get_layer_depth('neck.x')[1] == 6
 
 
-def test_no_more_detections_are_asked_for_than_there_can_be():
+def test_detections_are_limited_to_queries_times_classes():
     cfg = detector_cfg(num_queries=5)
     cfg['test_cfg']['max_per_img'] = 300
     detector = MODELS.build(cfg).eval()

@@ -40,7 +40,7 @@ def predictions(num_layers, batch_size, num_queries):
 
 
 def heads():
-    """mmdet's head and ours, with the same weights."""
+    """Builds mmdet's head and ours with the same weights."""
     cfg = detector_cfg()
     options = cfg['bbox_head'] | dict(share_pred_layer=False, num_pred_layer=3, as_two_stage=True)
     options.pop('type')
@@ -54,7 +54,7 @@ def heads():
 
 
 def assigned_by_mmdet(scores, boxes, sample):
-    """Pairs (query, target) of one layer and image, by mmdet's assigner."""
+    """Returns the pairs (query, target) of one layer and image by mmdet's assigner."""
     height, width = sample.img_shape
     result = HungarianAssigner(MATCH_COSTS).assign(
         InstanceData(
@@ -95,7 +95,7 @@ def test_no_boxes_match_nothing():
     assert len(matches.query) == 0
 
 
-def test_costs_that_are_not_finite_lose_and_are_counted():
+def test_non_finite_costs_lose_and_are_counted():
     samples = ground_truth((2, 1, 1))
     scores, boxes = predictions(1, 3, 4)
     boxes[0, 0, 0] = torch.nan
@@ -131,7 +131,7 @@ def test_costs_are_those_of_mmdet(cost, counts):
     samples = ground_truth(counts)
     scores, boxes = predictions(2, 3, 6)
     boxes[0, 0, 0] = torch.nan
-    boxes[0, 1, 2, 2:] = 0.0  # no area
+    boxes[0, 1, 2, 2:] = 0.0  # an area of 0
     targets = BoxTargets.collate(samples)
     got = matching._COSTS[type(cost)](cost, scores, boxes, targets)
     assert got.shape == (2, 3, max(counts), 6)
@@ -176,7 +176,7 @@ def generator_of(num_dn_queries=30, embed_dims=8, num_matching_queries=20, **opt
 
 
 def denoise(generator, samples):
-    """The denoising queries of samples."""
+    """Makes the denoising queries of samples."""
     return generator(BoxTargets.collate(samples), sample_seeds(samples))
 
 
@@ -203,7 +203,7 @@ def test_losses_and_gradients_are_those_of_mmdet(counts):
     theirs, ours = heads()
     losses, grads = loss_and_grads(ours, inputs, samples, dn_meta)
 
-    # mmdet needs denoising queries for every box; what they are does not matter here.
+    # mmdet needs denoising queries for every box; their values do not matter here.
     filler = predictions(3, 3, 2 * max(counts))
     filled = [
         torch.cat((f, x[:, :, num_dn_queries:]), 2) for f, x in zip(filler, inputs[:2], strict=True)
@@ -220,7 +220,7 @@ def test_losses_and_gradients_are_those_of_mmdet(counts):
             grad[:, :, num_dn_queries:], expected[:, :, 2 * max(counts) :], rtol=1e-4, atol=1e-6
         )
 
-    # mmdet has one number of groups for the batch; for an image alone it is ours.
+    # mmdet has one number of groups for the batch. For an image alone it is that of ours.
     expected = dict.fromkeys((name for name in losses if 'dn_' in name), 0.0)
     layout = dn_meta['layout']
     for image, sample in enumerate(samples):
@@ -302,7 +302,7 @@ def test_denoising_queries_surround_their_boxes():
             positive, negative = ((placed[:, :, index] - middle).abs() / 0.3).unbind(1)
             assert (positive <= 0.5 + 1e-3).all() and positive.max() > 0.45
             assert (negative <= 1.0 + 1e-3).all() and negative.max() > 0.95
-            # Corners that pass each other leave a box without area, closer to the middle.
+            # Corners that pass each other leave a box with an area of 0, closer to the middle.
             assert (negative >= 0.5 - 1e-3).float().mean() > 0.5
             expected = ours.label_embedding.weight[label].expand_as(queries[:, :, index])
             assert torch.equal(queries[:, :, index], expected)
@@ -335,7 +335,7 @@ def test_denoising_queries_do_not_depend_on_batch_mates():
         sample.set_metainfo({SAMPLE_SEED: 100 + seed})
     content, logits, _, meta = denoise(generator, samples)
     for image, sample in enumerate(samples):
-        torch.rand(7)  # the state of the process does not count
+        torch.rand(7)  # the global random state does not matter
         alone = denoise(generator, [sample])
         length = alone[3]['num_denoising_queries']
         assert torch.equal(alone[0][0], content[image, :length])
@@ -373,7 +373,7 @@ def test_crowded_images_are_sampled():
     assert len(places) == 10 and len(places[:, 1].unique()) == 10
     *_, meta = denoise(generator_of(10, max_boxes=2), samples)
     assert meta['denoised'].counts == (2, 2, 0)
-    with pytest.raises(ValueError, match='max_boxes of dn_cfg must be at least 1, but is 0'):
+    with pytest.raises(ValueError, match=r'dn_cfg\.max_boxes must be at least 1, got 0'):
         generator_of(10, max_boxes=0)
 
 
@@ -382,13 +382,13 @@ def test_other_assigners_and_losses_are_refused():
     cfg['bbox_head'].pop('type')
     shared = dict(share_pred_layer=False, num_pred_layer=3, as_two_stage=True)
     theirs = dict(assigner=dict(type='HungarianAssigner', match_costs=MATCH_COSTS))
-    with pytest.raises(InputError, match='but it is HungarianAssigner'):
+    with pytest.raises(InputError, match='got HungarianAssigner'):
         BatchedDINOHead(**cfg['bbox_head'], **shared, train_cfg=theirs)
     cfg['bbox_head']['loss_cls'] = dict(type='QualityFocalLoss')
-    with pytest.raises(InputError, match='but it is QualityFocalLoss'):
+    with pytest.raises(InputError, match='got QualityFocalLoss'):
         BatchedDINOHead(**cfg['bbox_head'], **shared, train_cfg=cfg['train_cfg'])
     cfg['bbox_head']['loss_cls'] = dict(type='FocalLoss', activated=True)
-    with pytest.raises(InputError, match='but it is FocalLoss with activated=True'):
+    with pytest.raises(InputError, match='got FocalLoss with activated=True'):
         BatchedDINOHead(**cfg['bbox_head'], **shared, train_cfg=cfg['train_cfg'])
 
 

@@ -47,7 +47,7 @@ def test_features_do_not_depend_on_batch_mates(options):
         assert got.count_nonzero() == alone.count_nonzero()
 
 
-def test_a_plain_forward_takes_padding_for_image():
+def test_without_image_shapes_padding_is_part_of_the_image():
     model = tiny_backbone().eval()
     image = torch.randn(3, 28, 28)
     (padded,) = model(pad_batch([image], (56, 56), fill=0.0))
@@ -213,7 +213,7 @@ def test_published_sizes_build(arch, num_registers):
         (dict(out_indices=()), 'at least one block'),
         (dict(frozen_stages=5), 'frozen_stages=5'),
         (dict(frozen_stages='none'), "frozen_stages='none'"),
-        (dict(frozen_dtype='bfloat16'), 'frozen_dtype=.bfloat16. needs something frozen'),
+        (dict(frozen_dtype='bfloat16'), 'frozen_dtype=.bfloat16. needs a frozen part'),
         (dict(frozen_stages=1, frozen_dtype='half'), "'float32' or 'bfloat16', got 'half'"),
         (dict(img_size=100), 'img_size=100 must be a multiple of 14'),
         (dict(patch_size=0), 'patch_size must be a positive'),
@@ -247,7 +247,7 @@ def test_stochastic_depth_of_an_image_follows_its_seed():
     images = torch.randn(3, 3, 56, 56)
     seeds = [11, 12, 13]
     (together,) = model(images, sample_seeds=seeds)
-    torch.rand(5)  # the state of the process does not count
+    torch.rand(5)  # the global random state does not matter
     for i, seed in enumerate(seeds):
         (alone,) = model(images[i : i + 1], sample_seeds=[seed])
         torch.testing.assert_close(alone[0], together[i])

@@ -1,4 +1,4 @@
-"""What saves memory or time leaves the detector as it is."""
+"""Settings that save memory or time do not change the results of the detector."""
 
 import copy
 
@@ -17,7 +17,7 @@ SIZES = [(75, 52), (130, 190)]
 
 
 def build(dropout=0.0, compiled=False, recomputed=None, **backbone):
-    """A detector with the same weights whatever its settings."""
+    """Builds a detector that has the same weights whatever its settings."""
     cfg = detector_cfg(backbone=backbone)
     for part in PARTS:
         layer = cfg[part]['layer_cfg']
@@ -32,7 +32,7 @@ def build(dropout=0.0, compiled=False, recomputed=None, **backbone):
 
 
 def train_step(model, sizes=tuple(SIZES), autocast=False):
-    """Losses and gradients of a step with denoising."""
+    """Returns losses and gradients of a step with denoising."""
     torch.manual_seed(1)
     samples = [data_sample(*size, num_boxes=2) for size in sizes]
     for index, sample in enumerate(samples):
@@ -160,7 +160,7 @@ def test_one_switch_compiles_backbone_encoder_and_decoder(monkeypatch):
                 assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, name
         if index == 0:
             compiled = counters['stats']['unique_graphs']
-            # Two of the backbone, one each of encoder and decoder, perhaps again for other layers.
+            # Two of the backbone and one each of encoder and decoder, or more for other layers.
             assert compiled >= 4
     assert not counters['graph_break']
     assert counters['stats']['unique_graphs'] - compiled <= 2

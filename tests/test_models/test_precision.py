@@ -1,4 +1,4 @@
-"""What stays in fp32 while the rest runs in bf16."""
+"""What stays in fp32 while everything else runs in bf16."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ bf16 = torch.autocast('cpu', torch.bfloat16)
 
 @pytest.fixture(scope='module')
 def step():
-    """A detector, its batch, and what its parts gave and took in a step under autocast."""
+    """Runs a step under autocast and returns inputs and outputs of the parts of the detector."""
     torch.manual_seed(0)
     model = tiny_detector().train()
     samples = [data_sample(70, 60, 3), data_sample(60, 80, 0)]
@@ -59,7 +59,7 @@ def test_reference_points_are_fp32(step):
     assert len(references) == 2
     for points in references:
         assert points.dtype == torch.float32
-        # Nor were they rounded on their way.
+        # They were not rounded before, either.
         assert (points.bfloat16().float() != points).float().mean() > 0.9
 
 
@@ -71,12 +71,12 @@ def test_losses_are_those_of_fp32(step):
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(losses[name], value), name
-    with bf16:  # the difference would be seen
+    with bf16:  # a difference would be noticed
         rounded = loss(**head_inputs)
     assert any(not torch.equal(losses[name], rounded[name]) for name in losses)
 
 
-def test_the_matcher_tells_boxes_apart_that_are_equal_in_bf16():
+def test_the_matcher_distinguishes_boxes_that_are_equal_in_bf16():
     sample = data_sample(800, 800, 1)
     sample.gt_instances.bboxes = torch.tensor([[200.0, 200.0, 600.0, 600.0]])
     sample.gt_instances.labels = torch.tensor([0])
@@ -88,6 +88,6 @@ def test_the_matcher_tells_boxes_apart_that_are_equal_in_bf16():
     assigner = BatchedHungarianAssigner(costs)
     with bf16:
         assert assigner.assign_batch(scores.bfloat16(), boxes, targets).query.tolist() == [1]
-        # In bf16 they are one, and the first is taken.
+        # In bf16 they are equal, and the first is taken.
         rounded = boxes.bfloat16()
         assert assigner.assign_batch(scores, rounded, targets).query.tolist() == [0]

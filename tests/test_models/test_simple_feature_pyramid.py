@@ -30,7 +30,7 @@ def test_level_sizes_round_up(size):
 
 
 def test_levels_can_be_flattened_as_mmdet_does():
-    """mmdet's detectors call ``view`` on every level."""
+    """The detectors of mmdet call ``view`` on every level."""
     for level in make_neck()(torch.randn(2, 16, 5, 7)):
         assert level.view(2, 8, -1).shape[-1] == level.shape[-2] * level.shape[-1]
 
@@ -106,6 +106,6 @@ def test_wrong_arguments_are_named(options, message):
         make_neck(**options)
 
 
-def test_sizes_need_a_stride():
-    with pytest.raises(ValueError, match='give the stride'):
+def test_image_shapes_need_a_stride():
+    with pytest.raises(ValueError, match='need the stride of the input, got stride=None'):
         make_neck()(torch.zeros(1, 16, 4, 4), img_shapes=[(4, 4)])
