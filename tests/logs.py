@@ -9,7 +9,7 @@ import numpy as np
 
 
 def power_law(steps, a: float = 50.0, b: float = 300.0, c: float = 0.6) -> np.ndarray:
-    """AP in points without noise."""
+    """Returns AP in points, without noise."""
     return a - b * np.asarray(steps, dtype=float) ** -c
 
 
@@ -27,7 +27,7 @@ def write_part(
 ) -> Path:
     """Writes the log of one start of a run, with an evaluation after each epoch.
 
-    ``offset`` is added to the loss and to AP in points, so that parts can be told apart.
+    ``offset`` is added to the loss and to AP in points, so that the parts differ.
     """
     lines = []
     for step in range(first_step, last_step + 1):

@@ -95,7 +95,7 @@ TINY_OPTIONS = (
 
 
 def write_config(folder: Path, extra: str = '', name: str = 'tiny.py', data: Path | None = None):
-    """Writes a config whose data set and model are tiny; ``extra`` is appended to it."""
+    """Writes a config with a tiny dataset and a tiny model; ``extra`` is appended to it."""
     path = folder / name
     path.write_text(TINY_CONFIG.format(root=ROOT, data=data or folder / 'shapes') + extra)
     return path
@@ -103,7 +103,7 @@ def write_config(folder: Path, extra: str = '', name: str = 'tiny.py', data: Pat
 
 def run_tool(name: str, *args: object) -> None:
     """Runs ``tools/<name>.py`` in this process."""
-    # One program, one run: mmengine keeps these for the life of the process.
+    # mmengine keeps these for the life of the process, which is a single run for a tool.
     for keeper in (BoxVisualizer, MessageHub, MMLogger):
         keeper._instance_dict.clear()
     argv = sys.argv
@@ -115,7 +115,7 @@ def run_tool(name: str, *args: object) -> None:
 
 
 def failure_of(capfd: pytest.CaptureFixture, name: str, *args: object) -> str:
-    """Runs a tool that must fail and returns what it printed as its error."""
+    """Runs a tool that must fail and returns its error message."""
     with pytest.raises(SystemExit) as caught:
         run_tool(name, *args)
     assert caught.value.code not in (0, None)
@@ -126,7 +126,7 @@ def failure_of(capfd: pytest.CaptureFixture, name: str, *args: object) -> str:
 
 
 def run_script(*args: object, cwd: Path, env: dict | None = None) -> subprocess.CompletedProcess:
-    """Runs a command with the output captured."""
+    """Runs a command and captures its output."""
     return subprocess.run(
         list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=600
     )

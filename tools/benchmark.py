@@ -1,4 +1,4 @@
-"""Measures what detectors cost, and how they compare with their peers.
+"""Measures what detectors cost and how they compare with their peers.
 
 Usage: python tools/benchmark.py CONFIG...
        python tools/benchmark.py --suite NAME
@@ -34,42 +34,57 @@ from mmdet_dinov2.models.dinov2_archs import ARCHS
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Measure what detectors cost',
+        description='Measure what detectors cost and how they compare with their peers',
         epilog='suites: ' + '; '.join(f'{name}: {run.__doc__}' for name, run in SUITES.items()),
     )
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files')
-    parser.add_argument('--suite', choices=SUITES, help='run a named comparison instead')
     parser.add_argument(
-        '--dry-run', action='store_true', help='(suites) tiny sizes, to see that everything runs'
+        '--suite', choices=SUITES, help='run a named comparison instead of measuring configs'
     )
     parser.add_argument(
-        '--arch', nargs='+', choices=ARCHS, help='backbones in place of that of the config'
+        '--dry-run',
+        action='store_true',
+        help='with --suite: tiny sizes, to see that everything runs',
     )
-    parser.add_argument('--precision', nargs='+', choices=PRECISIONS, default=['fp32'])
-    parser.add_argument('--batch-size', nargs='+', type=int, default=[2], help='images of a batch')
-    parser.add_argument('--batches', type=int, default=1, help='batches of different sizes')
+    parser.add_argument(
+        '--arch', nargs='+', choices=ARCHS, help='backbones to use instead of that of the config'
+    )
+    parser.add_argument(
+        '--precision', nargs='+', choices=PRECISIONS, default=['fp32'], help='precisions to measure'
+    )
+    parser.add_argument('--batch-size', nargs='+', type=int, default=[2], help='images per batch')
+    parser.add_argument(
+        '--batches',
+        type=int,
+        default=1,
+        help='number of batches, each with images of its own sizes',
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
-        '--long-side', type=int, help='photos with this long side; else those of DETR (480..1333)'
+        '--long-side',
+        type=int,
+        help='long side of the images; by default sizes of DETR (480..1333)',
     )
-    sizes.add_argument('--sizes', nargs='+', help='image sizes as HEIGHTxWIDTH, taken in turns')
+    sizes.add_argument('--sizes', nargs='+', help='image sizes as HEIGHTxWIDTH, used in turns')
     parser.add_argument(
         '--load-data', action='store_true', help='load training batches from the data of the config'
     )
     parser.add_argument(
-        '--compare', action='store_true', help='measure the peers that are installed too'
+        '--compare', action='store_true', help='also measure the peers that are installed'
     )
     parser.add_argument('--repeats', type=int, help='rounds of each measurement')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='seed of weights, images and boxes')
     parser.add_argument('--threads', type=int, help='threads of PyTorch on the CPU')
-    parser.add_argument('--device', help='cpu or cuda; what is there if not given')
-    parser.add_argument('--time-limit', type=float, default=600, help='seconds of a single case')
+    parser.add_argument('--device', help='cpu or cuda; by default cuda, if there is a GPU')
+    parser.add_argument(
+        '--time-limit', type=float, default=600, help='largest number of seconds of a case'
+    )
     parser.add_argument(
         '--work-dir', default='work_dirs/benchmark', help='folder for tables and pictures'
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={},
-        help='settings that replace those of the configs, as key=value',
+        help='settings that override the configs, as key=value',
     )  # fmt: skip
     args = parser.parse_args()
     if bool(args.configs) == bool(args.suite):
@@ -80,7 +95,9 @@ def parse_args() -> argparse.Namespace:
 def parse_size(text: str) -> tuple[int, int]:
     height, _, width = text.partition('x')
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise InputError(f'--sizes takes sizes such as 480x640 (height x width), got {text!r}')
+        raise InputError(
+            f'--sizes expects sizes such as 480x640 (height x width), but got {text!r}'
+        )
     return int(height), int(width)
 
 
@@ -104,7 +121,7 @@ def workload_of(args: argparse.Namespace) -> Workload:
 
 def main() -> None:
     args = parse_args()
-    logging.disable(logging.INFO)  # what models say while they are built
+    logging.disable(logging.INFO)  # messages of models about their construction
     with cli.one_sentence_errors():
         if args.threads:
             torch.set_num_threads(args.threads)

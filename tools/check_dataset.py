@@ -19,19 +19,28 @@ from mmdet_dinov2.data.full_check import check_dataset
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Check annotation files and all images of a config; exit code 1 on errors'
+        description='Check the annotation files and all images of a config. The exit code is 1 if '
+        'there are errors.'
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--splits', nargs='+', choices=['train', 'val', 'test'], default=['train', 'val', 'test']
+        '--splits',
+        nargs='+',
+        choices=['train', 'val', 'test'],
+        default=['train', 'val', 'test'],
+        help='splits to check; all by default',
     )
     parser.add_argument(
-        '--workers', type=int, default=os.cpu_count() or 1, help='images opened at the same time'
+        '--workers',
+        type=int,
+        default=os.cpu_count() or 1,
+        help='number of images opened at the same time',
     )
     parser.add_argument(
-        '--picture', help='picture file of sampled images; data_CONFIG.png in the work folder'
+        '--picture',
+        help='picture file for sampled images; by default data_CONFIG.png in the work folder',
     )
-    parser.add_argument('--samples', type=int, default=8, help='images of each data set in it')
+    parser.add_argument('--samples', type=int, default=8, help='images per dataset in that picture')
     cli.add_config_arguments(parser)
     return parser.parse_args()
 
@@ -44,8 +53,7 @@ def main() -> None:
         cfg = cli.read_config(args)
         with cli.progress_bars('images') as start:
             report = check_dataset(cfg, args.splits, args.workers, start)
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        console.print(findings_table(report.findings))
+        Console(width=None if sys.stdout.isatty() else 120).print(findings_table(report.findings))
         images = [
             image
             for source, coco in report.files.items()

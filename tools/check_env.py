@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def load_environment() -> ModuleType:
-    """``mmdet_dinov2.environment`` alone: the package around it needs what may be missing."""
+    """Loads ``mmdet_dinov2.environment`` alone, as the rest of the package may not import."""
     folder = Path(__file__).resolve().parents[1] / 'mmdet_dinov2' / 'environment'
     spec = importlib.util.spec_from_file_location(
         'mmdet_dinov2_environment', folder / '__init__.py', submodule_search_locations=[str(folder)]
@@ -21,12 +21,12 @@ def load_environment() -> ModuleType:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description='Say what the environment lacks to train, with the command that mends it. Ends '
-        'with 1 if a training cannot start.'
+        description='List what training needs and the environment lacks, with the command that '
+        'mends it. The exit code is 1 if a training cannot start.'
     )
-    parser.add_argument('--work-dir', default='work_dirs', help='where checkpoints will go')
+    parser.add_argument('--work-dir', default='work_dirs', help='folder for checkpoints')
     parser.add_argument(
-        '--no-imports', action='store_true', help='look at versions only, which takes no time'
+        '--no-imports', action='store_true', help='check versions only, which is quick'
     )
     args = parser.parse_args()
     environment = load_environment()

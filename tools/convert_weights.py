@@ -1,4 +1,4 @@
-"""Converts DINOv2 weights of any layout. Usage: python tools/convert_weights.py SRC DST"""
+"""Converts DINOv2 weights from any layout. Usage: python tools/convert_weights.py SRC DST"""
 
 import argparse
 import sys
@@ -21,10 +21,10 @@ from mmdet_dinov2.files import whole_file
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Write DINOv2 weights under the names of this project. Configs load every '
-        'layout as it is; converted files are for sharing and for other programs.'
+        'layout directly; converted files are for sharing and for other programs.'
     )
     parser.add_argument(
-        'src', help='checkpoint file or URL in any layout, also of a whole detector'
+        'src', help='checkpoint file or URL in any layout; it may hold a whole detector'
     )
     parser.add_argument('dst', type=Path, help='file to write, .pth or .safetensors')
     cli.add_trust_argument(parser)

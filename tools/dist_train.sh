@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train with one process per GPU; settings from the environment are described in dist_launch.sh.
+# Trains with one process per GPU; dist_launch.sh describes the environment variables.
 set -euo pipefail
 # shellcheck source=tools/dist_launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/dist_launch.sh"

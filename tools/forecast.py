@@ -1,4 +1,4 @@
-"""Foretells AP of a run. Usage: python tools/forecast.py WORK_DIR_OR_LOG_OR_CSV --at 50ep ..."""
+"""Predicts the AP of a run. Usage: python tools/forecast.py WORK_DIR_OR_LOG_OR_CSV --at 50ep ..."""
 
 import argparse
 import sys
@@ -12,11 +12,7 @@ except ImportError as error:
 from mmdet_dinov2 import cli
 from mmdet_dinov2.analysis.forecast_picture import draw_forecast
 from mmdet_dinov2.runs.curve_fits import FAMILIES
-from mmdet_dinov2.runs.forecast import (
-    describe_fits,
-    describe_gain,
-    make_forecast,
-)
+from mmdet_dinov2.runs.forecast import describe_fits, describe_gain, make_forecast
 from mmdet_dinov2.runs.lr_drop import describe_prior
 from mmdet_dinov2.runs.run_log import parse_step, read_run
 from mmdet_dinov2.runs.saved_config import plan_of
@@ -24,31 +20,39 @@ from mmdet_dinov2.runs.saved_config import plan_of
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Fit curves to validation AP and foretell it',
-        epilog='Steps are optimizer steps (90000) or epochs (12ep).',
+        description='Fit curves to the validation AP of a run and predict how it continues',
+        epilog='A STEP is a number of optimizer steps (90000) or epochs (12ep).',
     )
     parser.add_argument(
         'log', help='work folder, scalars.json of MMEngine, or CSV with the columns step and AP'
     )
     parser.add_argument(
-        '--at', nargs='+', help='steps to foretell AP at; the end of the training if not given'
+        '--at',
+        nargs='+',
+        metavar='STEP',
+        help='steps to predict AP at; by default the end of the training',
     )
     drop = parser.add_mutually_exclusive_group()
     drop.add_argument(
         '--drop',
-        help='step at which the learning rate falls to a tenth; read from the log or the config '
-        'beside it if not given',
+        metavar='STEP',
+        help='step at which the learning rate falls to a tenth; by default read from the log or '
+        'the config beside it',
     )
-    drop.add_argument('--no-drop', action='store_true', help='one curve through all evaluations')
-    parser.add_argument('--until', help='hide the evaluations from this step on, to check')
+    drop.add_argument('--no-drop', action='store_true', help='fit one curve to all evaluations')
+    parser.add_argument(
+        '--until', metavar='STEP', help='hide the evaluations from this step on, as a check'
+    )
     parser.add_argument(
         '--family',
         choices=list(FAMILIES),
-        help='family of curves; the one with the smallest held-out error if not given',
+        help='family of curves; by default the one with the smallest held-out error',
     )
-    parser.add_argument('--metric', help='what is evaluated; coco/bbox_mAP if not given')
-    parser.add_argument('--epoch-length', type=int, help='optimizer steps of an epoch')
-    parser.add_argument('--out', help='picture file; forecast.png beside the log if not given')
+    parser.add_argument('--metric', help='name of the metric; by default coco/bbox_mAP')
+    parser.add_argument(
+        '--epoch-length', type=int, help='optimizer steps per epoch; by default read from the log'
+    )
+    parser.add_argument('--out', help='picture file; by default forecast.png beside the log')
     return parser.parse_args()
 
 
@@ -61,7 +65,7 @@ def main() -> None:
         drops = [] if args.no_drop else run.lr_drops() or planned
         drop = parse_step(args.drop, length) if args.drop else (drops or [None])[0]
         if not args.at and end is None:
-            raise ValueError(f'{args.log} does not tell where the training ends; give --at')
+            raise ValueError(f'{args.log} does not say when the training ends; give --at')
         at = [parse_step(text, length) for text in args.at] if args.at else [end]
         until = parse_step(args.until, length) if args.until else None
         steps, ap = run.ap_curve(args.metric)
@@ -75,7 +79,7 @@ def main() -> None:
     if forecast.drop is not None:
         print(f'{describe_prior()}\n{describe_gain(forecast)}')
     if len(drops) > 1:
-        print(f'of {len(drops)} drops only the first is modelled')
+        print(f'only the first of {len(drops)} drops is modelled')
     for p in predictions:
         epochs = f' ({p.step / length:.4g} epochs)' if length else ''
         print(f'step {p.step}{epochs}: AP {p.ap:.2f}, 95 % interval {p.low:.2f} to {p.high:.2f}')

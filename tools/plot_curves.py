@@ -1,4 +1,4 @@
-"""Draws what runs have logged. Usage: python tools/plot_curves.py WORK_DIR... [--x hours]"""
+"""Draws the curves of runs. Usage: python tools/plot_curves.py WORK_DIR... [--x hours]"""
 
 import argparse
 import sys
@@ -16,11 +16,13 @@ from mmdet_dinov2.runs.run_log import read_run
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw losses, learning rate, AP, step time and memory of runs'
+        description='Draw the losses, learning rate, AP, step time and memory of one or more runs'
     )
     parser.add_argument('runs', nargs='+', help='work folders, scalars.json files or CSV files')
-    parser.add_argument('--x', choices=X_AXES, default='steps', help='horizontal axis')
-    parser.add_argument('--out', help='picture file; curves.png in the first folder if not given')
+    parser.add_argument(
+        '--x', choices=X_AXES, default='steps', help='quantity on the horizontal axis'
+    )
+    parser.add_argument('--out', help='picture file; by default curves.png in the first folder')
     return parser.parse_args()
 
 

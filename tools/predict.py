@@ -1,4 +1,4 @@
-"""Predicts on images. Usage: python tools/predict.py CHECKPOINT IMAGES... [--out DIR] ..."""
+"""Detects objects in images and videos. Usage: python tools/predict.py CHECKPOINT IMAGES..."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Draws the learning rate of every parameter group. Usage: python tools/print_lr.py CONFIG"""
+"""Draws the learning rates of all parameter groups. Usage: python tools/print_lr.py CONFIG"""
 
 import argparse
 import sys
@@ -19,15 +19,17 @@ from mmdet_dinov2.wording import text_table
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Draw the learning rates of a training')
+    parser = argparse.ArgumentParser(
+        description='Draw and print the learning rates of a training, before it runs'
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--epoch-length',
         type=int,
-        help='optimizer steps of an epoch; read from the training data if not given',
+        help='optimizer steps per epoch; by default read from the training data',
     )
     parser.add_argument('--world-size', type=int, default=1, help='number of processes')
-    parser.add_argument('--out', help='picture file; lr_CONFIG.png in the work folder if not given')
+    parser.add_argument('--out', help='picture file; by default lr_CONFIG.png in the work folder')
     cli.add_config_arguments(parser)
     return parser.parse_args()
 

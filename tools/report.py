@@ -1,4 +1,4 @@
-"""Writes a page about a run. Usage: python tools/report.py WORK_DIR [--predictions FILE] ..."""
+"""Writes an HTML page about a run. Usage: python tools/report.py WORK_DIR ..."""
 
 import argparse
 import sys
@@ -23,16 +23,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--predictions',
         help='predictions on the validation split: COCO JSON, or the .pkl of tools/test.py --out; '
-        'made by the best checkpoint if not given',
+        'by default the best checkpoint makes them',
     )
     parser.add_argument(
-        '--no-predictions', action='store_true', help='do not run the model; no scores and images'
+        '--no-predictions',
+        action='store_true',
+        help='do not run the model; the page then has no scores',
     )
-    parser.add_argument('--checkpoint', help='checkpoint that makes the predictions')
-    parser.add_argument('--ann-file', help='annotations; those of the validation split of the run')
-    parser.add_argument('--img-dir', help='folder of the images; that of the validation split')
-    parser.add_argument('--base', help='config to compare with; the nearest one if not given')
-    parser.add_argument('--out', help='HTML file; report.html in the work folder if not given')
+    parser.add_argument('--checkpoint', help='checkpoint to make the predictions with')
+    parser.add_argument('--ann-file', help='annotations; by default those of the validation split')
+    parser.add_argument(
+        '--img-dir', help='folder of the images; by default that of the annotations'
+    )
+    parser.add_argument('--base', help='config to compare with; by default the nearest one')
+    parser.add_argument('--out', help='HTML file; by default report.html in the work folder')
     return parser.parse_args()
 
 

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Create or complete the virtual environment: tools/setup_env.sh lint|env|tests|docs
+# Creates or completes the virtual environment: tools/setup_env.sh lint|env|tests|docs
 #
-#   lint   ruff alone
-#   env    all that training and evaluation need, and this package in editable mode
-#   tests  what the tests need on top of env
+#   lint   only ruff
+#   env    everything that training and evaluation need, and this package in editable mode
+#   tests  what the tests need in addition to env
+#   docs   what building the documentation needs in addition to env
 #
-# VENV      folder of the environment, .venv by default
-# PYTHON    interpreter to make it with, python3 by default
-# MMCV_OPS  cpu or cuda: the operators of mmcv to compile; by default cuda where a GPU and a fitting nvcc are found
-# MAX_JOBS  compiler processes at a time; by default one per core and 2 GB of free memory
+# VENV      folder of the environment; by default .venv
+# PYTHON    interpreter to create it with; by default python3
+# MMCV_OPS  operators of mmcv to compile, cpu or cuda; by default cuda if there are a GPU and a matching nvcc
+# MAX_JOBS  number of compiler processes at a time; by default one per core, each with 2 GB of free memory
 #
-# The versions are those of requirements/lock.txt; pip's own configuration is respected. Each part ends with a stamp
-# file, written last, so an interrupted installation is continued by the next call and never taken for a finished one.
+# The versions are those of requirements/lock.txt; pip's configuration applies. Each part writes a stamp file last, so
+# the next call completes an interrupted installation and never takes it for a finished one.
 set -euo pipefail
 # shellcheck source=tools/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -26,12 +27,12 @@ trap 'exit 130' INT TERM
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 export PIP_USER=0 # a user-wide `user = true` cannot work inside a virtual environment
 
-# ---- what pip would only complain about obscurely, or after minutes ----
+# ---- checks of what pip would report unclearly, or only after minutes ----
 
-# check_machine PYTHON: the interpreter and the compiler are there; one message names everything that is missing.
+# check_machine PYTHON: exits with one message about everything that is missing, if interpreter or compiler are.
 check_machine() {
   local report version lacks missing=() packages=()
-  # The code also has to run on the old interpreters that it turns away.
+  # The code must also run on the old interpreters that it refuses.
   report=$("$1" - 2>&1 <<'EOF'
 import os, sys
 lacks = []
@@ -49,11 +50,11 @@ except ImportError:
 print('%d.%d %s' % (sys.version_info[0], sys.version_info[1], ','.join(lacks)))
 EOF
   ) || die 1 "'$1' does not run: ${report%%$'\n'*}" \
-    'Name a Python 3.10, 3.11 or 3.12 with PYTHON, for example: make env PYTHON=python3.11'
+    'Set PYTHON to a Python 3.10, 3.11 or 3.12, for example: make env PYTHON=python3.11'
   read -r version lacks <<<"${report##*$'\n'}"
   [[ $version =~ ^3\.(10|11|12)$ ]] ||
     die 1 "'$1' is Python $version, but this project supports 3.10, 3.11 and 3.12." \
-      'Name another interpreter with PYTHON, for example: make env PYTHON=python3.11'
+      'Set PYTHON to a different interpreter, for example: make env PYTHON=python3.11'
 
   if [[ $lacks == *venv* ]]; then
     missing+=("the venv module of Python $version")
@@ -68,7 +69,7 @@ EOF
     packages+=(g++)
   fi
   ((${#missing[@]} == 0)) || die 1 'this machine lacks' "${missing[@]/#/  - }" \
-    'On Debian and Ubuntu this installs it:' "  $(apt_install "${packages[@]}")" 'Then run the same command again.'
+    'On Debian and Ubuntu, this installs it:' "  $(apt_install "${packages[@]}")" 'Then run the same command again.'
 }
 
 apt_install() {
@@ -77,11 +78,11 @@ apt_install() {
   echo "${sudo}apt-get update && ${sudo}apt-get install -y $*"
 }
 
-# ---- long steps: their output goes to a log, a line every 20 s says how far they are ----
+# ---- long steps: their output goes to a log, and a line every 20 s reports their progress ----
 
 heartbeat() {
   local begin=$SECONDS compiled
-  # The sleep must not hold this script's output open after its end.
+  # The sleep must not keep the output of this script open after its end.
   while sleep 20 &>/dev/null && kill -0 $$ 2>/dev/null; do
     compiled=$(tail -c 20000 "$log" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1) || true
     echo "    $(elapsed $((SECONDS - begin))): ${compiled:+compiled ${compiled//[[:space:]]/} }$(
@@ -89,7 +90,7 @@ heartbeat() {
   done
 }
 
-# step TEXT COMMAND...: run the command; where it fails, show the end of its output and stop.
+# step TEXT COMMAND...: runs the command; if it fails, shows the end of its output and exits.
 step() {
   local text=$1 begin=$SECONDS status=0 ticker
   shift
@@ -117,10 +118,10 @@ pip() { "$python" -m pip "$@"; }
 make_venv() {
   local wanted
   [[ ! -e $venv || -f $venv/pyvenv.cfg || -z $(ls -A "$venv") ]] ||
-    die 1 "VENV '$venv' is a folder with other things in it, not a virtual environment. Name another one."
+    die 1 "VENV '$venv' contains other files and is not a virtual environment. Choose a different folder."
   if [[ ! -f $venv/pyvenv.cfg ]] || ! [[ -x $venv/bin/python ]]; then
     check_machine "${PYTHON:-python3}"
-    echo "==> Making a virtual environment in $venv with $("${PYTHON:-python3}" --version 2>&1)"
+    echo "==> Creating a virtual environment in $venv with $("${PYTHON:-python3}" --version 2>&1)"
     "${PYTHON:-python3}" -m venv "$venv"
   fi
   python=$(cd "$venv" && pwd)/bin/python
@@ -130,7 +131,7 @@ make_venv() {
     wanted=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || die 1 "'$PYTHON' does not run."
     "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$wanted')" ||
       die 1 "$venv was made with $("$python" --version), but PYTHON is $wanted." \
-        "Remove it (rm -r $venv) or name another folder: VENV=.venv-$wanted"
+        "Remove it (rm -r $venv) or choose a different folder: VENV=.venv-$wanted"
   fi
   # An interrupted `python -m venv` leaves an interpreter without pip.
   pip --version &>/dev/null || "$python" -m ensurepip >/dev/null
@@ -146,12 +147,12 @@ print(*sorted(names & {'mmengine', 'mmcv', 'mmcv-full', 'mmcv-lite', 'mmdet', 'm
 EOF
   )
   [[ -z $found ]] || die 1 "$venv holds $found, whose files the onedl-* distributions would overwrite." \
-    "Remove them ($venv/bin/python -m pip uninstall $found) or name another folder with VENV."
+    "Remove them ($venv/bin/python -m pip uninstall $found) or choose a different folder with VENV."
 }
 
-# choose_ops: "cuda", or "cpu" and why.
+# choose_ops: prints "cuda", or "cpu" and the reason.
 choose_ops() {
-  # Importing CUDA_HOME warns where there is no GPU; a torch that cannot be imported shows in the last step.
+  # Importing CUDA_HOME warns without a GPU; the last step reports a torch that cannot be imported.
   "$python" - 2>/dev/null <<'EOF'
 import re
 import subprocess
@@ -162,13 +163,13 @@ from torch.utils.cpp_extension import CUDA_HOME
 
 def why_not():
     if not torch.version.cuda or not torch.cuda.is_available():
-        return 'no CUDA GPU is visible to PyTorch'
+        return 'PyTorch does not see a CUDA GPU'
     if CUDA_HOME is None:
-        return 'there is a GPU but no nvcc'
+        return 'there is a GPU, but nvcc is not installed'
     text = subprocess.run([f'{CUDA_HOME}/bin/nvcc', '--version'], capture_output=True, text=True).stdout
     found = re.search(r'release (\d+)', text)
     if not found or found.group(1) != torch.version.cuda.split('.')[0]:
-        return f'nvcc in {CUDA_HOME} does not fit PyTorch, which was built with CUDA {torch.version.cuda}'
+        return f'nvcc in {CUDA_HOME} does not match PyTorch, which was built with CUDA {torch.version.cuda}'
 
 
 reason = why_not()
@@ -176,7 +177,7 @@ print('cuda' if reason is None else f'cpu {reason}')
 EOF
 }
 
-# installed_ops: none, broken, cpu or cuda.
+# installed_ops: prints none, broken, cpu or cuda.
 installed_ops() {
   "$python" - 2>/dev/null <<'EOF' || echo broken
 from importlib.metadata import PackageNotFoundError, version
@@ -190,7 +191,7 @@ else:
 EOF
 }
 
-# compile_jobs: one per core, where the memory allows it: each takes up to 2 GB.
+# compile_jobs: prints the number of jobs: one per core if the memory allows it, up to 2 GB each.
 compile_jobs() {
   local cores memory
   cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
@@ -222,12 +223,12 @@ install_openmmlab() {
   build+=("$python" -m pip install -v --no-build-isolation -c "$lock")
 
   installed=$(installed_ops)
-  [[ $installed != none ]] || echo "    mmcv is compiled here unless pip kept an earlier build: $text."
+  [[ $installed != none ]] || echo "    mmcv is compiled now, unless pip kept an earlier build: $text."
   step "Installing mmengine, mmcv, mmdet and mmpretrain" "${build[@]}" -r requirements/mminstall.txt
-  # pip's cache does not know which torch, or which operators, a kept build was made for.
+  # pip's cache does not know for which torch, or with which operators, a build was made.
   installed=$(installed_ops)
   if [[ $installed == broken || $ops == cuda && $installed == cpu ]]; then
-    step "Compiling mmcv anew, the present build does not fit: $text" \
+    step "Compiling mmcv again, as the present build does not match: $text" \
       "${build[@]}" --no-deps --force-reinstall --no-cache-dir onedl-mmcv
   fi
   hint=()
@@ -238,11 +239,11 @@ install_env() {
   step 'Installing PyTorch and the other requirements (several GB the first time)' \
     pip install -c "$lock" -r requirements/build.txt -r requirements/runtime.txt
   install_openmmlab
-  # Two distributions bring cv2: the one for desktops needs libGL, the headless one does not.
+  # Two distributions provide cv2: that for desktops needs libGL, the headless one does not.
   "$python" -c 'import cv2' &>/dev/null ||
-    step 'Replacing OpenCV by its headless build: the other one does not load here, probably for lack of libGL' \
+    step 'Replacing OpenCV with its headless build: the other one does not load here, probably because libGL is missing' \
       pip install -c "$lock" --no-deps --force-reinstall opencv-python-headless
-  # compat: by its path. Otherwise Python, started beside the checkout, takes the folder for the package.
+  # compat: adds the path. Otherwise Python, started beside the checkout, takes its folder for the package.
   step 'Installing mmdet_dinov2 (editable)' pip install --no-deps --no-build-isolation \
     --config-settings editable_mode=compat -e .
   hint=("If a shared library is missing, on Debian and Ubuntu: $(apt_install libgl1 libglib2.0-0)")

@@ -1,4 +1,4 @@
-"""Draws what a backbone sees. Usage: python tools/show_features.py CONFIG IMAGES... ..."""
+"""Draws the features of a backbone. Usage: python tools/show_features.py CONFIG IMAGES..."""
 
 import argparse
 import sys
@@ -16,17 +16,20 @@ from mmdet_dinov2.analysis.features import draw_features, extract_features
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Draw principal components of DINOv2 tokens and attention of the CLS token'
+        description='Draw the principal components of DINOv2 tokens and the attention of the CLS '
+        'token'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('images', nargs='+', help='image files; colours are common to all of them')
+    parser.add_argument(
+        'images', nargs='+', help='image files; equal colours mean the same in all of them'
+    )
     parser.add_argument(
         '--checkpoint',
-        help='detector of this project; the init_cfg of the backbone if not given',
+        help='checkpoint of the detector; by default the init_cfg of the backbone is used',
     )
     parser.add_argument('--size', type=int, default=518, help='longer side of the images in pixels')
-    parser.add_argument('--device', default='cpu', help='cpu, cuda, ...')
-    parser.add_argument('--out', help='picture file; features.png in the work folder if not given')
+    parser.add_argument('--device', default='cpu', help='device such as cpu or cuda')
+    parser.add_argument('--out', help='picture file; by default features.png in the work folder')
     cli.add_config_arguments(parser)
     return parser.parse_args()
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate as a Slurm job; settings from the environment are described in slurm_launch.sh.
+# Evaluates as a Slurm job; slurm_launch.sh describes the environment variables.
 set -euo pipefail
 # shellcheck source=tools/slurm_launch.sh
 source "$(dirname "${BASH_SOURCE[0]}")/slurm_launch.sh"

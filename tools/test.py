@@ -17,13 +17,15 @@ from mmdet_dinov2 import cli
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate a detector')
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='write the predictions to this pickle file (.pkl)')
+    parser.add_argument('checkpoint', help='checkpoint of the detector')
+    parser.add_argument('--out', help='pickle file (.pkl) to write the predictions to')
     parser.add_argument('--show', action='store_true', help='show each image with its detections')
     parser.add_argument(
-        '--show-dir', help='draw each image with its detections; a folder below the work folder'
+        '--show-dir', help='folder, within the work folder, for images with their detections'
     )
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show waits')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds that --show shows each image for'
+    )
     cli.add_common_arguments(parser)
     return parser.parse_args()
 
@@ -36,7 +38,7 @@ def main() -> None:
         cfg = cli.read_config(args)
         cfg.load_from = args.checkpoint
         cfg.resume = False
-        # Sharding initialises the model, which is loaded here; for predictions it fits whole.
+        # Sharding would initialise a model that is loaded here; to predict, it need not be sharded.
         cfg.pop('model_wrapper_cfg', None)
         if args.show or args.show_dir:
             cfg = trigger_visualization_hook(cfg, args)

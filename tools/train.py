@@ -24,31 +24,32 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the batch size over auto_scale_lr.base_batch_size',
+        help='multiply the learning rate by batch size / auto_scale_lr.base_batch_size',
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         '--auto-scale-world-size',
         action='store_true',
         help='rescale learning rate and iterations from reference_world_size of the config to the '
-        'number of processes, keeping the images per process',
+        'number of processes; the images per process stay the same',
     )
     size.add_argument(
         '--keep-batch-size',
         action='store_true',
-        help='accumulate gradients to reach auto_scale_lr.base_batch_size images a step',
+        help='accumulate gradients to reach auto_scale_lr.base_batch_size images per step',
     )
     parser.add_argument(
         '--lr-rule',
         choices=scaling.LR_RULES,
-        help='with --auto-scale-world-size, how the learning rate follows the number of processes; '
-        'linear for SGD and sqrt for other optimizers if not given',
+        help='with --auto-scale-world-size: how the learning rate follows the number of '
+        'processes; by default linear for SGD and sqrt for other optimizers',
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint, or without a value from the last one in the work folder',
+        metavar='CHECKPOINT',
+        help='resume from this checkpoint, or without a value from the last one in the work folder',
     )
     cli.add_common_arguments(parser)
     return parser.parse_args()
@@ -59,7 +60,7 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
     if args.amp:
         cfg.merge_from_dict({'optim_wrapper.type': 'Bf16OptimWrapper'})
     if args.lr_rule and not args.auto_scale_world_size:
-        raise ValueError('--lr-rule works with --auto-scale-world-size only')
+        raise ValueError('--lr-rule works with --auto-scale-world-size only; give both')
     if args.auto_scale_world_size:
         cfg, rows = scaling.auto_scale_world_size(cfg, world_size, args.lr_rule)
         if cli.is_main_process():
@@ -69,8 +70,8 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
-                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, N '
-                'being the total batch size that its learning rate was chosen for'
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, where '
+                'N is the total batch size that its learning rate was chosen for'
             )
         cfg.auto_scale_lr.enable = True
     if args.data:
@@ -85,7 +86,9 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
         if cfg.resume:
             cfg.load_from = None  # the runner chooses
         elif cli.is_main_process():
-            print(f'nothing to go on from in {cfg.work_dir}: the training starts anew')
+            print(
+                f'{cfg.work_dir} has no checkpoint to resume from: the training starts from scratch'
+            )
     elif args.resume:
         cfg.resume = True
         cfg.load_from = args.resume

@@ -224,7 +224,7 @@ class Detector:
         try:
             return self._load_file(dict(img_path=path))
         except Exception as error:  # OpenCV and mmcv raise many types for an invalid image
-            raise InputError(f'{path} is damaged or is not a valid image') from error
+            raise InputError(f'{path} is not a valid image') from error
 
     @torch.no_grad()
     def _finish(

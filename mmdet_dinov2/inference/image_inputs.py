@@ -54,7 +54,7 @@ class Video:
         self._reader = VideoReader(str(path), cache_capacity=1)
         self.fps = self._reader.fps or 25.0
         if not len(self):
-            raise InputError(f'{path} is damaged or is not a valid video')
+            raise InputError(f'{path} is not a valid video')
 
     def __len__(self) -> int:
         return len(self._reader)

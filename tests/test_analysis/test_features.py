@@ -150,4 +150,4 @@ def test_tool(tmp_path, capfd):
     assert 'none.png does not exist' in error
     (tmp_path / 'bad.png').write_bytes(bomb_png())
     error = failure_of(capfd, 'show_features', config, tmp_path / 'bad.png', *common)
-    assert 'bad.png is damaged' in error
+    assert 'bad.png is not a valid image' in error

@@ -22,7 +22,7 @@ def curve_of(name: str, **options):
 
 
 def cosine(step: int, lr: float, warmup: float, total: int) -> float:
-    """Warm-up from 0.01 x lr, cosine down to 0.01 x lr; both in steps."""
+    """Returns the rate of a warm-up from 0.01 x lr, then a cosine down to 0.01 x lr."""
     if step < warmup:
         return lr * (0.01 + 0.99 * step / (warmup - 1))
     share = (step - warmup) / (total - warmup)
@@ -82,7 +82,7 @@ def test_picture(tmp_path):
     assert cv2.imread(str(path)).shape[:2] == (612, 1080)
 
 
-def test_epoch_length_is_asked_for():
+def test_the_epoch_length_is_required():
     cfg = Config.fromfile(ROOT / 'configs/dino_dinov2_quickstart.py')
     with pytest.raises(InputError, match='optimizer steps per epoch is needed'):
         lr_curves(cfg)

@@ -167,7 +167,7 @@ def test_hostile_and_turned_images(work_dir, tmp_path, monkeypatch):
     text = render_report(given)
     for name, reason in (
         ('2.png', 'decompression bomb'),
-        ('3.png', 'is damaged'),
+        ('3.png', 'is not a valid image'),
         ('../secret.png', 'lies outside the image folder'),
     ):
         note = re.search(rf'<strong>{re.escape(name)}</strong>: (.*?)</figcaption>', text)

@@ -1,4 +1,4 @@
-"""The tool that checks a data set."""
+"""The tool that checks a dataset."""
 
 import json
 import shutil
@@ -50,8 +50,8 @@ def test_warnings_are_printed_before_a_training(tmp_path, data, capfd):
     assert 'warning [train]: ' in capfd.readouterr().err
 
 
-def test_another_order_of_categories_changes_nothing(tmp_path, data):
-    """From the training file over the labels to the scores and the written predictions."""
+def test_a_different_order_of_categories_changes_nothing(tmp_path, data):
+    """Neither the labels, nor the scores, nor the written predictions."""
     named = {}
     for order in ('sound', 'reversed'):
         folder = tmp_path / order

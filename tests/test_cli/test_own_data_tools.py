@@ -1,4 +1,4 @@
-"""Training and testing on a folder of data, with the recipe for own data and a tiny model."""
+"""Training and testing on a folder of data with the recipe for own data and a tiny model."""
 
 import json
 
@@ -9,7 +9,7 @@ from ..test_data.data_sets import write_coco, write_yolo
 from ..tools import ROOT, TINY_OPTIONS, failure_of, run_tool
 
 CONFIG = ROOT / 'configs/dino_dinov2_s_ft.py'
-# As many images as fit into the time of a test.
+# Few images, so that the tests are quick.
 FEW = (
     'min_epoch_steps=1',
     'train_dataloader.dataset.indices=16',
@@ -35,7 +35,7 @@ def metrics(work):
 
 @pytest.fixture(scope='module')
 def bccd(tmp_path_factory):
-    """BCCD beside the repository, and its work folder after a training."""
+    """The BCCD dataset beside the repository, and the work folder of a training on it."""
     data = ROOT.parent / 'shared/data/bccd'
     if not data.is_dir():
         pytest.skip('needs the folder ../shared with real data')
@@ -61,7 +61,7 @@ def test_the_saved_config_trains_and_tests_without_the_folder(bccd, capfd):
     saved = work / CONFIG.name
     run_tool('train', saved, '--resume', '--cfg-options', 'train_cfg.max_epochs=2')
     assert (work / 'epoch_2.pth').is_file()
-    # The checkpoint was saved before its evaluation, which is made up for.
+    # The first evaluation is repeated: its checkpoint was saved before it.
     assert [line['step'] for line in metrics(work)] == [1, 1, 2]
     run_tool('test', saved, work / 'epoch_2.pth', '--work-dir', work / 'test')
     printed = capfd.readouterr()
@@ -98,7 +98,7 @@ def test_bccd_as_yolo_trains(bccd, tmp_path, capfd):
 
 
 def test_a_few_images_are_split_and_repeated(tmp_path, capfd):
-    """The learning rate is scaled to the batch as in any other run."""
+    """The learning rate is scaled to the batch size as in any other run."""
     write_coco(tmp_path / 'data/annotations.json', tmp_path / 'data/images', 5)
     cfg = train(
         tmp_path / 'data', tmp_path / 'work', 'min_epoch_steps=3', 'train_dataloader.batch_size=2',

@@ -1,4 +1,4 @@
-"""The tools from start to end, and what they say about bad input."""
+"""The tools from start to end, and their messages about bad input."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
 
 
 def scalars(work_dir):
-    """All scalar records of a work folder, in the order of the runs."""
+    """Returns all logged records of a work folder, in the order of the runs."""
     logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
     return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
@@ -73,7 +73,7 @@ def test_options_of_train(tmp_path):
     )  # fmt: skip
     cfg = Config.fromfile(tmp_path / 'work' / 'tiny.py')
     assert cfg.optim_wrapper.type == 'Bf16OptimWrapper'
-    # batch 2 instead of the 8 that the rate was chosen for
+    # A batch of 2 instead of the 8 that the rate was chosen for.
     assert scalars(tmp_path / 'work')[0]['lr'] == pytest.approx(8e-4 * 2 / 8)
 
 
@@ -145,7 +145,7 @@ def test_a_batch_without_boxes_trains(tmp_path):
     )
     annotations = tmp_path / 'shapes/annotations/train.json'
     content = json.loads(annotations.read_text())
-    # One box is left, so that the data set is accepted; batches hold 2 of the 8 images.
+    # One box remains, so that the dataset is accepted; batches hold 2 of the 8 images.
     content['annotations'] = content['annotations'][:1]
     annotations.write_text(json.dumps(content))
     run_tool(
@@ -175,7 +175,7 @@ def test_bad_input_ends_a_program_with_one_sentence(tmp_path, monkeypatch, capfd
 
 @pytest.fixture
 def untouched(trained):
-    """The files of a finished run must be the same after a failure."""
+    """Checks that a failure does not change the files of a finished run."""
     _, _, work = trained
     before = {path: path.stat().st_mtime_ns for path in work.rglob('*')}
     yield
@@ -226,7 +226,7 @@ def test_bad_config_is_one_sentence(trained, capfd, case):
         assert fact in error, error
 
 
-def test_weights_that_cannot_be_had_are_one_sentence(trained, tmp_path, capfd):
+def test_missing_weights_are_one_sentence(trained, tmp_path, capfd):
     folder, _, _ = trained
     init_cfg = (
         "model['backbone']['init_cfg'] = dict(_delete_=True, type='Pretrained', checkpoint='{}')\n"
@@ -267,7 +267,7 @@ def test_missing_checkpoint_is_one_sentence(trained, capfd):
     assert 'none.pth does not exist' in error
 
 
-def test_checkpoint_of_another_model_is_one_sentence(trained, tmp_path, capfd):
+def test_checkpoint_of_a_different_model_is_one_sentence(trained, tmp_path, capfd):
     folder, _, work = trained
     other = write_config(
         tmp_path, 'model["neck"]["out_channels"] = 16\nmodel["num_queries"] = 30\n',

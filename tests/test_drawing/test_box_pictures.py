@@ -95,8 +95,8 @@ def test_a_small_picture_has_the_same_colours(size):
     assert np.asarray(Image.open(io.BytesIO(broken))).mean() > picture.mean()
 
 
-def test_broken_lines_belong_to_the_boxes_in_the_order_that_was_given():
-    """Boxes are sorted by their score to be drawn."""
+def test_dashed_lines_follow_the_given_order_of_the_boxes():
+    """Although boxes are drawn in the order of their scores."""
     image = np.zeros((480, 480, 3), np.uint8)
     boxes = [
         dict(bbox=[50, 50, 200, 100], category_id=1, score=0.9),

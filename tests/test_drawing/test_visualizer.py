@@ -89,6 +89,6 @@ def test_pictures_go_to_the_backends(visualizer, tmp_path):
     assert cv2.imread(str(path)).shape == IMAGE.shape
 
 
-def test_settings_of_another_visualizer_are_refused():
+def test_settings_of_mmdets_visualizer_are_refused():
     with pytest.raises(TypeError, match='line_width'):
         VISUALIZERS.build(dict(type='BoxVisualizer', name='z', line_width=2))

@@ -1,4 +1,4 @@
-"""Predictions of a checkpoint alone, from the command line and from Python."""
+"""Predictions with a checkpoint alone, on the command line and in Python."""
 
 import csv
 import json
@@ -39,14 +39,14 @@ def detector(trained):
 
 @pytest.fixture(scope='module')
 def images():
-    """Photos of different sizes, BGR."""
+    """Images of noise in different sizes, BGR."""
     rng = np.random.default_rng(0)
     sizes = [(60, 90), (120, 40), (84, 84), (30, 200)]
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
 
 
 def predict(capfd, *args, code=None):
-    """Runs the tool; returns what it printed as errors."""
+    """Runs the tool and returns what it printed to standard error."""
     capfd.readouterr()
     if code is None:
         run_tool('predict', *args, '--device', 'cpu')
@@ -180,10 +180,7 @@ def test_a_video_is_predicted_frame_by_frame(trained, images, tmp_path, capfd):
     printed = predict(
         capfd, trained[1], path, tmp_path / 'broken.mp4', '--out', out, '--score-thr', '0', code=3
     )
-    assert (
-        '5 images predicted' in printed
-        and 'broken.mp4 is damaged or is not a valid video' in printed
-    )
+    assert '5 images predicted' in printed and 'broken.mp4 is not a valid video' in printed
     names = [
         image['file_name'] for image in json.loads((out / 'images.json').read_text())['images']
     ]
@@ -207,13 +204,13 @@ def test_72_photos_with_a_broken_one(trained, shared, tmp_path, capfd):
         capfd, trained[1], photos, '--out', out, '--batch-size', '8', '--score-thr', '0', code=3
     )
     assert '71 images predicted' in printed and 'error: 1 of 72 inputs' in printed
-    assert re.search(rf'not read: {broken} is damaged .*\(image file is truncated', printed)
+    assert re.search(rf'not read: {broken} is not a valid image \(image file is truncated', printed)
     results = COCO(out / 'images.json').loadRes(str(out / 'predictions.json'))
     assert len(results.imgToAnns) == len(list((out / 'pictures').iterdir())) == 71
 
 
 @pytest.mark.parametrize('video', [False, True])
-def test_an_interrupted_prediction_keeps_what_is_done(
+def test_an_interrupted_prediction_keeps_its_results(
     trained, images, tmp_path, capfd, monkeypatch, video
 ):
     predict_each = Detector.predict_each
@@ -242,13 +239,13 @@ def test_an_interrupted_prediction_keeps_what_is_done(
 
 
 @pytest.mark.parametrize('case', BROKEN)
-def test_files_that_are_no_images(detector, tmp_path, case):
+def test_files_that_are_not_images(detector, tmp_path, case):
     (tmp_path / 'a.jpg').write_bytes(BROKEN[case][0])
     (prediction,) = detector.predict_each([tmp_path / 'a.jpg'])
-    assert prediction.sample is None and 'a.jpg is damaged' in prediction.problem
+    assert prediction.sample is None and 'a.jpg is not a valid image' in prediction.problem
 
 
-def test_inputs_that_name_nothing(tmp_path):
+def test_inputs_that_match_nothing(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(InputError, match='empty has no images or videos; looked for .* .jpg'):
         expand_inputs([str(tmp_path / 'empty')])
@@ -263,7 +260,7 @@ def change_checkpoint(trained, path, **meta):
     return path
 
 
-def test_checkpoints_of_before_are_read_from_their_text(trained, detector, images, tmp_path):
+def test_older_checkpoints_are_read_from_their_text(trained, detector, images, tmp_path):
     path = change_checkpoint(trained, tmp_path / 'old.pth', **{CONFIG_KEY: None})
     loaded = mmdet_dinov2.load(path, device='cpu')
     assert_same(loaded.predict(images[0]), detector.predict(images[0]))
