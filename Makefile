@@ -1,48 +1,48 @@
-# Every target works on its own on a machine with Python 3.10 to 3.12, make and g++: what it needs is installed first,
-# into a virtual environment, and not again as long as the files in requirements/ stay the same.
+# Every target works on its own on a machine with Python 3.10 to 3.12, make and g++. It first installs what it needs into a
+# virtual environment, and does so again only if a file in requirements/ has changed.
 
 VENV ?= .venv
 ARGS ?=
-# Tests run in this many processes of one thread each; 0 runs them in one, as a debugger needs it.
+# Tests run in this many processes of one thread each. 0 runs them in the process of pytest, which a debugger needs.
 WORKERS ?= 2
 BIN := $(VENV)/bin/python
 REQUIREMENTS := requirements/build.txt requirements/runtime.txt requirements/mminstall.txt requirements/lock.txt
 SETUP = @VENV='$(VENV)' PYTHON='$(PYTHON)' MMCV_OPS='$(MMCV_OPS)' tools/setup_env.sh
-# PYTHON names the interpreter that the environment is made with; what runs in the environment uses its own.
+# PYTHON names the interpreter that makes the environment. Programs in the environment use the environment's own.
 RUN = @PYTHON="$$($(BIN) -c 'import sys; print(sys.executable)')"
 START := $(shell date +%s)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format docs env clean FORCE
 
-help:  ## show this text
+help:  ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo '  PYTHON=python3.12   interpreter to make the environment with (default: python3)'
-	@echo '  VENV=folder         where the environment is (default: .venv)'
-	@echo '  WORKERS=2           processes that run the tests'
-	@echo '  MMCV_OPS=cpu|cuda   which operators of mmcv to compile (default: what this machine can use)'
+	@echo '  PYTHON=python3.12   interpreter that makes the environment (default: python3)'
+	@echo '  VENV=folder         folder of the environment (default: .venv)'
+	@echo '  WORKERS=2           number of processes that run the tests'
+	@echo '  MMCV_OPS=cpu|cuda   operators of mmcv to compile (default: those that this machine can use)'
 
-quickstart: $(VENV)/.done-env  ## train a small detector on generated pictures, evaluate it, draw its boxes (RETRAIN=1: anew)
+quickstart: $(VENV)/.done-env  ## train a small detector on generated pictures, evaluate it, draw its boxes (RETRAIN=1: train again)
 	$(RUN) START=$(START) RETRAIN='$(RETRAIN)' tools/quickstart.sh
 
-test: $(VENV)/.done-tests  ## run the tests (ARGS="-k word": some of them)
+test: $(VENV)/.done-tests  ## run the tests (ARGS="-k word": only some)
 	$(RUN) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(VENV)/.done-lint  ## check style and formatting; installs nothing but ruff
+lint: $(VENV)/.done-lint  ## check style and formatting; installs only ruff
 	$(BIN) -m ruff check .
 	$(BIN) -m ruff format --check .
 
-format: $(VENV)/.done-lint  ## repair what ruff can repair
+format: $(VENV)/.done-lint  ## apply the fixes and the formatting of ruff
 	$(BIN) -m ruff check --fix .
 	$(BIN) -m ruff format .
 
 docs: $(VENV)/.done-docs  ## build the documentation into build/site
 	$(BIN) -m mkdocs build
 
-env: $(VENV)/.done-env  ## install the tested set of packages, compile mmcv's operators
+env: $(VENV)/.done-env  ## install the tested set of packages and compile mmcv's operators
 
-clean:  ## remove .venv, caches and build leftovers; results in work_dirs/ stay
+clean:  ## remove .venv, caches and build files; keep the results in work_dirs/
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
 	find mmdet_dinov2 tests configs tools -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -2,18 +2,17 @@
 
 Command:    tools/dist_train.sh configs/dino_dinov2_b_12ep.py 4
 Batch:      4 GPUs x 4 images x 1 accumulation step = 16
-Reference:  51.94 box AP on COCO val2017 (dgcnz/edge, with detrex)
-Cost:       about 30 h on one A100-80GB node, as published
-Here:       not measured
+Reference:  51.94 box AP on COCO val2017 (dgcnz/edge, https://github.com/dgcnz/edge, with detrex)
+Cost:       about 30 h on one node with an A100-80GB, as published there
 """
 
 _base_ = [
     '_base_/models/dino_dinov2.py',
     '_base_/datasets/coco_detection.py',
+    '_base_/augmentations/detr.py',
     '_base_/schedules/adamw.py',
     '_base_/schedules/step_12ep.py',
     '_base_/default_runtime.py',
 ]
 
-auto_scale_lr = dict(enable=False, base_batch_size=16)
-reference_world_size = 4
+train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))

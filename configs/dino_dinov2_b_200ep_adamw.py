@@ -1,18 +1,30 @@
-"""DINO, frozen DINOv2-B/14 at patch 16, 200 epochs with AdamW at 1e-4 and cosine.
+"""DINO, frozen DINOv2-B/14 at patch 16, 200 epochs of COCO with AdamW at 1e-4 and cosine.
 
 Command:    tools/dist_train.sh configs/dino_dinov2_b_200ep_adamw.py 4
 Batch:      4 GPUs x 4 images x 1 accumulation step = 16
-Reference:  none published
-Cost:       not known
-Here:       not measured
 """
 
 _base_ = [
     '_base_/models/dino_dinov2.py',
     '_base_/datasets/coco_detection.py',
-    '_base_/schedules/adamw_200ep.py',
+    '_base_/augmentations/detr.py',
+    '_base_/schedules/adamw.py',
+    '_base_/schedules/cosine.py',
     '_base_/default_runtime.py',
 ]
 
-auto_scale_lr = dict(enable=False, base_batch_size=16)
-reference_world_size = 4
+train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))
+optim_wrapper = dict(optimizer=dict(weight_decay=0.05), clip_grad=dict(max_norm=1.0))
+
+max_epochs = 200
+warmup_epochs = 20
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=warmup_epochs),
+    dict(
+        _base_.param_scheduler[1],
+        begin=warmup_epochs,
+        end=max_epochs,
+        T_max=max_epochs - warmup_epochs,
+    ),
+]

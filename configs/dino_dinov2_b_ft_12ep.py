@@ -2,18 +2,16 @@
 
 Command:    tools/dist_train.sh configs/dino_dinov2_b_ft_12ep.py 4
 Batch:      4 GPUs x 4 images x 1 accumulation step = 16
-Reference:  none published; EVA-02-B, LSJ 1024: 55.8, MAE ViT-B: 50.2 (detrex)
-Cost:       not known
-Here:       not measured
+Reference:  none published with DINOv2; EVA-02-B with LSJ 1024: 55.8, MAE ViT-B: 50.2 (detrex)
 """
 
 _base_ = [
     '_base_/models/dino_dinov2_b_ft.py',
     '_base_/datasets/coco_detection.py',
+    '_base_/augmentations/detr.py',
     '_base_/schedules/adamw_ft.py',
     '_base_/schedules/step_12ep_warmup.py',
     '_base_/default_runtime.py',
 ]
 
-auto_scale_lr = dict(enable=False, base_batch_size=16)
-reference_world_size = 4
+train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))

@@ -1,4 +1,4 @@
-"""A small model on the sample data set, from random weights, for a CPU with 2 cores.
+"""A small model on the sample dataset, from random weights, for a CPU with 2 cores.
 
 Command:    python tools/train.py configs/dino_dinov2_quickstart.py
 Batch:      1 process x 8 images x 1 accumulation step = 8
@@ -52,8 +52,8 @@ model = dict(
     positional_encoding=dict(num_feats=embed_dims // 2),
     bbox_head=dict(num_classes=num_classes, embed_dims=embed_dims),
     dn_cfg=dict(group_cfg=dict(num_dn_queries=30)),
-    # With the published weight of 2 near-identical queries take turns in being matched, and so few
-    # steps do not teach them who it is; weighing the scores more keeps the match stable.
+    # With the published weight of 2, near-identical queries take turns in being matched, and so few
+    # steps do not separate them. A larger weight of the scores keeps the matches stable.
     train_cfg=dict(
         assigner=dict(
             match_costs=[
@@ -66,12 +66,28 @@ model = dict(
     test_cfg=dict(max_per_img=100),
 )
 
-# Both cores compute; a process that loads 20 ms worth of images would only interrupt them.
-train_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False)
+train_pipeline = [
+    dict(type='CheckedLoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(side, side) for side in (140, 154, 168)],  # longer side
+        keep_ratio=True,
+    ),
+    dict(type='PackDetInputs'),
+]
+# Both cores compute. A process that loads images for 20 ms a step would only interrupt them.
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(pipeline=train_pipeline),
+)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 
-# Nothing is pretrained: one learning rate for all.
+# Nothing is pretrained, so everything learns at one rate.
 optim_wrapper = dict(
     optimizer=dict(lr=8e-4, fused=True),
     paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)}),
@@ -79,8 +95,6 @@ optim_wrapper = dict(
 
 max_epochs = 14
 train_cfg = dict(type='EpochTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
@@ -95,5 +109,5 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=25))
 
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=8)
 reference_world_size = 1

@@ -1,4 +1,4 @@
-"""Every config builds, and says what its docstring must say."""
+"""Every config builds, trains a step, names what runs, and states its command and batch."""
 
 import ast
 import copy
@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmcv.transforms import Compose
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+
+from mmdet_dinov2.config.own_types import use_own_types
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(ROOT.glob('configs/*.py'))
@@ -45,6 +48,22 @@ def test_config_states_command_and_batch(path):
 @pytest.mark.parametrize('path', PARTS, ids=name_of)
 def test_parts_parse(path):
     assert Config.fromfile(path)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+def test_config_names_what_runs(path):
+    cfg = Config.fromfile(path)
+    named = copy.deepcopy(cfg)
+    assert use_own_types(cfg) == []
+    assert cfg.to_dict() == named.to_dict()  # nor is there a name of an earlier version
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+def test_pipelines_go_by_the_names_of_mmdet(path):
+    cfg = Config.fromfile(path)
+    assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+    assert cfg.val_dataloader.dataset.pipeline == cfg.test_pipeline
+    assert cfg.test_dataloader.dataset.pipeline == cfg.test_pipeline
 
 
 def test_the_12_epoch_recipe():
@@ -106,7 +125,7 @@ def test_config_trains_a_step_at_reduced_size(path):
     )
     assert torch.isfinite(total_loss(losses))
     optim_wrapper.update_params(total_loss(losses))
-    # The state, as frozen weights may be held in another precision.
+    # The state dict, because frozen weights may be held in a different precision.
     after = model.state_dict()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name in before.keys() - trained:
@@ -117,10 +136,11 @@ def test_config_trains_a_step_at_reduced_size(path):
 def pipelines():
     for path in CONFIGS:
         cfg = Config.fromfile(path)
-        yield path.stem, cfg.train_dataloader.dataset.pipeline
+        yield f'{path.stem}-train', cfg.train_pipeline
+        yield f'{path.stem}-test', cfg.test_pipeline
     for path in sorted(ROOT.glob('configs/_base_/augmentations/*.py')):
         for name, value in Config.fromfile(path).items():
-            if name.endswith('_pipeline'):
+            if 'pipeline' in name:
                 yield f'{path.stem}-{name}', value
 
 
@@ -148,7 +168,7 @@ def test_pipelines_keep_boxes_inside_the_image(tmp_path):
             assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2)).all(), name
             num_boxes += len(boxes)
         assert num_boxes > 0, name
-    assert len(seen) >= 6
+    assert len(seen) == 8  # 5 of trainings, 3 of tests
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=name_of)
@@ -158,3 +178,14 @@ def test_reference_world_size_and_base_batch_agree(path):
     assert images == cfg.auto_scale_lr.base_batch_size
     text = ast.get_docstring(ast.parse(path.read_text()))
     assert f'= {images}' in text
+
+
+def test_the_model_index_lists_every_config_once():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    listed = {model['Config']: model['Metadata']['Epochs'] for model in index['Models']}
+    assert len(listed) == len(index['Models'])
+    assert listed == {
+        f'configs/{path.name}': Config.fromfile(path).train_cfg.max_epochs
+        for path in CONFIGS
+        if 'quickstart' not in path.name
+    }

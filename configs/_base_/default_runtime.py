@@ -1,3 +1,5 @@
+"""What every run needs: hooks, loops of evaluation, processes, logs."""
+
 custom_imports = dict(imports=['mmdet_dinov2'])
 default_scope = 'mmdet'
 runner_type = 'StrictRunner'
@@ -7,31 +9,34 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='IntactCheckpointHook',
+        type='IntactCheckpointHook',  # mmdet: CheckpointHook, which keeps all and no best one
         interval=1,
         max_keep_ckpts=3,
         save_best='coco/bbox_mAP',
         rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # This many losses in a row that are infinite or NaN: stop, name the images, keep the batch.
+    # After this many non-finite losses in a row: stop, name the images, keep the batch.
     nonfinite=dict(type='NonFiniteHook', max_steps=5),
-    preemption=dict(type='PreemptionHook'),  # SIGTERM, SIGUSR1, Ctrl-C: save, end
-    forecast=dict(type='ForecastHook'),  # the final AP, foretold after each evaluation
+    preemption=dict(type='PreemptionHook'),  # on SIGTERM, SIGUSR1 and Ctrl-C: save, then end
+    forecast=dict(type='ForecastHook'),  # predicts the final AP after each evaluation
     visualization=dict(type='ReadableVisualizationHook'),
     loader_memory=dict(type='LoaderMemoryHook'),
 )
 
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+
 env_cfg = dict(
     cudnn_benchmark=False,  # image sizes change from batch to batch
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # Processes without GPUs use gloo. Seconds that the others wait for one that evaluates or draws
-    # (NCCL: 600 otherwise).
+    # Without GPUs, gloo takes the place of NCCL. `timeout` is how many seconds the other processes
+    # wait for one that evaluates or draws (NCCL's default: 600).
     dist_cfg=dict(backend='nccl', timeout=3600),
 )
-randomness = dict(seed=0)
+randomness = dict(seed=0)  # mmdet: a random seed
 
-# TensorBoard is used where it is installed. Weights & Biases, offline too, is one more entry:
+# TensorBoard is used where it is installed. Weights & Biases, also offline, is one more entry:
 # dict(type='WandbVisBackend', init_kwargs=dict(mode='offline'))
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='BoxVisualizer', vis_backends=vis_backends, name='visualizer')

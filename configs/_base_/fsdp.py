@@ -1,11 +1,11 @@
 """Parameters, gradients and optimizer states divided over the processes (FSDP 2).
 
-Use, as the last of the ``_base_`` of any recipe: ``'_base_/fsdp.py'``. A single process trains as
-without it. Averaged weights (``_base_/ema.py``) do not work with it.
+Use: add ``'_base_/fsdp.py'`` as the last of the ``_base_`` of a recipe. With one process it changes
+nothing. It does not work together with averaged weights (``_base_/ema.py``).
 """
 
 model_wrapper_cfg = dict(
     type='FullyShardedModel',
-    reduce_dtype='bfloat16',  # of gradients on their way between processes
+    reduce_dtype='bfloat16',  # precision of gradients on their way between processes
     reshard_after_forward=True,
 )

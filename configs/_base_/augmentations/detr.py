@@ -1,11 +1,11 @@
 """DETR's multi-scale augmentation: half of the images are cropped before they are resized.
 
-Use: ``train_dataloader = dict(dataset=dict(pipeline=_base_.detr_pipeline))``
+Use: ``train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))``.
 """
 
 detr_scales = [(short, 1333) for short in range(480, 801, 32)]
-detr_pipeline = [
-    dict(type='LoadImageFromFile'),
+train_pipeline = [
+    dict(type='CheckedLoadImageFromFile'),  # mmdet: LoadImageFromFile, which trusts every file
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(

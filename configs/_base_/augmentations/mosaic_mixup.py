@@ -1,23 +1,25 @@
-"""Mosaic and MixUp of images kept in a cache, switched off for the last 2 of 12 epochs.
+"""Mosaic and MixUp of images that are kept in a cache, and a second stage without them.
 
-Use, with the pipeline for the last epochs being that of the recipe::
+As in mmdet's RTMDet, the last epochs use ``train_pipeline_stage2``, here DETR's augmentation::
 
-    train_dataloader = dict(dataset=dict(pipeline=_base_.mosaic_mixup_pipeline))
+    train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))
     custom_hooks = [
         dict(
             type='PipelineSwitchHook',
-            switch_epoch=_base_.mosaic_mixup_last_epoch,
-            switch_pipeline=_base_.detr_pipeline,
+            switch_epoch=_base_.max_epochs - 2,
+            switch_pipeline=_base_.train_pipeline_stage2,
         )
     ]
 
-The cache of each worker fills in the order in which images come: runs with another number of
-workers or GPUs combine other images.
+The cache of each worker fills in the order in which images come. Runs with a different number of
+workers or GPUs therefore combine different images.
 """
 
-mosaic_mixup_last_epoch = 10
-mosaic_mixup_pipeline = [
-    dict(type='LoadImageFromFile'),
+_base_ = 'detr.py'
+
+train_pipeline_stage2 = _base_.train_pipeline
+train_pipeline = [
+    dict(type='CheckedLoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='CachedMosaic', img_scale=(640, 640), pad_val=114.0, max_cached_images=20),
     dict(type='RandomResize', scale=(1280, 1280), ratio_range=(0.5, 1.5), keep_ratio=True),

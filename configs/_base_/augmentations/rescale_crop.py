@@ -1,10 +1,10 @@
 """Random rescaling by 0.5 to 1.5 and a random crop of 60 to 100 % of each side.
 
-Use: ``train_dataloader = dict(dataset=dict(pipeline=_base_.rescale_crop_pipeline))``
+Use: ``train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))``.
 """
 
-rescale_crop_pipeline = [
-    dict(type='LoadImageFromFile'),
+train_pipeline = [
+    dict(type='CheckedLoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomResize', scale=(1333, 800), ratio_range=(0.5, 1.5), keep_ratio=True),

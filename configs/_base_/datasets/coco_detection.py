@@ -1,17 +1,18 @@
-"""COCO 2017 with the multi-scale augmentation of DETR.
+"""COCO 2017. The pipeline of the training is one of ``_base_/augmentations/``.
 
-Batches are padded by the model alone: mmcv's `Pad` transform would declare the padding a part of
-the image.
+No pipeline pads: the model pads the batch itself, and would take the padding of mmcv's ``Pad`` for
+a part of the image.
 """
 
-_base_ = '../augmentations/detr.py'
-
-dataset_type = 'ClassNameCocoDataset'
+dataset_type = (
+    'ClassNameCocoDataset'  # mmdet: CocoDataset, whose labels follow the order of the file
+)
 data_root = 'data/coco/'
 backend_args = None
 
 test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=backend_args),
+    # CheckedLoadImageFromFile by the name that mmdet's DetInferencer looks for.
+    dict(type='mmdet_dinov2.LoadImageFromFile', backend_args=backend_args),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
@@ -21,23 +22,25 @@ test_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
+    batch_size=4,  # mmdet: 2 on 8 GPUs, the same 16 images a step
+    num_workers=4,  # mmdet: 2
     persistent_workers=True,
+    # mmdet groups images by aspect ratio to save padding. Padding costs nothing here, and every
+    # step draws from all images.
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,
         data_root=data_root,
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
+        # mmdet: also min_size=32. Small images are images like others.
         filter_cfg=dict(filter_empty_gt=False),
-        pipeline=_base_.detr_pipeline,
         backend_args=backend_args,
     ),
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=4,
+    num_workers=4,  # mmdet: 2
     persistent_workers=True,
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
@@ -53,6 +56,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# Reads the annotation file of its data set; set `ann_file` only for another one.
+# mmdet: CocoMetric with an `ann_file`. This one reads the annotation file of its dataset; set
+# `ann_file` only for a different one.
 val_evaluator = dict(type='ClassNameCocoMetric', backend_args=backend_args)
 test_evaluator = val_evaluator

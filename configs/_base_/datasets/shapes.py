@@ -1,4 +1,4 @@
-"""Sample data set of drawn shapes, made on first use in `data/shapes` beside the configs."""
+"""Sample dataset of drawn shapes, made on first use in `data/shapes` beside the configs."""
 
 import os.path as osp
 
@@ -6,19 +6,8 @@ dataset_type = 'ShapesDataset'
 data_root = osp.normpath('{{ fileDirname }}/../../../data/shapes') + '/'
 generate = dict(num_train=400, num_val=100, seed=0)
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(
-        type='RandomChoiceResize',
-        scales=[(side, side) for side in (140, 154, 168)],  # longer side
-        keep_ratio=True,
-    ),
-    dict(type='PackDetInputs'),
-]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmdet_dinov2.LoadImageFromFile'),  # the name that mmdet's DetInferencer looks for
     dict(type='Resize', scale=(168, 168), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
@@ -39,7 +28,6 @@ train_dataloader = dict(
         data_prefix=dict(img='train/'),
         filter_cfg=dict(filter_empty_gt=False),
         generate=generate,
-        pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(

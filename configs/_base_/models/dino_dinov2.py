@@ -1,7 +1,10 @@
-"""DINO (4 scales, 900 queries) on a frozen DINOv2-B with a simple feature pyramid."""
+"""DINO (4 scales, 900 queries) on a frozen DINOv2-B with a simple feature pyramid.
+
+Values are those of mmdet's ``dino-4scale_r50_8xb2-12e_coco.py`` unless a comment says otherwise.
+"""
 
 model = dict(
-    type='PaddingAwareDINO',
+    type='PaddingAwareDINO',  # mmdet: DINO, whose predictions depend on the padding of the batch
     num_queries=900,
     with_box_refine=True,
     as_two_stage=True,
@@ -12,10 +15,11 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
     ),
+    # mmdet: ResNet-50 with its first stage frozen.
     backbone=dict(
         type='DINOv2',
         arch='base',
-        patch_size=16,  # published weights: 14, the kernel is resampled
+        patch_size=16,  # published: 14; the kernel is resampled to give strides 8 to 64
         frozen_stages='all',
         init_cfg=dict(
             type='Pretrained',
@@ -23,12 +27,13 @@ model = dict(
             'dinov2_vitb14_pretrain.pth',
         ),
     ),
+    # mmdet: ChannelMapper on three stages of the backbone. A ViT has features of one stride.
     neck=dict(
         type='SimpleFeaturePyramid',
         in_channels=768,
         out_channels=256,
         scale_factors=(2.0, 1.0, 0.5),  # strides 8, 16, 32
-        num_outs=4,  # and 64, by max pooling
+        num_outs=4,  # the fourth, stride 64, by max pooling
     ),
     encoder=dict(
         num_layers=6,
@@ -47,10 +52,10 @@ model = dict(
         ),
         post_norm_cfg=None,
     ),
-    # mmdet's DINO: offset 0, temperature 20
+    # mmdet: offset 0.0, temperature 20. These are detrex's, and those of mmdet's "improved" DINO.
     positional_encoding=dict(num_feats=128, normalize=True, offset=-0.5, temperature=10000),
     bbox_head=dict(
-        type='BatchedDINOHead',
+        type='BatchedDINOHead',  # mmdet: DINOHead, one image and layer at a time
         num_classes=80,
         sync_cls_avg_factor=True,
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
@@ -64,7 +69,7 @@ model = dict(
     ),
     train_cfg=dict(
         assigner=dict(
-            type='BatchedHungarianAssigner',
+            type='BatchedHungarianAssigner',  # mmdet: HungarianAssigner, the same matches
             match_costs=[
                 dict(type='FocalLossCost', weight=2.0),
                 dict(type='BBoxL1Cost', weight=5.0, box_format='xywh'),

@@ -1,20 +1,30 @@
-"""50 epochs: linear warm-up from 0.001 x lr in the first 5, cosine down to 0.01 x lr.
+"""12 epochs: linear warm-up from 0.01 x lr in the first one, then cosine down to 0.01 x lr.
 
-A fine-tuned ViT with DINO is unstable without warm-up (detrex: 250 iterations); 5 epochs are 250
-iterations where an epoch has 50.
+A recipe of a different length sets both numbers::
+
+    max_epochs = 30
+    warmup_epochs = 2.5
+    train_cfg = dict(max_epochs=max_epochs)
+    param_scheduler = [
+        dict(_base_.param_scheduler[0], end=warmup_epochs),
+        dict(
+            _base_.param_scheduler[1],
+            begin=warmup_epochs,
+            end=max_epochs,
+            T_max=max_epochs - warmup_epochs,
+        ),
+    ]
 """
 
-max_epochs = 50
-warmup_epochs = 5
+max_epochs = 12
+warmup_epochs = 1
 train_cfg = dict(type='EpochTrainLoop', max_epochs=max_epochs, val_interval=1)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
 
 # Both count iterations, so that the rate changes smoothly within an epoch.
 param_scheduler = [
     dict(
         type='LinearLR',
-        start_factor=0.001,
+        start_factor=0.01,
         begin=0,
         end=warmup_epochs,
         by_epoch=True,
