@@ -132,4 +132,4 @@ def test_partitions_that_do_not_exist(slurm, undisturbed):
         cwd=undisturbed, env=slurm,
     )  # fmt: skip
     assert result.returncode == 2
-    assert "there is no partition 'nowhere'; this cluster has: debug" in result.stderr
+    assert "partition 'nowhere' does not exist; this cluster has: debug" in result.stderr

@@ -217,7 +217,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, data):
 def test_resuming_without_a_checkpoint_starts_anew(tmp_path, data, capfd):
     config = write_config(tmp_path, 'train_cfg = dict(max_epochs=1)\n', data=data)
     run_tool('train', config, '--work-dir', tmp_path / 'new', '--resume')
-    assert 'nothing to go on from' in capfd.readouterr().out
+    assert 'has no checkpoint to resume from' in capfd.readouterr().out
     assert find_last_checkpoint(tmp_path / 'new') == str(tmp_path / 'new' / 'epoch_1.pth')
     # A folder that was moved still knows its last checkpoint.
     (tmp_path / 'new').rename(tmp_path / 'moved')
