@@ -18,9 +18,11 @@ from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.files import write_checkpoint
 from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
+METRICS = ('coco/bbox_mAP', 'coco/bbox_mAP_50')
+
 
 def stub_runner(work_dir):
-    """What the hook needs of a runner."""
+    """Returns what the hook needs of a runner."""
     MessageHub._instance_dict.clear()
     runner = SimpleNamespace(
         work_dir=str(work_dir),
@@ -44,6 +46,13 @@ def ready_hook(runner, **options):
     return hook
 
 
+def save(hook, runner, epoch):
+    """Saves the checkpoint of an epoch, as a training does at its end."""
+    runner.epoch = epoch - 1
+    hook.after_train_epoch(runner)
+    runner.epoch = epoch
+
+
 def save_for_ever(work_dir):
     torch.set_num_threads(1)
     runner = stub_runner(work_dir)
@@ -51,7 +60,7 @@ def save_for_ever(work_dir):
     step = 0
     while True:
         step += 1
-        hook._save_checkpoint_with_step(runner, step, dict(epoch=step, iter=step))
+        save(hook, runner, step)
 
 
 def test_killed_at_any_moment(tmp_path):
@@ -84,11 +93,11 @@ def test_the_newest_are_kept(tmp_path):
     runner = stub_runner(tmp_path)
     hook = ready_hook(runner, max_keep_ckpts=2)
     for step in (1, 2, 3, 3, 4):
-        hook._save_checkpoint_with_step(runner, step, dict(epoch=step, iter=step))
+        save(hook, runner, step)
     assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['epoch_3.pth', 'epoch_4.pth']
     assert runner.message_hub.get_info('keep_ckpt_ids') == [3, 4]
     resumed = ready_hook(runner, max_keep_ckpts=2)
-    resumed._save_checkpoint_with_step(runner, 5, dict(epoch=5, iter=5))
+    save(resumed, runner, 5)
     assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['epoch_4.pth', 'epoch_5.pth']
 
 
@@ -101,26 +110,47 @@ def full_disk(checkpoint, path):
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     runner = stub_runner(tmp_path)
     hook = ready_hook(runner, max_keep_ckpts=1, save_best='coco/bbox_mAP', rule='greater')
-    hook._save_checkpoint_with_step(runner, 1, dict(epoch=1, iter=1))
+    save(hook, runner, 1)
     runner.epoch = 1
-    hook._save_best_checkpoint(runner, {'coco/bbox_mAP': 0.1})
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.1})
     before = sorted(path.name for path in tmp_path.iterdir())
     monkeypatch.setattr(files, 'save_checkpoint', full_disk)
     with pytest.raises(
         InputError, match=r'epoch_2.pth could not be written \(No space left .* free'
     ):
-        hook._save_checkpoint_with_step(runner, 2, dict(epoch=2, iter=2))
+        save(hook, runner, 2)
     runner.epoch = 2
     with pytest.raises(InputError, match='No space left'):
-        hook._save_best_checkpoint(runner, {'coco/bbox_mAP': 0.2})
+        hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.2})
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert torch.load(find_last_checkpoint(tmp_path))['meta']['epoch'] == 1
 
 
-def test_the_best_one_replaces_the_previous(tmp_path):
+@pytest.mark.parametrize(
+    'save_best', ['auto', 'coco/bbox_mAP', ['coco/bbox_mAP', 'coco/bbox_mAP_50']]
+)
+def test_a_better_checkpoint_replaces_the_best_one(tmp_path, save_best):
     runner = stub_runner(tmp_path)
-    hook = ready_hook(runner, save_best='coco/bbox_mAP', rule='greater')
-    for epoch, score in ((1, 0.3), (2, 0.2), (3, 0.4)):
-        runner.epoch = epoch
-        hook._save_best_checkpoint(runner, {'coco/bbox_mAP': score})
-    assert [p.name for p in tmp_path.glob('best_*')] == ['best_coco_bbox_mAP_epoch_3.pth']
+    hook = ready_hook(runner, save_best=save_best, rule='greater')
+    # The second score of an epoch is best in the second one.
+    for epoch, scores in ((1, (0.3, 0.3)), (2, (0.2, 0.5)), (3, (0.4, 0.4))):
+        save(hook, runner, epoch)
+        hook.after_val_epoch(runner, dict(zip(METRICS, scores, strict=True)))
+    best = {'best_coco_bbox_mAP_epoch_3.pth'}
+    if isinstance(save_best, list):
+        best.add('best_coco_bbox_mAP_50_epoch_2.pth')
+    assert {path.name for path in tmp_path.glob('best_*')} == best
+    # A resumed run knows the best one.
+    resumed = ready_hook(runner, save_best=save_best, rule='greater')
+    runner.epoch = 4
+    resumed.after_val_epoch(runner, dict(zip(METRICS, (0.6, 0.6), strict=True)))
+    assert all(path.name.endswith('epoch_4.pth') for path in tmp_path.glob('best_*'))
+    assert len(list(tmp_path.glob('best_*'))) == len(best)
+
+
+def test_without_a_metric_no_best_checkpoint_is_saved(tmp_path):
+    runner = stub_runner(tmp_path)
+    hook = ready_hook(runner)
+    save(hook, runner, 1)
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.3})
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']

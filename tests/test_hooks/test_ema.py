@@ -50,7 +50,7 @@ def test_averages_are_those_of_the_whole_model(kind, update_buffers):
     assert expected.keys() - state.keys() == {'module.frozen.weight', 'module.frozen.bias'}
     for name, tensor in state.items():
         assert torch.equal(tensor, expected[name]), name
-    assert part.module.shared.weight is part.module._modules['trained']._modules['0'].weight
+    assert part.module.shared.weight is part.module.get_submodule('trained.0').weight
 
 
 def test_the_copy_holds_no_frozen_parameter():

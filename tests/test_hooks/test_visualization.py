@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: which images, how they are turned, what they are called."""
+"""Pictures of an evaluation: which images they show, how they are turned, their names."""
 
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ def visualizer():
 
 
 def sample(path, **meta):
-    """What the test of a detector gives for an image without detections."""
+    """Returns what a detector predicts for an image without detections."""
     shape = CheckedLoadImageFromFile()(dict(img_path=str(path), **meta))['ori_shape']
     found = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=int), scores=torch.zeros(0)
@@ -37,13 +37,20 @@ def sample(path, **meta):
     return DetDataSample(metainfo=dict(img_path=str(path), ori_shape=shape), pred_instances=found)
 
 
+def run(visualizer, work_dir, step=0):
+    """What the hook needs of a runner."""
+    return SimpleNamespace(
+        visualizer=visualizer, work_dir=str(work_dir), timestamp='now', iter=step
+    )
+
+
 @pytest.mark.parametrize('annotated', [(40, 30), (30, 40)])
-def test_pictures_are_turned_as_the_data_set_turns_them(visualizer, tmp_path, annotated):
+def test_pictures_are_turned_as_the_dataset_turns_them(visualizer, tmp_path, annotated):
     path = tmp_path / 'a.jpg'
     path.write_bytes(jpeg(40, 30, orientation=6))
     loaded = sample(path, width=annotated[0], height=annotated[1])
     hook = ReadableVisualizationHook(draw=True, test_out_dir='pictures')
-    runner = SimpleNamespace(work_dir=str(tmp_path), timestamp='now', iter=0)
+    runner = run(visualizer, tmp_path)
     hook.after_test_iter(runner, 0, {}, [loaded])
     picture = cv2.imread(str(tmp_path / 'now/pictures/a.jpg'))
     assert picture.shape == (*annotated[::-1], 3)
@@ -58,7 +65,7 @@ def test_equal_names_and_images_that_cannot_be_read(visualizer, tmp_path):
         samples.append(sample(tmp_path / folder / 'a.jpg'))
     bad = DetDataSample(metainfo={'img_path': str(tmp_path / 'none.jpg'), BAD_IMAGES: [('x', 'y')]})
     hook = ReadableVisualizationHook(draw=True, test_out_dir='pictures')
-    runner = SimpleNamespace(work_dir=str(tmp_path), timestamp='now', iter=0)
+    runner = run(visualizer, tmp_path)
     hook.after_test_iter(runner, 0, {}, [samples[0], bad])
     hook.after_test_iter(runner, 1, {}, [samples[1]])
     written = {path.name for path in (tmp_path / 'now/pictures').iterdir()}
@@ -73,7 +80,7 @@ def test_one_image_of_a_validation_batch_now_and_then(visualizer, tmp_path, monk
     (tmp_path / 'a.jpg').write_bytes(jpeg())
     readable = sample(tmp_path / 'a.jpg')
     bad = DetDataSample(metainfo={'img_path': 'none.jpg', BAD_IMAGES: [('x', 'y')]})
-    runner = SimpleNamespace(iter=10)
+    runner = run(visualizer, tmp_path, step=10)
     for draw in (False, True):
         hook = ReadableVisualizationHook(draw=draw, interval=5)
         for batch in range(6):
@@ -90,6 +97,6 @@ def test_colours_reach_the_visualizer_as_rgb(visualizer, tmp_path):
     path = tmp_path / 'a.png'
     cv2.imwrite(str(path), np.full((20, 30, 3), (250, 10, 90), np.uint8))
     hook = ReadableVisualizationHook(draw=True, test_out_dir='pictures')
-    runner = SimpleNamespace(work_dir=str(tmp_path), timestamp='now')
+    runner = run(visualizer, tmp_path)
     hook.after_test_iter(runner, 0, {}, [sample(path)])
     assert (cv2.imread(str(tmp_path / 'now/pictures/a.png')) == (250, 10, 90)).all()

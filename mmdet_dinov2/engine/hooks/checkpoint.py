@@ -1,8 +1,9 @@
-"""Checkpoints of which one always loads."""
+"""Saves checkpoints so that one always loads."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
@@ -15,9 +16,9 @@ from ...runs.checkpoints import LAST_CHECKPOINT
 
 @HOOKS.register_module()
 class IntactCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook`` that removes a checkpoint only after its successor is written.
+    """mmengine's ``CheckpointHook`` that removes a checkpoint only after the next one is written.
 
-    mmengine's removes the oldest and the previous best checkpoint first, so that a run that dies
+    mmengine's hook first removes the oldest and the previous best checkpoint, so a run that dies
     while it saves, or finds the disk full, has lost them.
 
     Args:
@@ -25,19 +26,36 @@ class IntactCheckpointHook(CheckpointHook):
         **kwargs: As for mmengine's ``CheckpointHook``.
     """
 
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Saves the checkpoint if it is the best one, then removes the previous best one.
+
+        Args:
+            runner: The runner.
+            metrics: Results of the evaluation.
+        """
+        previous = self._best_paths()
+        # mmengine's hook removes the paths that it knows before it saves.
+        self._set_best_paths(dict.fromkeys(previous))
+        super().after_val_epoch(runner, metrics)
+        best = {metric: new or previous[metric] for metric, new in self._best_paths().items()}
+        self._set_best_paths(best)
+        self._remove({*previous.values()} - {*best.values(), None})
+
+    # Private in mmengine 0.10.12. There is no public way: it removes the oldest checkpoint before
+    # it saves, and writes `last_checkpoint` in place.
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         obsolete = []
-        if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
-            kept = [*self.keep_ckpt_ids, step]
-            obsolete, kept = kept[: -self.max_keep_ckpts], kept[-self.max_keep_ckpts :]
-            self.keep_ckpt_ids.extend(kept[-1:])  # a deque of max_keep_ckpts
-            runner.message_hub.update_info('keep_ckpt_ids', kept)
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        # A new best score saves the checkpoint of the same step again.
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                obsolete.append(self._path_of(self.keep_ckpt_ids[0]))
+            self.keep_ckpt_ids.append(step)  # a deque of max_keep_ckpts: the oldest leaves it
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        self.last_ckpt = self._path_of(step)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
             self.out_dir,
-            name,
+            self.filename_tmpl.format(step),
             self.file_client_args,
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
@@ -46,34 +64,34 @@ class IntactCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
+        if is_main_process():
+            write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), self.last_ckpt)
+        self._remove(obsolete)
+
+    def _path_of(self, step: int) -> str:
+        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+
+    def _best_paths(self) -> dict[str, str | None]:
+        """Paths of the best checkpoints by metric; mmengine keeps a single one elsewhere."""
+        if not self.save_best:
+            return {}
+        if len(self.key_indicators) == 1:
+            return {'': self.best_ckpt_path}
+        return dict(self.best_ckpt_path_dict)
+
+    def _set_best_paths(self, paths: dict[str, str | None]) -> None:
+        if not paths:
+            return
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = paths['']
+        else:
+            self.best_ckpt_path_dict = paths
+
+    def _remove(self, paths: Iterable[str]) -> None:
         if not is_main_process():
             return
-        write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), self.last_ckpt)
-        for old in obsolete:
-            self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old)))
-
-    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        if not self.save_best:
-            return
-        # Without a previous one, mmengine's has nothing to remove before it saves.
-        if len(self.key_indicators) == 1:
-            previous = {None: self.best_ckpt_path}
-            self.best_ckpt_path = None
-        else:
-            previous = dict(self.best_ckpt_path_dict)
-            self.best_ckpt_path_dict = dict.fromkeys(previous)
-        super()._save_best_checkpoint(runner, metrics)
-        for key, old in previous.items():
-            new = self.best_ckpt_path if key is None else self.best_ckpt_path_dict.get(key)
-            if new is None and key is None:
-                self.best_ckpt_path = old
-            elif new is None:
-                self.best_ckpt_path_dict[key] = old
-            elif old and old != new and is_main_process():
-                self._remove(old)
-
-    def _remove(self, path: str) -> None:
-        if self.file_backend.isfile(path):
-            self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):
-            self.file_backend.rmtree(path)
+        for path in paths:
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):
+                self.file_backend.rmtree(path)

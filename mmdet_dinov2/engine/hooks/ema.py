@@ -8,17 +8,19 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import nn
 
+_PREFIX = 'module.'  # of the names in `ema_state_dict`
+
 
 @HOOKS.register_module()
 class TrainedEMAHook(EMAHook):
-    """mmengine's ``EMAHook`` that averages, and copies, only what is trained.
+    """mmengine's ``EMAHook`` that copies and averages only what is trained.
 
-    A frozen parameter is its own average, to the bit. mmengine's hook keeps a second copy of it and
+    A frozen parameter equals its average to the bit. mmengine's hook keeps a second copy of it and
     averages it in every step.
 
-    Checkpoints are those of mmengine's hook: ``state_dict`` holds the averaged weights,
-    ``ema_state_dict`` the others, both with the frozen ones, which are written once. So each of the
-    two hooks goes on from the checkpoints of the other.
+    The checkpoints are those of mmengine's hook: ``state_dict`` holds the averaged weights and
+    ``ema_state_dict`` the trained ones. Both contain the frozen weights, which are written once.
+    Each of the two hooks can therefore resume from the checkpoints of the other.
 
     Args:
         *args: As for mmengine's ``EMAHook``.
@@ -34,33 +36,69 @@ class TrainedEMAHook(EMAHook):
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Puts the averaged weights into ``state_dict``, the others into ``ema_state_dict``."""
+        """Puts the averaged weights into ``state_dict``, the trained ones into ``ema_state_dict``.
+
+        Args:
+            runner: The runner.
+            checkpoint: The checkpoint, changed in place.
+        """
         super().before_save_checkpoint(runner, checkpoint)
         ema_state = checkpoint['ema_state_dict']
         for name, tensor in checkpoint['state_dict'].items():
             # The same tensor under two names takes no room in a file.
-            ema_state.setdefault(f'module.{name}', tensor)
+            ema_state.setdefault(f'{_PREFIX}{name}', tensor)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Goes on with the averaged weights of a checkpoint that the run is resumed from.
+        """Takes the averaged weights of the checkpoint that the run resumes from.
 
-        Otherwise the average begins with the first step; until then the weights are their own.
+        A run that does not resume starts its average with the first step.
+
+        Args:
+            runner: The runner.
+            checkpoint: The checkpoint; its ``state_dict`` holds the trained weights afterwards.
         """
+        # Private in mmengine 0.10.12, which has no public way to ask.
         if not runner._resume:
             return
         if 'ema_state_dict' not in checkpoint:
             runner.logger.warning(
-                'the checkpoint holds no averaged weights (ema_state_dict): averaging starts anew'
+                'the checkpoint does not hold averaged weights (ema_state_dict): averaging starts '
+                'from scratch'
             )
             return
-        self._swap_ema_state_dict(checkpoint)
+        state, ema_state = checkpoint['state_dict'], checkpoint['ema_state_dict']
+        averages = {**ema_state, **{f'{_PREFIX}{name}': state[name] for name in state}}
+        for name, tensor in ema_state.items():
+            if name.startswith(_PREFIX):
+                state[name.removeprefix(_PREFIX)] = tensor
         known = self.ema_model.state_dict().keys()
-        averaged = {k: v for k, v in checkpoint['ema_state_dict'].items() if k in known}
-        self.ema_model.load_state_dict(averaged, strict=self.strict_load)
+        self.ema_model.load_state_dict(
+            {name: tensor for name, tensor in averages.items() if name in known},
+            strict=self.strict_load,
+        )
 
-    def _swap_ema_parameters(self) -> None:
-        """Exchanges the weights of the model and the averaged ones."""
-        if not self.ema_model.steps:  # nothing was averaged yet
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Puts the averaged weights into the model."""
+        self.exchange_weights()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Puts the trained weights back into the model."""
+        self.exchange_weights()
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Puts the averaged weights into the model."""
+        self.exchange_weights()
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Puts the trained weights back into the model."""
+        self.exchange_weights()
+
+    def exchange_weights(self) -> None:
+        """Exchanges the weights of the model and the averaged ones.
+
+        Does nothing before the first step: nothing has been averaged yet.
+        """
+        if not self.ema_model.steps:
             return
         weights = dict(self.src_model.named_parameters())
         averages = dict(self.ema_model.module.named_parameters())
@@ -75,16 +113,16 @@ class TrainedEMAHook(EMAHook):
 
 
 def trained_part(model: nn.Module) -> nn.Module:
-    """The trained parameters and all buffers of a model, without its computation.
+    """Builds a module of the trained parameters and all buffers of a model.
 
     Args:
         model: The model.
 
     Returns:
-        A module that shares them with the model, under the same names.
+        A module without computation that shares them with the model, under the same names.
     """
     part = nn.Module()
-    # A tensor that several modules share is the same one here too.
+    # A tensor that several modules share is also shared here.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
             owner, attribute = _owner(part, name)
@@ -97,10 +135,10 @@ def trained_part(model: nn.Module) -> nn.Module:
 
 
 def _owner(root: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module of a parameter, made where it is missing, and the name of the parameter in it."""
+    """Returns the module of a parameter, made if missing, and the parameter's name in it."""
     *modules, attribute = name.split('.')
     for module in modules:
-        if module not in root._modules:
+        if module not in dict(root.named_children()):
             root.add_module(module, nn.Module())
-        root = root._modules[module]
+        root = root.get_submodule(module)
     return root, attribute

@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ...files import write_text
-from .checkpoint import LAST_CHECKPOINT
+from ...runs.checkpoints import LAST_CHECKPOINT
 
 # "Temporary failure, try again" of sysexits.h.
 STOPPED_EXIT_CODE = 75
@@ -110,7 +110,7 @@ class PreemptionHook(Hook):
             return
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
-                hook._swap_ema_parameters()  # averaged weights are in the place of the others
+                hook.after_val_epoch(runner)  # puts the trained weights back
         self._stop(runner, runner.iter)
 
     def _stop(self, runner: Runner, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation."""
+"""Draws pictures of an evaluation."""
 
 from __future__ import annotations
 
@@ -21,40 +21,53 @@ from ...sample_meta import BAD_IMAGES
 class ReadableVisualizationHook(DetVisualizationHook):
     """mmdet's ``DetVisualizationHook`` that draws the images as they were loaded.
 
-    Images that cannot be read are left out. Pictures are turned by their EXIF orientation where the
-    data set turned them; mmdet's hook always does. Images of the same name in different folders
-    get pictures of different names. Arguments are those of mmdet's hook.
+    Images that cannot be read are left out. Pictures are turned by their EXIF orientation only
+    where the dataset turned them; mmdet's hook always turns them. Images of the same name in
+    different folders get pictures of different names.
+
+    Args:
+        *args: As for mmdet's ``DetVisualizationHook``.
+        **kwargs: As for mmdet's ``DetVisualizationHook``.
     """
 
-    _names: PictureNames | None = None
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._names = PictureNames()
+        self._tested = 0
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
     ) -> None:
-        """Draws the first image of a batch, every ``interval`` iterations."""
+        """Draws the first readable image of a batch, every ``interval`` iterations."""
         step = runner.iter + batch_idx
         readable = _readable(outputs)
         if self.draw and readable and step % self.interval == 0:
-            self._draw(readable[0], 'val_img', step)
+            self._draw(runner, readable[0], 'val_img', step)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[DetDataSample]
     ) -> None:
-        """Draws the images of a batch, into files below the folder of the run if asked for."""
+        """Draws the images of a batch, with ``test_out_dir`` into files of the run's folder."""
         if not self.draw:
             return
         for sample in _readable(outputs):
-            self._test_index += 1
+            self._tested += 1
             out_file = None
             if self.test_out_dir is not None:
                 folder = osp.join(runner.work_dir, runner.timestamp, self.test_out_dir)
-                out_file = osp.join(folder, self._file_name(sample.img_path))
-            self._draw(sample, 'test_img', self._test_index, out_file)
+                name = self._names.name_of(sample.img_path, osp.basename(sample.img_path))
+                out_file = osp.join(folder, name)
+            self._draw(runner, sample, 'test_img', self._tested, out_file)
 
     def _draw(
-        self, sample: DetDataSample, name: str, step: int, out_file: str | None = None
+        self,
+        runner: Runner,
+        sample: DetDataSample,
+        name: str,
+        step: int,
+        out_file: str | None = None,
     ) -> None:
-        self._visualizer.add_datasample(
+        runner.visualizer.add_datasample(
             osp.basename(sample.img_path) if self.show else name,
             self._pixels(sample)[..., ::-1],
             data_sample=sample,
@@ -66,15 +79,9 @@ class ReadableVisualizationHook(DetVisualizationHook):
         )
 
     def _pixels(self, sample: DetDataSample) -> np.ndarray:
-        """The image as it was loaded, (H, W, 3) BGR."""
+        """Returns the image as it was loaded, (H, W, 3) uint8, BGR."""
         content = get(sample.img_path, backend_args=self.backend_args)
         return decode(content, read_header(content), tuple(sample.ori_shape[1::-1]))
-
-    def _file_name(self, path: str) -> str:
-        """Name of the picture of an image: that of the image, numbered where it is taken."""
-        if self._names is None:
-            self._names = PictureNames()
-        return self._names.name_of(path, osp.basename(path))
 
 
 def _readable(samples: Sequence[DetDataSample]) -> list[DetDataSample]:
