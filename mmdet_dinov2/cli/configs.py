@@ -16,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint.reading import trust_checkpoints
 from ..config.names import check_loader_keys, check_option_names
+from ..config.own_types import own_type
 from ..data.class_names import fill_classes
 from ..data.own_config import use_own_data
 from ..data.own_data import find_own_data
@@ -100,7 +101,7 @@ def build_runner(cfg: Config) -> StrictRunner:
         InputError: If the config names a different runner.
     """
     cfg.setdefault('runner_type', 'StrictRunner')
-    if cfg.runner_type != 'StrictRunner':
+    if own_type(cfg.runner_type) != 'StrictRunner':
         raise InputError(
             f"runner_type must be 'StrictRunner' for this tool, but is {cfg.runner_type!r}"
         )
