@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 from mmdet.registry import MODELS
 from rich.console import Console
@@ -16,7 +17,6 @@ from rich.progress import Progress
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..config.names import did_you_mean
-from ..environment import busy_cores
 from ..errors import InputError
 from .processes import is_main_process, process_rank
 
@@ -58,8 +58,10 @@ def warn_of_busy_cpu() -> None:
         return
     if 'RANK' in os.environ or 'SLURM_PROCID' in os.environ:
         return  # the other processes of this run are busy too
-    cores, busy = os.cpu_count() or 1, busy_cores()
-    if busy is not None and busy > cores / 2:
+    cores = os.cpu_count() or 1
+    # Not the load average, which remembers programs that ended a minute ago.
+    busy = cores * psutil.cpu_percent(interval=0.2) / 100
+    if busy > cores / 2:
         print(
             f'warning: other programs keep {busy:.1f} of {cores} cores busy; the {threads} threads '
             'of PyTorch then wait for each other, and a step may take many times as long; put '

@@ -1,18 +1,16 @@
-"""Check of what is installed and what the machine has, with the command that mends each problem.
+"""Checks what is installed and what the machine has, and names the command that fixes a problem.
 
-Nothing here imports more than the standard library, so that it works where something is missing;
-what may fail is tried in another process. ``tools/check_env.py`` loads this package without
-``mmdet_dinov2`` around it.
+Only the standard library is imported here, so that the check works where packages are missing.
+Imports that may fail are tried in a different process. ``tools/check_env.py`` loads this package
+without the rest of ``mmdet_dinov2``.
 """
 
 from .check import Problem, check_environment, format_report
 from .explain import explain_import_error
-from .load import busy_cores
 from .quiet import printed_without
 
 __all__ = [
     'Problem',
-    'busy_cores',
     'check_environment',
     'explain_import_error',
     'format_report',

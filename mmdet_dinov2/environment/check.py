@@ -1,4 +1,4 @@
-"""The whole check, and how it is printed."""
+"""The whole check, and its report."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _ORDER = ('error', 'warning', 'info')
 
 
 def check_environment(work_dir: str | Path = '.', imports: bool = True) -> list[Problem]:
-    """Checks everything that a training needs of its environment.
+    """Checks everything that training needs of its environment.
 
     Args:
-        work_dir: Where checkpoints will go.
-        imports: Whether to try the imports too, which takes some seconds.
+        work_dir: Folder for checkpoints.
+        imports: Whether to also try the imports, which takes some seconds.
 
     Returns:
         Errors first, then warnings, then facts.
@@ -26,7 +26,7 @@ def check_environment(work_dir: str | Path = '.', imports: bool = True) -> list[
     problems = [*check_system(work_dir), *check_packages()]
     if imports:
         missing = any(problem.what.startswith(NOT_INSTALLED) for problem in problems)
-        # What is known to be missing is not told once more for each import of it.
+        # A missing package is reported once, not again for each import of it.
         problems += (
             problem
             for problem in check_imports(*probe())
@@ -36,7 +36,7 @@ def check_environment(work_dir: str | Path = '.', imports: bool = True) -> list[
 
 
 def format_report(problems: Sequence[Problem]) -> str:
-    """One line for each finding, and one for its remedy."""
+    """Returns one line for each problem or fact, and one for its remedy."""
     lines = []
     for problem in problems:
         lines.append(f'{problem.severity + ":":9}{problem.what}')
@@ -45,8 +45,8 @@ def format_report(problems: Sequence[Problem]) -> str:
     errors = sum(problem.severity == 'error' for problem in problems)
     lines.append('')
     lines.append(
-        f'{errors} error{"s" if errors > 1 else ""} to mend before a training can start'
+        f'{errors} error{"s" if errors > 1 else ""} to fix before training can start'
         if errors
-        else 'This environment can train'
+        else 'this environment is ready for training'
     )
     return '\n'.join(lines)

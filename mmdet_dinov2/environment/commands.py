@@ -1,4 +1,4 @@
-"""Commands that mend an environment, and where the tested set of packages is written down."""
+"""Commands that repair an environment, and the place of the tested set of packages."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import sys
 from pathlib import Path
 
-# requirements/ belongs to a checkout; an installed package is without it.
+# requirements/ exists in a checkout only, not in an installed package.
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements'
 PIP = f'{sys.executable} -m pip install'
 
 
 def install(*packages: str) -> str:
-    """Command that installs packages in their tested versions."""
+    """Returns the command that installs packages in their tested versions."""
     lock = REQUIREMENTS / 'lock.txt'
     constraint = f' -c {lock}' if lock.is_file() else ''
     return f'{PIP}{constraint} ' + ' '.join(
@@ -22,14 +22,14 @@ def install(*packages: str) -> str:
 
 
 def install_all() -> str:
-    """Command that installs the whole tested set."""
+    """Returns the command that installs the whole tested set."""
     if (ROOT / 'Makefile').is_file():
         return f'make -C {ROOT} env'
     return f'{PIP} mmdet_dinov2 && ' + build_mmcv().replace('--no-deps --force-reinstall ', '')
 
 
 def build_mmcv() -> str:
-    """Command that compiles mmcv's operators anew for the torch that is installed."""
+    """Returns the command that compiles mmcv's operators again, for the installed torch."""
     return (
         f'{PIP} --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv '
         '(needs g++, ninja, psutil and setuptools below 81)'
@@ -37,6 +37,6 @@ def build_mmcv() -> str:
 
 
 def apt_install(*packages: str) -> str:
-    """Command that installs packages of Debian and Ubuntu."""
+    """Returns the command that installs packages of Debian and Ubuntu."""
     sudo = '' if hasattr(os, 'geteuid') and os.geteuid() == 0 else 'sudo '
     return f'{sudo}apt-get update && {sudo}apt-get install -y {" ".join(packages)}'

@@ -1,4 +1,4 @@
-"""One sentence about an import that failed, with the command that mends it."""
+"""Explains a failed import in one sentence, with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .commands import apt_install, build_mmcv, install, install_all
 
-# Import names of distributions that are called otherwise.
+# Import names of distributions that have a different name.
 _DISTRIBUTIONS = dict(
     cv2='opencv-python-headless', PIL='pillow', yaml='pyyaml', skimage='scikit-image'
 )
@@ -19,7 +19,7 @@ _OPENMMLAB = dict(
     mmpretrain='onedl-mmpretrain',
 )
 
-# What the text of an error says, and what to do; the first that fits.
+# Pattern of the text of an error, cause and remedy; the first that matches counts.
 _CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     (
         r"No module named 'mmcv\._ext'",
@@ -28,7 +28,7 @@ _CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ),
     (
         r'mmcv/_ext\S*: undefined symbol|_ext\S*\.so: undefined symbol',
-        "mmcv's operators were compiled for another version of torch",
+        "mmcv's operators were compiled for a different version of torch",
         build_mmcv,
     ),
     (
@@ -38,7 +38,7 @@ _CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ),
     (
         r'libGL\.so|libgthread|libglib',
-        'OpenCV does not load, the machine lacks a graphics library that its desktop build needs',
+        'OpenCV does not load, because a graphics library that its desktop build needs is missing',
         lambda: (
             f'{apt_install("libgl1", "libglib2.0-0")}, or without root: '
             + install('--force-reinstall', '--no-deps', 'opencv-python-headless')
@@ -46,28 +46,28 @@ _CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ),
     (
         r'MMCV==\S+ is used but incompatible|MMEngine==\S+ is used but incompatible',
-        'the versions of the OpenMMLab libraries do not fit together',
+        'the versions of the OpenMMLab libraries are not compatible',
         install_all,
     ),
     (
         r'numpy\.core\.multiarray failed to import|_ARRAY_API|numpy\.dtype size changed',
-        'a package was compiled for another version of NumPy',
+        'a package was compiled for a different version of NumPy',
         install_all,
     ),
     (
         r"NoneType' object is not (callable|subscriptable)|NoneType.* takes no arguments"
         r'|transformers',
-        'transformers 5 and later break mmpretrain, and with it mmdet.models',
+        'transformers 5 and later break mmpretrain, and thus mmdet.models',
         lambda: install('transformers<5'),
     ),
 )
 
 
 def explain_import_error(error: BaseException) -> str:
-    """What is wrong, and the command that mends it.
+    """Returns what is wrong, and the command that fixes it.
 
     Args:
-        error: What was raised while a package was being imported.
+        error: The exception that the import of a package raised.
     """
     text = ' '.join(str(error).split()) or type(error).__name__
     name = getattr(error, 'name', None)
@@ -80,8 +80,8 @@ def explain_import_error(error: BaseException) -> str:
         if package in _OPENMMLAB or package in ('torch', 'torchvision'):
             distribution = _OPENMMLAB.get(package, package)
             return f'{distribution} (`import {package}`) is not installed; run: {install_all()}'
-        # Without torch there is no environment to complete.
+        # Without torch, most of the environment is missing.
         no_torch = importlib.util.find_spec('torch') is None
         remedy = install_all() if no_torch else install(_DISTRIBUTIONS.get(package, package))
-        return f'`import {package}` fails, it is not installed; run: {remedy}'
-    return f'the installed packages do not fit together ({text}); run: {install_all()}'
+        return f'`import {package}` fails, as it is not installed; run: {remedy}'
+    return f'the installed packages are not compatible ({text}); run: {install_all()}'

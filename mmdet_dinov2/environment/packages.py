@@ -1,4 +1,4 @@
-"""Installed distributions against the tested set."""
+"""Compares the installed packages with the tested set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from .commands import PIP, REQUIREMENTS, install, install_all
 from .problem import Problem
 
-# What overwrites the files of what.
+# Packages that share their files with a fork, and the fork that is used here.
 _ORIGINALS = dict(
     mmengine='onedl-mmengine',
     mmcv='onedl-mmcv',
@@ -20,15 +20,18 @@ _ORIGINALS = dict(
 _ORIGINALS['mmcv-full'] = _ORIGINALS['mmcv-lite'] = 'onedl-mmcv'
 _NEEDED = ('runtime.txt', 'mminstall.txt')
 NOT_INSTALLED = 'not installed'
-# Bounds of packages that need not be there.
+# Bounds of packages that are not required.
 _TRAPS = {
-    'transformers': ('<5', 'with 5 `import mmpretrain.models` fails, and with it mmdet.models'),
-    'setuptools': ('<81', 'later ones have no pkg_resources, which mmengine and mmcv import'),
+    'transformers': (
+        '<5',
+        '`import mmpretrain.models` fails with version 5, and thus mmdet.models',
+    ),
+    'setuptools': ('<81', 'later versions lack pkg_resources, which mmengine and mmcv import'),
 }
 
 
 def check_packages() -> Iterator[Problem]:
-    """Looks for packages that are missing, untested, or in the way of each other."""
+    """Finds packages that are missing, untested, or overwrite each other."""
     installed = installed_versions()
     yield from _check_originals(installed)
     wrong = set()
@@ -61,7 +64,7 @@ def check_packages() -> Iterator[Problem]:
             f'{name} {version} (tested: {" or ".join(sorted(known))})'
             for name, (version, known) in sorted(other.items())
         )
-        yield Problem('warning', f'other versions than the tested ones: {shown}', install_all())
+        yield Problem('warning', f'untested versions: {shown}', install_all())
 
 
 def _check_originals(installed: Mapping[str, str]) -> Iterator[Problem]:
@@ -70,9 +73,9 @@ def _check_originals(installed: Mapping[str, str]) -> Iterator[Problem]:
             continue
         both = fork in installed
         what = f'{original} {installed[original]} is installed ' + (
-            f'beside {fork}: they share their files, and the later one has overwritten the other'
+            f'beside {fork}: they share files, and the one installed last has overwritten the other'
             if both
-            else f'instead of {fork}, and stopped working with current torch and numpy'
+            else f'instead of {fork}, but does not work with current torch and numpy'
         )
         again = f'{PIP} --no-build-isolation --no-deps --force-reinstall {fork}'
         pip = PIP.replace(' install', '')
@@ -80,17 +83,17 @@ def _check_originals(installed: Mapping[str, str]) -> Iterator[Problem]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the distributions by their normalised names."""
+    """Returns the versions of the installed packages by their normalised names."""
     versions: dict[str, str] = {}
     for distribution in metadata.distributions():
         name = distribution.metadata['Name']
-        if name:  # the first on the path is the one that is imported
+        if name:  # the first one on the path is imported
             versions.setdefault(_normalise(name), distribution.version)
     return versions
 
 
 def needed_packages() -> dict[str, str]:
-    """Bounds of the packages that a training needs, by name."""
+    """Returns the version bounds of the packages that training needs, by name."""
     return {
         _normalise(name): bounds
         for file in _NEEDED
@@ -99,7 +102,7 @@ def needed_packages() -> dict[str, str]:
 
 
 def locked_versions() -> dict[str, set[str]]:
-    """The tested versions by name; some packages have one for old interpreters."""
+    """Returns the tested versions by name; old interpreters have their own for some packages."""
     versions: dict[str, set[str]] = {}
     for name, bounds in _requirements(REQUIREMENTS / 'lock.txt'):
         versions.setdefault(_normalise(name), set()).add(bounds.removeprefix('=='))
@@ -107,7 +110,7 @@ def locked_versions() -> dict[str, set[str]]:
 
 
 def _requirements(path: Path) -> Iterator[tuple[str, str]]:
-    """Names and bounds of a requirements file; nothing where there is none."""
+    """Yields names and bounds of a requirements file; nothing if it does not exist."""
     if not path.is_file():
         return
     for line in path.read_text().splitlines():
@@ -117,7 +120,7 @@ def _requirements(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def satisfies(version: str, bounds: str) -> bool:
-    """Whether a version lies in bounds such as ``>=2.10,<2.12``; only numbers are compared."""
+    """Whether a version is within bounds such as ``>=2.10,<2.12``; only numbers are compared."""
     compare = {
         '==': lambda a, b: a == b,
         '!=': lambda a, b: a != b,
@@ -141,7 +144,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _plain(version: str) -> str:
-    """Without what says for which CUDA a package was built."""
+    """Returns a version without the part that says for which CUDA the package was built."""
     return version.split('+')[0]
 
 

@@ -1,4 +1,4 @@
-"""Imports that may fail or crash, tried in another process, and what they tell about devices."""
+"""Tries imports that may fail or crash in a different process, and asks it about devices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODULES = (
     'mmdet.models',
 )
 _SECONDS = 300
-# Prints a line before and after each import, so that a crash shows where it was.
+# Prints a line before and after each import, which shows where it crashes.
 _CODE = """
 import importlib, json, sys, warnings
 sys.path[:] = json.loads(sys.argv[1])
@@ -71,23 +71,23 @@ try:
     choice = attention.choose_implementation(device)
     facts['attention'] = f'{choice.name} ({choice.reason})'
 except BaseException:
-    pass  # the imports above told why
+    pass  # the imports above say why
 tell(facts=facts)
 """
 
 
 def probe(modules: tuple[str, ...] = MODULES) -> tuple[dict[str, dict | None], dict]:
-    """Imports modules in another process.
+    """Imports modules in a different process.
 
     Args:
-        modules: Their names, in this order.
+        modules: Names of the modules, in the order of import.
 
     Returns:
-        For each module that was tried, None or the error as a dict with type, text and name of what
-        is missing; and facts about devices, empty if the process crashed.
+        The error of each module that was tried, by name: ``None``, or a dict with type, text and
+        name of the missing module; and facts about devices, empty if the process crashed.
     """
     arguments = ['-S'] if sys.flags.no_site else []
-    # Warnings and messages of the packages go to standard error, which nobody reads.
+    # Warnings and messages of the packages go to standard error, which is discarded.
     with subprocess.Popen(
         [sys.executable, *arguments, '-c', _CODE, json.dumps(sys.path), json.dumps(modules)],
         stdout=subprocess.PIPE,
@@ -108,7 +108,7 @@ def probe(modules: tuple[str, ...] = MODULES) -> tuple[dict[str, dict | None], d
             facts = row['facts']
         elif 'error' not in row:
             end = f'signal {-process.returncode}' if process.returncode < 0 else 'exit'
-            results[row['module']] = dict(type='', name=None, text=f'the import ends with {end}')
+            results[row['module']] = dict(type='', name=None, text=f'the import ended with {end}')
         else:
             failed = row['error'] is not None
             results[row['module']] = (
@@ -118,7 +118,7 @@ def probe(modules: tuple[str, ...] = MODULES) -> tuple[dict[str, dict | None], d
 
 
 def check_imports(results: dict[str, dict | None], facts: dict) -> Iterator[Problem]:
-    """Turns the result of :func:`probe` into findings: one for each cause.
+    """Turns the result of :func:`probe` into problems, one for each cause.
 
     Args:
         results: Errors by module.
@@ -149,7 +149,7 @@ def _check_devices(facts: dict) -> Iterator[Problem]:
         if not gpu['bf16']:
             yield Problem(
                 'warning',
-                f'GPU {index} ({gpu["name"]}) computes bf16 slowly: --amp is of no use',
+                f'GPU {index} ({gpu["name"]}) computes bf16 slowly, so --amp does not help',
                 'use fp16: --cfg-options optim_wrapper.type=AmpOptimWrapper',
             )
     if 'torch_cuda' in facts and not gpus:
@@ -179,9 +179,9 @@ def _check_devices(facts: dict) -> Iterator[Problem]:
 
 
 def which_attention(facts: dict) -> str:
-    """The implementation of deformable attention that will run.
+    """Returns the implementation of deformable attention that will run.
 
-    Where this project cannot be imported, it is judged by what there is.
+    If this project cannot be imported, the answer follows from the devices and packages.
     """
     if 'attention' in facts:
         return facts['attention']
@@ -192,7 +192,7 @@ def which_attention(facts: dict) -> str:
         return 'Triton kernels'
     if facts.get('mmcv_cuda', 'not available') != 'not available':
         return 'the CUDA operator of mmcv (fp32 and fp16; bf16 falls back to PyTorch)'
-    return 'PyTorch, which is slow and needs much memory; `pip install triton`, or MMCV_OPS=cuda'
+    return 'PyTorch, which is slow and needs much memory; install triton, or use MMCV_OPS=cuda'
 
 
 def _has_nvidia_device() -> bool:

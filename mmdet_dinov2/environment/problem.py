@@ -1,4 +1,4 @@
-"""A finding of the environment check."""
+"""A problem or fact that the environment check found."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that the check found.
+    """A problem or fact that the environment check found.
 
     Attributes:
-        severity: 'error' for what stops a training, 'warning' for what may hurt, 'info' for facts.
-        what: What is there, or missing.
-        remedy: The command that mends it; empty for facts.
+        severity: 'error' for what prevents training, 'warning' for what may disturb it, 'info' for
+            facts.
+        what: What was found.
+        remedy: The command that fixes it; empty for facts.
     """
 
     severity: str

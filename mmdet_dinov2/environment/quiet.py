@@ -1,4 +1,4 @@
-"""Messages that help nobody."""
+"""Hides needless messages of other packages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def printed_without(*texts: str) -> Iterator[None]:
-    """Leaves lines out of what is printed meanwhile, which appears at the end.
+    """Hides lines that are printed inside the block; all others appear at its end.
 
     Args:
-        *texts: Lines that hold one of these are left out.
+        *texts: Lines that contain one of these texts are hidden.
     """
     printed = io.StringIO()
     try:

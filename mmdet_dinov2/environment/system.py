@@ -1,4 +1,4 @@
-"""The machine: interpreter, compiler, disk."""
+"""Checks the machine: interpreter, compiler, disk."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .commands import apt_install
 from .problem import Problem
 
 _PYTHONS = ((3, 10), (3, 12))
-# A checkpoint of the largest size with its optimizer, and the next one beside it.
+# Two checkpoints of the largest size with their optimizer: the next one is written beside the last.
 _ENOUGH_DISK = 20 * 2**30
-# Not even one of the smallest size.
+# Less than one of the smallest size.
 _LITTLE_DISK = 2**29
 
 
 def check_system(work_dir: str | Path = '.') -> Iterator[Problem]:
-    """Looks at the interpreter, at what compiling needs, and at the disk of the work folder.
+    """Checks the interpreter, what compiling needs, and the disk of the work folder.
 
     Args:
-        work_dir: Where checkpoints go; it need not exist yet.
+        work_dir: Folder for checkpoints, which need not exist yet.
     """
     version = '.'.join(map(str, sys.version_info[:3]))
     oldest, newest = ('.'.join(map(str, v)) for v in _PYTHONS)
@@ -41,20 +41,20 @@ def check_system(work_dir: str | Path = '.') -> Iterator[Problem]:
     if lacking:
         yield Problem(
             'warning',
-            f'this Python cannot make virtual environments, it lacks {" and ".join(lacking)}',
+            f'this Python cannot create virtual environments, as it lacks {" and ".join(lacking)}',
             apt_install(f'python{short}-venv'),
         )
     if not os.path.exists(os.path.join(sysconfig.get_paths()['include'], 'Python.h')):
         yield Problem(
             'warning',
-            "the headers of Python (Python.h) are missing, which compiling mmcv's operators needs",
+            "the headers of Python (Python.h), needed to compile mmcv's operators, are missing",
             apt_install(f'python{short}-dev'),
         )
     compiler = os.environ.get('CXX', 'c++')
     if shutil.which(compiler) is None:
         yield Problem(
             'warning',
-            f"there is no C++ compiler ({compiler}), which compiling mmcv's operators needs",
+            f"the C++ compiler ({compiler}), needed to compile mmcv's operators, is missing",
             apt_install('g++'),
         )
     yield from _check_disk(Path(work_dir))
@@ -66,13 +66,13 @@ def _check_disk(work_dir: Path) -> Iterator[Problem]:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         yield Problem(
-            'error', f'{folder} cannot be written to', 'name another folder with --work-dir'
+            'error', f'{folder} is not writable', 'name a different folder with --work-dir'
         )
         return
     free = shutil.disk_usage(folder).free
     text = f'{free / 2**30:.1f} GiB free for {work_dir}'
     if free < _LITTLE_DISK:
-        yield Problem('error', text, 'make room there, or name another folder with --work-dir')
+        yield Problem('error', text, 'make room there, or name a different folder with --work-dir')
     elif free < _ENOUGH_DISK:
         yield Problem(
             'warning',

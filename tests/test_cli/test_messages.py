@@ -2,11 +2,11 @@
 
 import os
 
+import psutil
 import pytest
 import torch
 
 from mmdet_dinov2 import cli
-from mmdet_dinov2.cli import messages
 from mmdet_dinov2.errors import InputError
 
 
@@ -30,23 +30,24 @@ def test_every_process_of_slurm_reports_its_error(monkeypatch, capsys, tmp_path)
 @pytest.mark.parametrize(
     ('busy', 'variables', 'warned'),
     [
-        (1.6, {}, True),
-        (0.4, {}, False),
-        (None, {}, False),
-        (1.6, {'OMP_NUM_THREADS': '1'}, False),
-        (1.6, {'RANK': '0'}, False),
+        (80, {}, True),
+        (20, {}, False),
+        (80, {'OMP_NUM_THREADS': '1'}, False),
+        (80, {'RANK': '0'}, False),
     ],
 )
 def test_a_busy_machine_is_reported(monkeypatch, capfd, busy, variables, warned):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-    monkeypatch.setattr(messages, 'busy_cores', lambda: busy)
+    monkeypatch.setattr(psutil, 'cpu_percent', lambda interval: busy)
     monkeypatch.setattr(os, 'cpu_count', lambda: 2)
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     cli.warn_of_busy_cpu()
-    assert ('OMP_NUM_THREADS=1 in front of the command' in capfd.readouterr().err) == warned
+    text = capfd.readouterr().err
+    assert ('OMP_NUM_THREADS=1 in front of the command' in text) == warned
+    assert ('keep 1.6 of 2 cores busy' in text) == warned
 
 
 @pytest.mark.parametrize('terminal', [True, False])

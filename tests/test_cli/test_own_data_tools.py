@@ -119,8 +119,8 @@ def test_a_few_images_are_split_and_repeated(tmp_path, capfd):
 def test_a_folder_without_data_is_one_sentence(tmp_path, capfd):
     (tmp_path / 'music').mkdir()
     error = failure_of(capfd, 'train', CONFIG, '--data', tmp_path, '--work-dir', tmp_path / 'work')
-    assert f'error: no data set found in {tmp_path}: looked for COCO annotations' in error
-    assert 'data.yaml' in error and "there is 'music/'" in error
+    assert f'error: no dataset found in {tmp_path}: looked for COCO annotations' in error
+    assert 'data.yaml' in error and "it holds 'music/'" in error
     assert not (tmp_path / 'work').exists()
     error = failure_of(capfd, 'train', CONFIG, '--data', tmp_path / 'none')
     assert 'none does not exist; check the path after --data' in error

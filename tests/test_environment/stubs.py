@@ -1,4 +1,4 @@
-"""Environments made of stubs: folders with empty packages and the metadata that pip would leave."""
+"""Environments made of stubs: folders with empty packages and the metadata that pip writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a training needs, in versions of the tested set, and what is imported of it.
+# Packages that training needs, in their tested versions, and the modules that are imported.
 VERSIONS = {
     'torch': '2.11.0',
     'torchvision': '0.26.0',
@@ -22,6 +22,9 @@ VERSIONS = {
     'pyyaml': '6.0.3',
     'scipy': '1.17.1',
     'jinja2': '3.1.6',
+    'filelock': '4.2.11',
+    'psutil': '7.2.2',
+    'rich': '15.0.0',
     'onedl-mmengine': '0.10.12',
     'onedl-mmcv': '2.3.6',
     'onedl-mmdetection': '3.5.1',
@@ -57,14 +60,14 @@ cuda = SimpleNamespace(
 
 
 def torch_with(*gpus: tuple[str, int], cuda: str | None = '13.0') -> str:
-    """Code of a ``torch`` that sees GPUs, given as names and major compute capabilities."""
+    """Returns code of a ``torch`` that sees GPUs, given as name and major compute capability."""
     return TORCH.format(gpus=list(gpus), cuda=cuda)
 
 
 def make_environment(
     folder: Path, versions: dict[str, str | None] | None = None, modules: dict | None = None
 ) -> Path:
-    """Writes the stubs; the arguments replace parts of a sound set, None removes them."""
+    """Writes the stubs; the arguments replace parts of a sound set, and None removes them."""
     site = folder / 'site'
     for name, version in {**VERSIONS, **(versions or {})}.items():
         if version is not None:
@@ -83,7 +86,7 @@ def make_environment(
 
 
 def run_in(site: Path, tool: str, *args: object, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a tool with the standard library and a folder of stubs, nothing else."""
+    """Runs a tool with nothing but the standard library and a folder of stubs."""
     variables = dict(os.environ, PYTHONPATH=os.pathsep.join((str(site), str(ROOT))), **environment)
     return subprocess.run(
         [sys.executable, '-S', str(ROOT / 'tools' / f'{tool}.py'), *map(str, args)],

@@ -1,4 +1,4 @@
-"""What an environment lacks, and the command that mends it."""
+"""Problems of an environment, and the command that fixes each."""
 
 import os
 import subprocess
@@ -34,24 +34,24 @@ ERRORS = {
         'lock.txt pycocotools',
     ),
     'no operators': ({}, {'mmcv.ops': NO_OPS}, 'without its compiled operators', BUILD),
-    'other torch': ({}, {'mmcv.ops': SYMBOL}, 'compiled for another version of torch', BUILD),
-    'crash': ({}, {'mmcv.ops': CRASH}, '`import mmcv.ops`: .* ends with signal 11', 'make -C'),
+    'other torch': ({}, {'mmcv.ops': SYMBOL}, 'compiled for a different version of torch', BUILD),
+    'crash': ({}, {'mmcv.ops': CRASH}, '`import mmcv.ops`: .* ended with signal 11', 'make -C'),
     'transformers 5': (
         {'transformers': '5.0.1'},
         {'mmpretrain.models': NONE_TYPE},
-        'transformers 5.0.1: with 5 `import mmpretrain.models` fails',
+        'transformers 5.0.1: `import mmpretrain.models` fails with version 5',
         "lock.txt 'transformers<5'",
     ),
     'setuptools 82': (
         {'setuptools': '82.0.0'},
         {'mmengine': NO_PKG},
-        'setuptools 82.0.0: later ones have no pkg_resources',
+        'setuptools 82.0.0: later versions lack pkg_resources',
         "lock.txt 'setuptools<81'",
     ),
     'original beside the fork': (
         {'mmcv': '2.1.0'},
         {},
-        'mmcv 2.1.0 is installed beside onedl-mmcv: they share their files',
+        'mmcv 2.1.0 is installed beside onedl-mmcv: they share files',
         'uninstall -y mmcv && .*--force-reinstall onedl-mmcv',
     ),
     'original instead of the fork': (
@@ -61,7 +61,12 @@ ERRORS = {
         'uninstall -y mmdet && .*onedl-mmdetection',
     ),
     'torch too new': ({'torch': '2.12.0'}, {}, 'torch 2.12.0 .* >=2.10,<2.12 is needed', 'make -C'),
-    'mmcv too old': ({}, {'mmdet.models': MMCV}, 'OpenMMLab libraries do not fit', 'make -C'),
+    'mmcv too old': (
+        {},
+        {'mmdet.models': MMCV},
+        'OpenMMLab libraries are not compatible',
+        'make -C',
+    ),
     'no libGL': ({}, {'cv2': NO_GL}, 'OpenCV does not load', 'apt-get install -y libgl1'),
     'operators for another CUDA': (
         {},
@@ -83,14 +88,15 @@ def test_what_stops_a_training_comes_with_its_remedy(tmp_path, case):
     assert 'Traceback' not in result.stdout + result.stderr
     with pytest.raises(AssertionError, match=rf'error:\s+[^\n]*{what}[^\n]*\n\s+-> [^\n]*{remedy}'):
         raise AssertionError(result.stdout)
-    assert 'to mend before a training can start' in result.stdout
+    assert 'to fix before training can start' in result.stdout
 
 
 def test_a_sound_environment(tmp_path):
     site = make_environment(tmp_path, {}, {'torch': torch_with(('H200', 9))})
     result = run_in(site, 'check_env', '--work-dir', tmp_path / 'new/work')
     assert result.returncode == 0, result.stdout + result.stderr
-    assert 'This environment can train' in result.stdout and 'error' not in result.stdout
+    assert 'this environment is ready for training' in result.stdout
+    assert 'error' not in result.stdout
     assert 'GPU 0: H200, 80 GiB, fp32, fp16, bf16 (--amp)' in result.stdout
     assert 'mmcv operators: CPU\n' in result.stdout
     assert f'GiB free for {tmp_path / "new/work"}' in result.stdout
@@ -98,21 +104,19 @@ def test_a_sound_environment(tmp_path):
 
 
 def test_the_environment_of_the_tests():
-    """The check finds nothing wrong with what runs this test."""
+    """The check finds no errors in the environment that runs this test."""
     from mmdet_dinov2.environment.packages import check_packages
 
     assert [problem for problem in check_packages() if problem.severity == 'error'] == []
 
 
-def test_what_may_hurt_is_no_error(tmp_path):
+def test_warnings_are_not_errors(tmp_path):
     modules = {'torch': torch_with(('Tesla V100', 7)), 'triton': 'raise ImportError'}
     site = make_environment(tmp_path, {'torch': '2.10.0+cu130', 'numpy': '2.4.0'}, modules)
     result = run_in(site, 'check_env', CXX='no-such-compiler')
     assert result.returncode == 0, result.stdout
-    assert (
-        'other versions than the tested ones: numpy 2.4.0 (tested: 2.2.6), torch' in result.stdout
-    )
-    assert 'there is no C++ compiler (no-such-compiler)' in result.stdout
+    assert 'untested versions: numpy 2.4.0 (tested: 2.2.6), torch' in result.stdout
+    assert 'the C++ compiler (no-such-compiler), needed to compile' in result.stdout
     assert 'GPU 0: Tesla V100, 80 GiB, fp32, fp16\n' in result.stdout
     assert 'optim_wrapper.type=AmpOptimWrapper' in result.stdout
     assert 'deformable attention: PyTorch, which is slow' in result.stdout
@@ -157,7 +161,7 @@ def test_the_disk_is_looked_at(tmp_path, monkeypatch):
     assert found(2**40).severity == 'info'
     monkeypatch.setattr(system.os, 'access', lambda path, mode: False)
     (problem,) = [p for p in check_system(tmp_path) if p.severity == 'error']
-    assert 'cannot be written to' in problem.what
+    assert 'is not writable' in problem.what
 
 
 def test_the_interpreter_is_looked_at(tmp_path, monkeypatch):
@@ -216,4 +220,4 @@ def test_other_missing_modules_are_named():
     text = explain_import_error(ModuleNotFoundError("No module named 'cv2'", name='cv2'))
     assert '`import cv2` fails' in text and 'opencv-python-headless' in text
     text = explain_import_error(ImportError('something new'))
-    assert 'do not fit together (something new); run: ' in text
+    assert 'are not compatible (something new); run: ' in text
