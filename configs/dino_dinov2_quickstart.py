@@ -67,7 +67,7 @@ model = dict(
 )
 
 train_pipeline = [
-    dict(type='CheckedLoadImageFromFile'),
+    dict(type='mmdet_dinov2.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(

@@ -5,7 +5,7 @@ Use: ``train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))``.
 
 detr_scales = [(short, 1333) for short in range(480, 801, 32)]
 train_pipeline = [
-    dict(type='CheckedLoadImageFromFile'),  # mmdet: LoadImageFromFile, which trusts every file
+    dict(type='mmdet_dinov2.LoadImageFromFile'),  # mmdet: LoadImageFromFile, which trusts files
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(

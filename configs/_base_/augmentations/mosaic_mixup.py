@@ -19,7 +19,7 @@ _base_ = 'detr.py'
 
 train_pipeline_stage2 = _base_.train_pipeline
 train_pipeline = [
-    dict(type='CheckedLoadImageFromFile'),
+    dict(type='mmdet_dinov2.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='CachedMosaic', img_scale=(640, 640), pad_val=114.0, max_cached_images=20),
     dict(type='RandomResize', scale=(1280, 1280), ratio_range=(0.5, 1.5), keep_ratio=True),

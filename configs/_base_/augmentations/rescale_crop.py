@@ -4,7 +4,7 @@ Use: ``train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))``.
 """
 
 train_pipeline = [
-    dict(type='CheckedLoadImageFromFile'),
+    dict(type='mmdet_dinov2.LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomResize', scale=(1333, 800), ratio_range=(0.5, 1.5), keep_ratio=True),

@@ -7,7 +7,7 @@ data_root = osp.normpath('{{ fileDirname }}/../../../data/shapes') + '/'
 generate = dict(num_train=400, num_val=100, seed=0)
 
 test_pipeline = [
-    dict(type='mmdet_dinov2.LoadImageFromFile'),  # the name that mmdet's DetInferencer looks for
+    dict(type='mmdet_dinov2.LoadImageFromFile'),
     dict(type='Resize', scale=(168, 168), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
