@@ -1,1 +1,1 @@
-"""What a training left behind: log, saved config, and forecasts of its curve."""
+"""What a training left: its log, config and checkpoints, and forecasts of its curve."""

@@ -1,4 +1,4 @@
-"""Curves of AP over training steps: fitted, with bands, compared on held-out points."""
+"""Fits curves of AP over training steps, with bands, and compares them on held-out points."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scipy.stats import t as student_t
 from ..errors import InputError
 
 CONFIDENCE = 0.95
-# Starting values of the exponent of the power law; the other parameters follow linearly.
+# Candidates for the first exponent of the power law; the other parameters follow linearly.
 _EXPONENTS = np.geomspace(0.05, 3.0, 40)
 
 
@@ -23,11 +23,11 @@ class Family:
     """A family of curves.
 
     Attributes:
-        name: What it is called.
-        formula: For people, with ``s`` for the step.
+        name: Name of the family.
+        formula: The formula as text, with ``s`` for the step.
         parameters: Names of the parameters.
-        function: Called with steps and the parameters; gives AP.
-        guess: Starting values from steps and AP, both of shape (N,).
+        function: Returns AP from steps and the parameters.
+        guess: Returns initial parameters from steps and AP, both of shape (N,).
     """
 
     name: str
@@ -35,6 +35,11 @@ class Family:
     parameters: tuple[str, ...]
     function: Callable[..., np.ndarray]
     guess: Callable[[np.ndarray, np.ndarray], list[float]]
+
+
+def t_quantile(freedom: float) -> float:
+    """Returns Student's t of the two-sided 95 % interval."""
+    return float(student_t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> list[float]:
@@ -99,8 +104,8 @@ class Fit:
 
     @property
     def quantile(self) -> float:
-        """Student's t of the two-sided 95 % interval with the degrees of freedom of the fit."""
-        return float(student_t.ppf((1 + CONFIDENCE) / 2, self.num_points - len(self.values)))
+        """Student's t of the 95 % interval for the degrees of freedom of the fit."""
+        return t_quantile(self.num_points - len(self.values))
 
     @property
     def half_widths(self) -> np.ndarray:
@@ -108,16 +113,16 @@ class Fit:
         return self.quantile * np.sqrt(np.diag(self.covariance))
 
     def predict(self, steps: np.ndarray | float) -> np.ndarray:
-        """AP of the curve at steps of any shape."""
+        """Returns the AP of the curve in points, at steps of any shape."""
         return self.family.function(np.asarray(steps, dtype=float), *self.values)
 
     def half_width(self, steps: np.ndarray | float, evaluation: bool = False) -> np.ndarray:
-        """Half-width of the 95 % band, by the delta method.
+        """Returns the half-width of the 95 % band in points, by the delta method.
 
         Args:
             steps: Steps of any shape.
-            evaluation: Whether the band is to hold a single evaluation, which scatters around the
-                curve, instead of the curve alone.
+            evaluation: Whether the band is for a single evaluation, which scatters around the
+                curve, instead of for the curve itself.
         """
         steps = np.asarray(steps, dtype=float)
         gradient = np.stack([self._derivative(steps, i) for i in range(len(self.values))], axis=-1)
@@ -125,7 +130,7 @@ class Fit:
         return self.quantile * np.sqrt(variance + (self.residual_sd**2 if evaluation else 0.0))
 
     def _derivative(self, steps: np.ndarray, index: int) -> np.ndarray:
-        """Central difference with respect to one parameter."""
+        """Returns the derivative with respect to one parameter, as a central difference."""
         delta = 1e-5 * max(abs(self.values[index]), 1e-3)
         shift = np.zeros_like(self.values)
         shift[index] = delta
@@ -142,8 +147,8 @@ def fit_curve(steps: np.ndarray, ap: np.ndarray, family: str = 'power law') -> F
         family: Name of one of ``FAMILIES``.
 
     Returns:
-        The fit; None if no curve of this family fits, or there are fewer points than one more than
-        its parameters.
+        The fit; ``None`` if no curve of this family fits, or if there are not more points than
+        parameters.
     """
     kind = FAMILIES[family]
     steps, ap = np.asarray(steps, dtype=float), np.asarray(ap, dtype=float)
@@ -167,14 +172,14 @@ def fit_curve(steps: np.ndarray, ap: np.ndarray, family: str = 'power law') -> F
 
 
 def held_out_error(steps: np.ndarray, ap: np.ndarray, family: str) -> float:
-    """How well a family foretells what comes after the points it was fitted to.
+    """Measures how well a family predicts the points after those that it was fitted to.
 
-    The curve is fitted to the first half of the points, then to one more, and so on, each time
-    compared with all later points.
+    The curve is fitted to the first half of the points, then to one more, and so on, and is
+    compared with all later points each time.
 
     Returns:
-        Mean over these fits of the root mean square error on the later points, in AP; NaN if there
-        are too few points, infinite if a fit fails.
+        Mean over these fits of the root mean square error on the later points, in points of AP; NaN
+        if there are too few points, infinite if a fit fails.
     """
     steps, ap = np.asarray(steps, dtype=float), np.asarray(ap, dtype=float)
     first = max(math.ceil(len(steps) / 2), max(len(f.parameters) for f in FAMILIES.values()) + 1)
@@ -195,22 +200,22 @@ def fit_best(
     Args:
         steps: Optimizer steps, shape (N,).
         ap: AP at these steps, in points, shape (N,).
-        family: The family to take instead.
+        family: Name of the family to fit, whatever its held-out error.
 
     Returns:
-        The fit, and the held-out error of each family.
+        The fit, and the held-out error of each family by name.
 
     Raises:
         InputError: If nothing can be fitted.
     """
     errors = {name: held_out_error(steps, ap, name) for name in FAMILIES}
-    # NaN sorts as the largest finite number would: the first family, the power law, is kept.
-    order = sorted(FAMILIES, key=lambda name: errors[name] if errors[name] == errors[name] else 0)
+    # Too few points give NaN for all families: then their order decides, the power law first.
+    order = sorted(FAMILIES, key=lambda name: 0 if math.isnan(errors[name]) else errors[name])
     for name in [family] if family else order:
         fit = fit_curve(steps, ap, name)
         if fit is not None:
             return fit, errors
     raise InputError(
         f'no curve can be fitted to the {len(steps)} evaluations; a power law needs at least '
-        f'{len(FAMILIES["power law"].parameters) + 1} that grow'
+        f'{len(FAMILIES["power law"].parameters) + 1} with rising AP'
     )

@@ -1,4 +1,4 @@
-"""AP of a run at later steps: a curve through its evaluations, and the learning-rate drop."""
+"""Predicts the AP of a run at later steps, from its evaluations and the learning-rate drop."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import InputError
+from ..wording import text_table
 from .curve_fits import Fit, fit_best, fit_curve
 from .lr_drop import DropGain, published_gain
 
-# Evaluations before the drop, below which a forecast says more about the curve than about the run.
+# With fewer evaluations before the drop, a forecast says little about the run.
 MIN_EVALUATIONS = 5
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """AP expected of one evaluation.
+    """The predicted AP of one evaluation.
 
     Attributes:
         step: Optimizer step.
-        ap: AP in points.
+        ap: AP in points (0 to 100).
         low: Lower end of the 95 % interval.
-        high: Upper end.
+        high: Upper end of the 95 % interval.
     """
 
     step: int
@@ -34,15 +35,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A fitted curve and what follows from it.
+    """A curve that predicts the AP of a run.
 
     Attributes:
         steps: Steps of the evaluations, shape (N,).
-        ap: AP of them in points, shape (N,).
-        fit: The curve, of the evaluations before the drop.
-        errors: Held-out error of each family.
-        drop: Step of the drop; None without one.
-        gain: What the drop brings; None without one.
+        ap: Their AP in points (0 to 100), shape (N,).
+        fit: The curve through the evaluations before the drop.
+        errors: Held-out error of each family by name.
+        drop: Step of the drop of the learning rate; ``None`` without one.
+        gain: Gain of AP by the drop; ``None`` without one.
         hidden: Evaluations (steps, AP) that were left out to check the forecast.
     """
 
@@ -57,9 +58,12 @@ class Forecast:
     )
 
     def curve(self, steps: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """AP and half-width of the 95 % interval of one evaluation, at steps of shape (N,).
+        """Returns the AP and the half-width of its 95 % interval for evaluations at some steps.
 
         The uncertainties of the curve and of the drop are independent, so their squares add up.
+
+        Args:
+            steps: Optimizer steps, shape (N,).
         """
         steps = np.asarray(steps, dtype=float)
         ap = self.fit.predict(steps)
@@ -71,7 +75,7 @@ class Forecast:
         return ap, half
 
     def at(self, step: int) -> Prediction:
-        """The evaluation at one step."""
+        """Predicts the evaluation at one step."""
         (ap,), (half,) = self.curve([step])
         return Prediction(step, float(ap), max(float(ap - half), 0.0), min(float(ap + half), 100.0))
 
@@ -88,10 +92,10 @@ def make_forecast(
     Args:
         steps: Optimizer steps, shape (N,).
         ap: AP in points (0 to 100) at these steps, shape (N,).
-        drop: Step at which the learning rate falls to a tenth. Only evaluations up to it make the
-            curve; later ones correct the published size of the gain.
-        until: Hides the evaluations at and behind this step, to see how well they are foretold.
-        family: Family of curves; the one with the smallest held-out error if not given.
+        drop: Step at which the learning rate falls to a tenth. Evaluations up to it determine the
+            curve; later ones correct the published gain.
+        until: Hides the evaluations from this step on, to see how well they are predicted.
+        family: Family of curves; ``None`` takes the one with the smallest held-out error.
 
     Raises:
         InputError: If there are fewer than ``MIN_EVALUATIONS`` evaluations (before the drop), or
@@ -108,7 +112,7 @@ def make_forecast(
         where = '' if drop is None else f' up to the drop at step {drop}'
         raise InputError(
             f'a forecast needs at least {MIN_EVALUATIONS} evaluations{where}, but the log has '
-            f'{before.sum()}; train_cfg.val_interval says how often a training evaluates'
+            f'{before.sum()}; train_cfg.val_interval sets how often a run evaluates'
         )
     fit, errors = fit_best(steps[before], ap[before], family)
     gain = None
@@ -122,31 +126,32 @@ def make_forecast(
 
 
 def describe_fits(forecast: Forecast) -> str:
-    """The families with their held-out errors and parameters, for people."""
+    """Returns a table of the families with their held-out errors and parameters."""
     before = forecast.steps <= (np.inf if forecast.drop is None else forecast.drop)
-    lines = [f'{"family":<12} {"held-out error":>14}  parameters +- half of the 95 % interval']
+    rows = []
     for name, error in forecast.errors.items():
         fit = fit_curve(forecast.steps[before], forecast.ap[before], name)
         values = 'does not fit'
         if fit is not None:
-            values = '  '.join(
+            values = ', '.join(
                 f'{symbol} {value:.4f} +- {half:.4f}'
                 for symbol, value, half in zip(
                     fit.family.parameters, fit.values, fit.half_widths, strict=True
                 )
             )
-            values = f'{fit.family.formula}:  {values}'
+            values = f'{fit.family.formula}: {values}'
         mark = '*' if name == forecast.fit.family.name else ' '
         shown = f'{error:.2f} AP' if np.isfinite(error) else '-'
-        lines.append(f'{mark}{name:<11} {shown:>14}  {values}')
-    return '\n'.join(lines)
+        rows.append((f'{mark}{name}', shown, values))
+    header = ('family', 'held-out error', 'parameters +- half of the 95 % interval')
+    return text_table(header, rows)
 
 
 def describe_gain(forecast: Forecast) -> str:
-    """Whether the drop is known from published runs only or from this run too, for people."""
+    """Returns a sentence about the gain by the drop, and whether this run confirms it."""
     gain, drop = forecast.gain, forecast.drop
     ap = float(forecast.fit.predict(drop))
     size = f'{gain.apply(ap) - ap:+.1f} +- {gain.ap_half_width(ap):.1f} AP'
     if not gain.num_evaluations:
         return f'drop at step {drop}: {size} expected from published runs alone'
-    return f'drop at step {drop}: {size}, from {gain.num_evaluations} evaluations after it as well'
+    return f'drop at step {drop}: {size}, also from {gain.num_evaluations} evaluations after it'

@@ -1,9 +1,9 @@
-"""How much AP a drop of the learning rate brings: what is known before it has happened.
+"""How much AP a drop of the learning rate gains, as far as it is known before the drop.
 
-No evaluation before a drop tells its size, so it needs a prior. It comes from published numbers of
-the same detector, DINO, whose learning rate falls to a tenth near the end of the training. The gain
-is taken as the rise of the log-odds ``ln(AP / (100 - AP))`` above the curve without the drop: that
-carries over from one level of AP to another without leaving 0 to 100.
+Evaluations before a drop do not show its gain, so it needs a prior. The prior comes from published
+results of the same detector, DINO, whose learning rate falls to a tenth near the end of training.
+The gain is the rise of the log-odds ``ln(AP / (100 - AP))`` above the curve without the drop, which
+carries over to any level of AP without leaving 0 to 100.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student_t
 
-from .curve_fits import CONFIDENCE, fit_curve
+from .curve_fits import fit_curve, t_quantile
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class PublishedDrop:
     Attributes:
         what: Detector and schedule.
         source: Where the numbers were published.
-        before: AP in points of the epochs before the drop, the first one first; a single number is
-            the best before the drop.
+        before: AP in points of the epochs before the drop, in order; a single number is the best
+            before the drop.
         after: AP in points at the end of the training.
     """
 
@@ -36,10 +35,10 @@ class PublishedDrop:
 
     @property
     def without(self) -> float:
-        """AP at the end of the training if the curve had gone on as before the drop.
+        """AP at the end of the training if the curve had continued as before the drop.
 
-        With a single number before the drop, this number: what the curve would have gained by
-        itself is then counted as gain of the drop.
+        A single number before the drop is taken as it is. The gain by the drop then includes what
+        the curve would have gained without it.
         """
         if len(self.before) == 1:
             return self.before[0]
@@ -75,20 +74,20 @@ PUBLISHED_DROPS = (
 
 
 def log_odds(ap: float | np.ndarray) -> float | np.ndarray:
-    """``ln(AP / (100 - AP))`` of AP in points, cut off at 0.1 from both ends."""
+    """Returns ``ln(AP / (100 - AP))`` of AP in points, which is clipped to 0.1 to 99.9."""
     ap = np.clip(ap, 0.1, 99.9)
     return np.log(ap / (100 - ap))
 
 
 @dataclass(frozen=True)
 class DropGain:
-    """What a drop is believed to bring.
+    """The expected gain by a drop.
 
     Attributes:
         mean: Expected rise of the log-odds.
-        sd: Standard deviation of the rise of a further run.
+        sd: Standard deviation of the rise for a new run.
         freedom: Degrees of freedom of Student's t.
-        num_evaluations: Evaluations after the drop that went into it.
+        num_evaluations: Number of evaluations after the drop that it is based on.
     """
 
     mean: float
@@ -99,21 +98,21 @@ class DropGain:
     @property
     def half_width(self) -> float:
         """Half-width of the 95 % interval of the rise."""
-        return float(student_t.ppf((1 + CONFIDENCE) / 2, self.freedom)) * self.sd
+        return t_quantile(self.freedom) * self.sd
 
     def apply(self, ap: np.ndarray | float) -> np.ndarray:
-        """AP after the drop, from AP of the curve without it."""
+        """Returns the AP after the drop, from the AP of the curve without it."""
         return 100 / (1 + np.exp(-(log_odds(ap) + self.mean)))
 
     def ap_half_width(self, ap: np.ndarray | float) -> np.ndarray:
-        """Half-width in AP of the interval that the uncertain size of the drop causes."""
+        """Returns the half-width in AP of the interval due to the uncertainty of the gain."""
         after = self.apply(ap)
         return self.half_width * after * (100 - after) / 100
 
     def updated(self, curve: np.ndarray, ap: np.ndarray, curve_half_width: float) -> DropGain:
-        """The gain after evaluations behind the drop have been seen.
+        """Returns the gain corrected by evaluations after the drop.
 
-        Prior and evaluations are weighted by their precision, as normal distributions. The
+        Prior and evaluations are weighted by their precision, as normal distributions. All
         evaluations share the error of the extrapolated curve.
 
         Args:
@@ -136,16 +135,16 @@ class DropGain:
 
 
 def published_gain() -> DropGain:
-    """The prior: mean and scatter of the published gains, for a run that is not among them."""
+    """Returns the prior for a new run: mean and spread of the published gains."""
     gains = np.array([drop.gain for drop in PUBLISHED_DROPS])
-    # A further draw scatters by the sample's deviation and by the error of its mean.
+    # A new run varies by the deviation of the sample and by the error of its mean.
     sd = float(gains.std(ddof=1)) * math.sqrt(1 + 1 / len(gains))
     return DropGain(float(gains.mean()), sd, len(gains) - 1)
 
 
 def describe_prior() -> str:
-    """The cited numbers and what follows from them, for people."""
-    lines = ['prior of the gain by a drop of the learning rate to a tenth, from']
+    """Returns the cited numbers and the prior, as text."""
+    lines = ['prior for the gain by a drop of the learning rate to a tenth, from']
     for drop in PUBLISHED_DROPS:
         lines.append(
             f'  {drop.without:5.1f} -> {drop.after:.1f} AP  log-odds {drop.gain:+.3f}  {drop.what}'
@@ -154,7 +153,7 @@ def describe_prior() -> str:
     gain = published_gain()
     lines.append(
         f'  {len(PUBLISHED_DROPS)} trainings: log-odds {gain.mean:+.3f} +- {gain.half_width:.3f} '
-        f'(95 %, Student t), which is {gain.apply(50.0) - 50:+.1f} +- '
+        f"(95 %, Student's t), which is {gain.apply(50.0) - 50:+.1f} +- "
         f'{gain.ap_half_width(50.0):.1f} AP at 50 AP'
     )
     return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""What a run has logged: training records and evaluations of MMEngine's logs, or a CSV file."""
+"""Reads what a run has logged: training records and evaluations, or a CSV file."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import numpy as np
 from ..errors import InputError
 
 _STEP_COLUMNS = ('step', 'iter', 'iteration')
-# A rate that falls to this share of the one before, between two records, has dropped.
+# A learning rate has dropped if it falls to this fraction from one record to the next.
 _DROP = 0.5
 
 
 @dataclass
 class RunLog:
-    """The records of a run, those of resumed parts joined.
+    """The records of a run, joined from all parts of a resumed run.
 
     Attributes:
         name: Name of the work folder or file.
         training: Records of training steps, by rising ``iter``.
         evaluations: Records of evaluations, by rising ``step``, counted in optimizer steps.
-        epoch_length: Optimizer steps of an epoch; None where the log does not tell.
+        epoch_length: Number of optimizer steps in an epoch; ``None`` if the log does not show it.
         files: The files that were read.
     """
 
@@ -39,30 +39,30 @@ class RunLog:
     files: list[Path] = field(default_factory=list)
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of the training records that have a number under a key."""
-        rows = [(r['iter'], r[key]) for r in self.training if _is_number(r.get(key))]
-        table = np.array(rows, dtype=float).reshape(-1, 2)
-        return table[:, 0], table[:, 1]
+        """Returns steps and values, both (N,), of the training records with a number for a key."""
+        return _columns(self.training, 'iter', key)
 
     def hours(self, steps: np.ndarray) -> np.ndarray:
-        """Hours of training after these steps, from the logged step times; evaluations not counted.
+        """Returns the hours of training up to these steps, without evaluations.
 
         Raises:
             InputError: If no step times were logged.
         """
         logged, seconds = self.series('time')
         if not len(logged):
-            raise InputError(f'{self.name}: the log has no step times, so steps cannot be hours')
-        # A record holds the mean time of the steps since the one before.
+            raise InputError(
+                f'{self.name}: the log has no step times to compute hours from; draw steps instead'
+            )
+        # A record holds the mean time of the steps since the previous record.
         spent = np.cumsum(np.diff(logged, prepend=0.0) * seconds) / 3600
         return np.interp(steps, np.append(0.0, logged), np.append(0.0, spent))
 
     def ap_curve(self, metric: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and AP in points (0 to 100) of the evaluations.
+        """Returns steps and AP in points (0 to 100), both (N,), of the evaluations.
 
         Args:
-            metric: Name in the log; ``coco/bbox_mAP``, or the only one ending in ``bbox_mAP``, if
-                not given.
+            metric: Name in the log; ``None`` takes ``coco/bbox_mAP``, or else the first one that
+                ends in ``bbox_mAP``.
 
         Raises:
             InputError: If there is no such metric.
@@ -76,20 +76,18 @@ class RunLog:
             if metric is None and len(names) == 1:
                 (metric,) = names
         if metric not in names:
-            wanted = repr(metric) if metric else "one that ends in 'bbox_mAP'"
+            wanted = repr(metric) if metric else "a metric that ends in 'bbox_mAP'"
             raise InputError(
-                f'{self.name}: among the evaluated metrics {", ".join(names)} is not {wanted}; '
-                'name one with --metric'
+                f'{self.name}: {wanted} is not among the evaluated metrics {", ".join(names)}; '
+                'name one of them with --metric'
             )
-        rows = [(r['step'], r[metric]) for r in self.evaluations if _is_number(r.get(metric))]
-        table = np.array(rows, dtype=float).reshape(-1, 2)
-        # COCO's evaluation says -1 where there is no box to find.
-        table = table[table[:, 1] >= 0]
-        scale = 100.0 if len(table) and table[:, 1].max() <= 1 else 1.0
-        return table[:, 0], table[:, 1] * scale
+        steps, ap = _columns(self.evaluations, 'step', metric)
+        # COCO's evaluation returns -1 if there is no box to find.
+        steps, ap = steps[ap >= 0], ap[ap >= 0]
+        return steps, ap * (100 if len(ap) and ap.max() <= 1 else 1)
 
     def lr_drops(self) -> list[int]:
-        """Steps after which the learning rate fell at once, not along a curve."""
+        """Returns the steps after which the learning rate dropped, instead of following a curve."""
         steps, rates = self.series('base_lr')
         if not len(steps):
             steps, rates = self.series('lr')
@@ -101,12 +99,19 @@ class RunLog:
         return drops
 
 
+def _columns(records: Sequence[dict], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two columns, both (N,), of the records that have a number for ``y``."""
+    rows = [(record[x], record[y]) for record in records if _is_number(record.get(y))]
+    columns = np.array(rows, dtype=float).reshape(-1, 2).T
+    return columns[0], columns[1]
+
+
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _round_to_epoch(before: float, after: float, epoch_length: int | None) -> int:
-    """The end of an epoch between two logged steps if there is one, else the earlier of them."""
+    """Returns the end of an epoch between two logged steps, or the earlier step without one."""
     if epoch_length:
         boundary = math.ceil(before / epoch_length) * epoch_length
         if boundary < after:
@@ -117,8 +122,8 @@ def _round_to_epoch(before: float, after: float, epoch_length: int | None) -> in
 def read_run(path: str | Path) -> RunLog:
     """Reads a work folder, a log file of MMEngine, or a CSV file.
 
-    A work folder is joined from all its log folders: what a resumed part did again replaces what
-    was logged before.
+    The log of a work folder is joined from all its log folders. Steps that a resumed part repeats
+    replace those that were logged before.
 
     Args:
         path: A work folder, one of its log folders, ``scalars.json``, or a CSV file with a column
@@ -129,14 +134,14 @@ def read_run(path: str | Path) -> RunLog:
 
     Raises:
         FileNotFoundError: If there is nothing at the path, or no log in the folder.
-        InputError: If a file cannot be read as what its name says.
+        InputError: If a file is not a log or CSV file.
     """
     path = Path(path)
     if path.is_dir():
         files = find_logs(path)
         if not files:
             raise FileNotFoundError(
-                f'{path} holds no log of a training (*/vis_data/scalars.json); name the work '
+                f'{path} does not hold the log of a run (*/vis_data/scalars.json); name the work '
                 'folder of a run'
             )
         return _join(path.resolve().name, files)
@@ -146,27 +151,31 @@ def read_run(path: str | Path) -> RunLog:
 
 
 def parse_step(text: str, epoch_length: int | None = None) -> int:
-    """Optimizer steps of a text such as '90000' or '12ep'.
+    """Returns the number of optimizer steps in a text such as '90000' or '12ep'.
+
+    Args:
+        text: A number of steps or of epochs.
+        epoch_length: Number of optimizer steps in an epoch, if known.
 
     Raises:
-        InputError: If it is something else, or epochs are meant and their length is not known.
+        InputError: If it is neither, or if it is epochs and their length is not known.
     """
     match = re.fullmatch(r'(\d+(?:\.\d+)?)(?: *(ep|epochs?))?', str(text).strip())
     if match is None or (not match[2] and '.' in match[1]) or not float(match[1]):
-        raise InputError(f'{text!r} is no step; expected steps (90000) or epochs (12ep)')
+        raise InputError(f'expected steps (90000) or epochs (12ep), but got {text!r}')
     if not match[2]:
         return int(match[1])
     if not epoch_length:
         raise InputError(
-            f'{text}: the log does not tell how many steps an epoch has; give --epoch-length'
+            f'{text}: the log does not show how many steps an epoch has; give --epoch-length'
         )
     return round(float(match[1]) * epoch_length)
 
 
 def find_logs(work_dir: Path) -> list[Path]:
-    """Log files of a work folder, or of one of its log folders, in the order of the runs."""
+    """Returns the log files of a work folder, or of one of its log folders, in order of time."""
     logs = [*work_dir.glob('vis_data/scalars.json'), *work_dir.glob('*/vis_data/scalars.json')]
-    # Folders are named by the time of the start; a launcher may have made an empty one.
+    # The names of log folders are times. A process that ended early may have left an empty file.
     return sorted((log for log in logs if log.stat().st_size), key=lambda log: log.parts[-3])
 
 
@@ -203,20 +212,23 @@ def _read_records(file: Path) -> list[dict]:
         try:
             record = json.loads(line)
         except ValueError as error:
-            if number == len(lines):  # the run was stopped while it wrote
+            if number == len(lines):  # the run ended while it was writing
                 break
             raise InputError(
-                f'{file}, line {number} is no JSON ({error}); expected a log of MMEngine with one '
-                'record per line, such as vis_data/scalars.json'
+                f'{file}, line {number} is not valid JSON ({error}); expected a log of MMEngine, '
+                'with one record per line, such as vis_data/scalars.json'
             ) from error
         if not isinstance(record, dict):
-            raise InputError(f'{file}, line {number} holds no record but {type(record).__name__}')
+            raise InputError(
+                f'{file}, line {number} must be a dict, but is a {type(record).__name__}; expected '
+                'a log of MMEngine, such as vis_data/scalars.json'
+            )
         records.append(record)
     return records
 
 
 def _split(records: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Training records, and evaluations with the step that they were logged ``after``."""
+    """Separates training records from evaluations, which get the step they were logged after."""
     training: list[dict] = []
     evaluations: list[dict] = []
     for record in records:
@@ -230,24 +242,24 @@ def _split(records: list[dict]) -> tuple[list[dict], list[dict]]:
 
 
 def _epoch_length(training: list[dict]) -> int | None:
-    """Optimizer steps of an epoch, from the first logged step of each."""
+    """Returns the number of optimizer steps in an epoch, from the first logged step of each."""
     first: dict[int, int] = {}
     for record in training:
         if 'epoch' in record:
             first.setdefault(record['epoch'], record['iter'])
     lengths = [first[epoch + 1] - first[epoch] for epoch in first if epoch + 1 in first]
     if lengths:
-        # A run resumed within an epoch logs other steps of it.
+        # A run that is resumed within an epoch logs different steps of it.
         return Counter(lengths).most_common(1)[0][0]
     return None
 
 
 def _step_of(evaluation: dict, training: list[dict], epoch_length: int | None) -> int:
-    """Optimizer steps before an evaluation, which is logged under its epoch or its step."""
+    """Returns the optimizer steps before an evaluation, which is logged by epoch or by step."""
     step = int(evaluation['step'])
     if 'epoch' not in (training[-1] if training else {}) or step > training[-1]['epoch']:
         return step
-    # Within the first epoch its length is not known: the last logged step is the best guess.
+    # The length of the first epoch is not known before its end: the last logged step is close.
     return step * epoch_length if epoch_length else evaluation['after']
 
 
@@ -272,7 +284,7 @@ def _read_csv(path: Path) -> RunLog:
                 records.append(numbers | dict(step=int(float(row[column]))))
             except (TypeError, ValueError) as error:
                 raise InputError(
-                    f'{path}, line {reader.line_num} has something else than numbers: {error}'
+                    f'{path}, line {reader.line_num} must have numbers only ({error}); correct it'
                 ) from error
     rates = [dict(iter=r['step'], lr=r['lr']) for r in records if 'lr' in r]
     other = {'lr', 'epoch', column.strip()} - {'step'}

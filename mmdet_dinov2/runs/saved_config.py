@@ -1,4 +1,4 @@
-"""The config that a run has saved beside its logs, read without running it."""
+"""Reads the config that a run saved beside its logs, without running it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .run_log import find_logs
 
 
 def find_config(work_dir: str | Path) -> Path | None:
-    """The resolved config of the last run in a work folder; None if there is none."""
+    """Returns the resolved config of the last run in a work folder, or ``None``."""
     work_dir = Path(work_dir)
     saved = [log.with_name('config.py') for log in reversed(find_logs(work_dir))]
     saved += sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -21,11 +21,11 @@ def find_config(work_dir: str | Path) -> Path | None:
 
 
 def read_saved_config(path: str | Path) -> dict[str, Any]:
-    """Reads a resolved config, as MMEngine dumps it, as data; see ``read_plain_config``.
+    """Reads a resolved config, as a run saves it, as data; see ``read_plain_config``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        InputError: If the file is something else, such as a config with ``_base_``.
+        InputError: If it is not a resolved config, for example because it has a ``_base_``.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,7 +40,7 @@ def read_saved_config(path: str | Path) -> dict[str, Any]:
 
 
 def planned_end(cfg: Mapping[str, Any], epoch_length: int | None) -> int | None:
-    """Optimizer steps of the whole training; None if the config does not tell."""
+    """Returns the number of optimizer steps of the training, or ``None`` if it is not known."""
     train = cfg.get('train_cfg') or {}
     if 'max_epochs' in train:
         return train['max_epochs'] * epoch_length if epoch_length else None
@@ -48,7 +48,7 @@ def planned_end(cfg: Mapping[str, Any], epoch_length: int | None) -> int | None:
 
 
 def planned_drops(cfg: Mapping[str, Any], epoch_length: int | None) -> list[int]:
-    """Steps at which the schedule of a config lowers the learning rate at once, to half or less."""
+    """Returns the steps at which a config lowers the learning rate to half or less at once."""
     parts = cfg.get('param_scheduler') or []
     steps = []
     for part in [parts] if isinstance(parts, Mapping) else parts:
@@ -63,14 +63,15 @@ def planned_drops(cfg: Mapping[str, Any], epoch_length: int | None) -> list[int]
 
 
 def plan_of(log: str | Path, epoch_length: int | None) -> tuple[int | None, list[int]]:
-    """End of the training and planned drops from the config that was saved with a log.
+    """Returns the end of the training and the planned drops, from the config saved with a log.
 
     Args:
         log: A work folder, or a file in a log folder.
-        epoch_length: Optimizer steps of an epoch, if known.
+        epoch_length: Number of optimizer steps in an epoch, if known.
 
     Returns:
-        As ``planned_end`` and ``planned_drops``; None and nothing without a readable config.
+        As ``planned_end`` and ``planned_drops``; ``None`` and an empty list without a readable
+        config.
     """
     log = Path(log)
     path = find_config(log) if log.is_dir() else log.with_name('config.py')

@@ -1,4 +1,4 @@
-"""Fits against known curves and the published fit of a real one."""
+"""Fits, against known curves and the published fit of a real one."""
 
 import math
 
@@ -18,7 +18,7 @@ STEPS = np.arange(1, 31) * 1000.0
 def test_the_published_fit_is_reproduced(shared):
     steps, ap = read_run(shared / 'data/ap-curve/bbox_ap.csv').ap_curve()
     fit = fit_curve(steps, ap, 'power law')
-    assert fit.num_points == 36  # all of them, those after the drop too
+    assert fit.num_points == 36  # all, also those after the drop
     assert fit.values == pytest.approx([58.2154, 2212.70, 0.4987], rel=1e-3)
     assert fit.half_widths == pytest.approx([1.762, 835.99, 0.0505], rel=1e-3)
     assert fit.predict([90_000, 375_000]) == pytest.approx([50.73, 54.54], abs=0.005)
@@ -41,7 +41,7 @@ def test_a_curve_of_a_family_is_found_again(family, values):
 
 
 def test_band_of_a_straight_line_is_that_of_the_textbook():
-    """Logarithmic in s is linear regression in x = ln s, whose band has a closed form."""
+    """A logarithmic curve is linear in ln s, and the band of linear regression is known."""
     rng = np.random.default_rng(0)
     x = np.log(STEPS)
     ap = 3 + 4 * x + rng.normal(0, 0.5, len(x))
@@ -65,13 +65,13 @@ def test_intervals_cover_as_often_as_they_say():
         fit = fit_curve(STEPS[:20], ap)
         future = power_law(30_000) + rng.normal(0, 0.2)
         covered += abs(future - fit.predict(30_000)) <= fit.half_width(30_000, evaluation=True)
-    assert 178 <= covered  # 190 expected; fewer than 178 once in thousands
+    assert 178 <= covered < 200  # 190 are expected; these limits fail once in thousands
 
 
 def test_held_out_error_is_that_of_later_points():
     ap = power_law(STEPS)
     bent = ap.copy()
-    bent[15:] += 1.0  # what comes after the first fitted half
+    bent[15:] += 1.0  # the points after the first half, which is fitted
     assert held_out_error(STEPS, ap, 'power law') < 1e-3
     assert 0.1 < held_out_error(STEPS, bent, 'power law') < 1.1
     assert math.isnan(held_out_error(STEPS[:4], ap[:4], 'power law'))
@@ -79,6 +79,6 @@ def test_held_out_error_is_that_of_later_points():
 
 def test_few_or_flat_points():
     assert fit_curve(STEPS[:3], power_law(STEPS[:3])) is None
-    assert fit_curve(STEPS, np.full(30, 20.0)) is None  # b and c mean nothing
+    assert fit_curve(STEPS, np.full(30, 20.0)) is None  # b and c are not determined
     with pytest.raises(InputError, match='no curve can be fitted to the 2 evaluations'):
         fit_best(STEPS[:2], power_law(STEPS[:2]), 'power law')

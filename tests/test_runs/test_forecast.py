@@ -23,14 +23,14 @@ CURVE = 'data/ap-curve/bbox_ap.csv'
 STEPS = np.arange(1, 21) * 500
 
 
-def test_the_real_drop_is_foretold_without_having_been_seen(shared):
+def test_the_real_drop_is_predicted_from_evaluations_before_it(shared):
     steps, ap = read_run(shared / CURVE).ap_curve()
     forecast = make_forecast(steps, ap, drop=82_500, until=82_500)
     assert forecast.steps.max() < 82_500 and len(forecast.hidden[0]) == 4
     final = forecast.at(90_000)
     assert abs(final.ap - 51.94) < 1.0
     assert final.low < 51.94 < final.high
-    # the same curve without the drop misses it
+    # The same curve without the drop misses it.
     assert not make_forecast(steps, ap, until=82_500).at(90_000).high > 51.94
 
 
@@ -38,7 +38,7 @@ def test_prior_is_the_t_interval_of_the_cited_gains():
     gains = np.array([drop.gain for drop in PUBLISHED_DROPS])
     prior = published_gain()
     assert prior.mean == pytest.approx(gains.mean())
-    # 4.303 is Student's t at 97.5 % with 2 degrees of freedom
+    # 4.303 is Student's t at 97.5 % with 2 degrees of freedom.
     assert prior.half_width == pytest.approx(4.303 * gains.std(ddof=1) * np.sqrt(4 / 3), rel=1e-3)
     text = describe_prior()
     assert all(drop.source in text for drop in PUBLISHED_DROPS)
@@ -107,6 +107,6 @@ def test_tool_says_what_is_missing(tmp_path, capfd):
     table.write_text('step,AP\n' + ''.join(f'{s},{a}\n' for s, a in zip(STEPS, power_law(STEPS))))
     assert 'give --epoch-length' in failure_of(capfd, 'forecast', table, '--at', '50ep')
     assert 'give --at' in failure_of(capfd, 'forecast', table)
-    assert "'soon' is no step" in failure_of(capfd, 'forecast', table, '--at', 'soon')
+    assert "but got 'soon'" in failure_of(capfd, 'forecast', table, '--at', 'soon')
     table.write_text('when,AP\n1,2\n')
     assert 'columns when, AP; expected' in failure_of(capfd, 'forecast', table, '--at', '5')

@@ -28,12 +28,12 @@ def test_a_work_folder(tmp_path):
     assert ap[:3] == pytest.approx(power_law(steps[:3]))
     assert run.lr_drops() == [300]
     assert run.hours(np.array([0, 250, 500])) == pytest.approx(np.array([0, 250, 500]) * 0.5 / 3600)
-    # -1 is COCO's word for nothing to find
+    # COCO's evaluation returns -1 where there is nothing to find.
     assert len(run.ap_curve('coco/bbox_mAP_s')[0]) == 0
 
 
 def test_resumed_parts_are_joined(tmp_path):
-    """What was done again counts; what the first part did beyond it does not."""
+    """Repeated steps count once, as the later part logged them."""
     write_part(tmp_path, '20250101_000000', 1, 420)
     write_part(tmp_path, '20250102_000000', 301, 600, offset=1.0)
     run = read_run(tmp_path)
@@ -53,7 +53,7 @@ def test_a_part_that_resumed_within_an_epoch(tmp_path):
     assert run.ap_curve()[0].tolist() == [100, 200, 300, 400, 500]
 
 
-def test_started_anew_in_the_same_folder(tmp_path):
+def test_started_again_in_the_same_folder(tmp_path):
     write_part(tmp_path, '20250101_000000', 1, 500)
     write_part(tmp_path, '20250102_000000', 1, 200, offset=1.0)
     run = read_run(tmp_path)
@@ -78,7 +78,7 @@ def test_half_a_line_at_the_end_is_that_of_a_stopped_run(tmp_path):
     path.write_text(path.read_text() + '{"lr": 0.0')
     assert len(read_run(path).training) == 4
     path.write_text('{"lr": 0.0\n' + path.read_text())
-    with pytest.raises(InputError, match=r'scalars.json, line 1 is no JSON'):
+    with pytest.raises(InputError, match=r'scalars.json, line 1 is not valid JSON'):
         read_run(path)
 
 
@@ -91,17 +91,19 @@ def test_csv(tmp_path):
     assert ap == pytest.approx([20, 30, 40])
     assert run.lr_drops() == [300]
     path.write_text('step,AP\n1,x\n')
-    with pytest.raises(InputError, match='line 2 has something else than numbers'):
+    with pytest.raises(InputError, match='line 2 must have numbers only'):
         read_run(path)
 
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='none does not exist'):
         read_run(tmp_path / 'none')
-    with pytest.raises(FileNotFoundError, match='holds no log of a training'):
+    with pytest.raises(FileNotFoundError, match='does not hold the log of a run'):
         read_run(tmp_path)
     write_part(tmp_path, '20250101_000000', 1, 200)
-    with pytest.raises(InputError, match="bbox_mAP_s is not 'segm_mAP'"):
+    with pytest.raises(
+        InputError, match="'segm_mAP' is not among the evaluated metrics .*bbox_mAP"
+    ):
         read_run(tmp_path).ap_curve('segm_mAP')
 
 
@@ -113,8 +115,8 @@ def test_steps_and_epochs(text, steps):
 
 
 @pytest.mark.parametrize('text', ['', '0', '-5', '1.5', '12 weeks', 'ep'])
-def test_no_steps(text):
-    with pytest.raises(InputError, match='is no step'):
+def test_neither_steps_nor_epochs(text):
+    with pytest.raises(InputError, match='expected steps .* or epochs'):
         parse_step(text, 7500)
 
 
@@ -151,7 +153,7 @@ def test_the_config_of_the_last_part_is_found(tmp_path):
 
 
 def test_records_as_mmengine_writes_them(tmp_path):
-    """An evaluation of a run by epochs whose steps fall below the number of epochs."""
+    """Evaluations are logged by epoch, in epochs of one step."""
     lines = [
         dict(lr=0.1, iter=1, epoch=1, step=1),
         {'coco/bbox_mAP': 0.1, 'step': 1},
