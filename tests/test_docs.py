@@ -53,6 +53,8 @@ PLACES = [
     (r'\bIMAGES\b', '{images}'),
     (r'\bIMAGE\b', '{images}/*'),
     (r'\bPATH\b', '{data}'),
+    (r'\bSRC\b', '{checkpoint}'),
+    (r'\bDST\b', 'converted.pth'),
 ]
 
 
@@ -180,8 +182,8 @@ def test_links_and_configs_exist(page):
     text = page.read_text()
     for target in re.findall(r'\]\((?!https?://|#)([^)#]+)', text):
         assert (page.parent / target).exists(), f'{page}: {target}'
-    for name in re.findall(r'(?:configs/)?\bdino_dinov2_\w+\.py', text):
-        assert (ROOT / 'configs' / name.removeprefix('configs/')).exists(), f'{page}: {name}'
+    for name in re.findall(r'(?:_base_/\w+/)?\bdino_dinov2_\w+\.py', text):
+        assert (ROOT / 'configs' / name).exists(), f'{page}: {name}'
 
 
 def test_the_pages_of_the_api_name_modules_that_exist():
