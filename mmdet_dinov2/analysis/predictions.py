@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from ..checkpoint.reading import read_pickle
 from ..data.coco_file import CocoFile
 from ..data.preflight import check_config, raise_on_errors
 from ..engine.runner import StrictRunner
@@ -81,34 +79,9 @@ def _check(found: Any, coco: CocoFile, path: Path) -> None:
             )
 
 
-class _PredictionUnpickler(pickle.Unpickler):
-    """Admits tensors and arrays, nothing that runs code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        admitted = {
-            ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
-            ('torch.storage', '_load_from_bytes'): _load_storage,
-            ('collections', 'OrderedDict'): dict,
-            ('numpy', 'ndarray'): np.ndarray,
-            ('numpy', 'dtype'): np.dtype,
-        }
-        if (module, name) in admitted:
-            return admitted[module, name]
-        if module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-            if name in ('_reconstruct', 'scalar'):
-                return getattr(np._core.multiarray, name)
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}')
-
-
-def _load_storage(content: bytes) -> Any:
-    """Storage of a tensor; torch's own function would unpickle anything in it."""
-    return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
-
-
 def _read_pickle(path: Path) -> Any:
     try:
-        with path.open('rb') as file:
-            return _PredictionUnpickler(file).load()
+        return read_pickle(path)
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle can fail in any way

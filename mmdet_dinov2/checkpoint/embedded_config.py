@@ -1,9 +1,9 @@
-"""The config that a checkpoint carries, read without running anything of it.
+"""Reads the config that a checkpoint carries, without running any of it.
 
-mmengine saves the config of a run as Python text and executes that text to read it. Here it is
-parsed, and only literals are accepted. A config of nothing but literals can still name what is to
-be built (``dict(type='subprocess.Popen', ...)``), so names are accepted only of the parts of a
-detector and of its transforms.
+mmengine saves the config of a run as Python text, and executes that text to read it. Here the text
+is parsed, and only literals are accepted. Literals can still name something to build
+(``dict(type='subprocess.Popen', ...)``), so only the names of parts of a detector and of its
+transforms are accepted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..config.plain import NotPlainError, read_plain_config
 from ..errors import InputError
 from .reading import TRUST_FLAG, trusts_checkpoints
 
-# Beside the text of mmengine, so that other programs that read it do as before.
+# Beside mmengine's text, which other programs read.
 CONFIG_KEY = 'config_data'
 
-# Left out, for they evaluate or load what a config names: language models, trackers.
+# Language models and trackers are left out: they evaluate or load what a config names.
 _MODULES = (
     'mmcv.cnn',
     'mmcv.ops',
@@ -49,12 +49,15 @@ _MODULES = (
 )
 _PACKAGES = ('mmcv', 'mmdet', 'mmdet_dinov2', 'mmengine', 'torch')
 _IMPORTED = ('mmdet', 'mmdet_dinov2')
-# `type` of functions that are no registered ones; mmcv evaluates them as Python.
+# `type` of functions that are not registered; mmcv evaluates them as Python.
 _FUNCTIONS = ('nms', 'soft_nms')
 
 
 def plain_config(cfg: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Copies a config into dicts, lists, strings and numbers; None if it has other values."""
+    """Copies a config into plain values; returns None if it has other values.
+
+    Plain values are dicts, lists, tuples, strings, numbers and None; a class becomes its name.
+    """
     try:
         return _plain(dict(cfg))
     except TypeError:
@@ -65,15 +68,15 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
     """Reads the config of a checkpoint and imports the packages that it names.
 
     Args:
-        checkpoint: Its content.
-        source: Where it comes from, for messages.
+        checkpoint: Content of the checkpoint.
+        source: Where the checkpoint comes from, for messages.
 
     Returns:
-        What predictions need of it; see :func:`for_prediction`.
+        The parts that predictions need; see :func:`for_prediction`.
 
     Raises:
-        InputError: If the checkpoint has no config, or one that could run code and checkpoints are
-            not trusted.
+        InputError: If the checkpoint does not have a config, or if its config could run code and
+            checkpoints are not trusted.
     """
     meta = checkpoint.get('meta') or {}
     if isinstance(meta.get(CONFIG_KEY), Mapping):
@@ -81,7 +84,7 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
     elif isinstance(meta.get('cfg'), str):
         content = _read_text(meta['cfg'], source)
     else:
-        raise InputError(f'{source} does not carry its config; name the config as well')
+        raise InputError(f'{source} does not carry its config; also name a config file')
     imports = _imports(content.get('custom_imports'))
     if not trusts_checkpoints():
         _refuse_foreign_imports(imports, source)
@@ -93,13 +96,13 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
 
 
 def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:
-    """Takes ``model`` and the test ``pipeline`` of a config, as copies.
+    """Copies ``model`` and the test ``pipeline`` of a config.
 
-    No part of the model loads weights of its own: they come from the checkpoint, so nothing is
-    downloaded and no other file is read.
+    All weights come from the checkpoint: ``init_cfg`` is removed from all parts of the model, so
+    nothing is downloaded and no other file is read.
 
     Raises:
-        InputError: If the config has no model or no test pipeline.
+        InputError: If the config lacks a model or a test pipeline.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset.get('dataset'), Mapping):
@@ -108,8 +111,8 @@ def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[st
     missing = [name for name, part in parts.items() if not part]
     if missing:
         raise InputError(
-            f'the config in {source} has no {" and no ".join(missing)}; a model and a '
-            'test_dataloader with the pipeline of its dataset are needed to predict'
+            f'the config in {source} lacks {" and ".join(missing)}; to predict, it needs a model '
+            'and a test_dataloader with the pipeline of its dataset'
         )
     parts = {name: copy.deepcopy(part) for name, part in parts.items()}
     for node in _walk(parts['model']):
@@ -124,7 +127,7 @@ def _read_text(text: str, source: str | os.PathLike) -> dict[str, Any]:
     except NotPlainError as error:
         raise InputError(
             f'the config in {source} is not made of plain values ({error}), so it is not read; '
-            'name the config file as well'
+            'also name a config file'
         ) from error
 
 
@@ -137,7 +140,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, type):
         return f'{value.__module__}.{value.__name__}'
-    raise TypeError(f'{value!r} is no plain value')
+    raise TypeError(f'{value!r} is not a plain value')
 
 
 def _imports(custom_imports: Any) -> list[str]:
@@ -150,7 +153,7 @@ def _refuse_foreign_imports(imports: Sequence[str], source: str | os.PathLike) -
     if foreign:
         raise InputError(
             f'the config in {source} asks to import {", ".join(map(repr, foreign))}, which runs '
-            f'code; only if you trust whoever made it, add {TRUST_FLAG}; or name a config file'
+            f'code; add {TRUST_FLAG} only if you trust its author, or name a config file'
         )
 
 
@@ -170,14 +173,14 @@ def _refuse_foreign_types(content: Mapping[str, Any], source: str | os.PathLike)
             fits = fits and all(map(str.isidentifier, packages))
             if not fits or (packages and packages[0] not in _PACKAGES):
                 raise InputError(
-                    f'the config in {source} names {value!r} as {key!r}, which is no part of a '
-                    'detector; only if you trust whoever made it, add '
-                    f'{TRUST_FLAG}; or name a config file'
+                    f'the config in {source} names {value!r} as {key!r}, which is not a part of '
+                    f'a detector; add {TRUST_FLAG} only if you trust its author, or name a config '
+                    'file'
                 )
 
 
 def _registered(registry: Registry) -> Iterator[str]:
-    """Names of a registry and those below it whose code is known to build and no more."""
+    """Yields the names of a registry and its children whose code does nothing but build parts."""
     for name, found in registry.module_dict.items():
         module = f'{getattr(found, "__module__", "")}.'
         if any(module.startswith(f'{known}.') for known in _MODULES):

@@ -1,8 +1,7 @@
 """Names of the published DINOv2 weights, layout by layout.
 
-Each layout is one table of rules from its names to those of the ``DINOv2`` backbone, which are the
-official ones. What a table cannot say in names (split projections, folded tokens) is a function
-beside it.
+Each layout is a table of rules that turn its names into those of the ``DINOv2`` backbone, which are
+the official ones. What names cannot express (split projections, folded tokens) is a function.
 """
 
 from __future__ import annotations
@@ -15,20 +14,21 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..wording import first_names
 
 State = dict[str, Tensor]
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to name the weights.
+    """A way to name the weights.
 
     Attributes:
         name: Shown in reports.
-        signature: A name that only this layout has, as a pattern.
-        rules: Pairs of a pattern that covers a whole name, and the new name; None drops the tensor.
-        finish: Called with the renamed tensors.
+        signature: Pattern of a name that only this layout has.
+        rules: Pairs of a pattern that matches a whole name and the new name, or None to drop the
+            tensor.
+        finish: Function that completes the renamed tensors.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Layout:
         """Renames all tensors.
 
         Raises:
-            InputError: If a name is covered by no rule.
+            InputError: If no rule matches a name.
         """
         converted: State = {}
         unplaced = []
@@ -56,7 +56,7 @@ class Layout:
         if unplaced:
             raise InputError(
                 f'the weights look like the {self.name} layout, but {len(unplaced)} of '
-                f'{len(state)} names do not belong to it: {", ".join(unplaced[:_SHOWN])}'
+                f'{len(state)} names do not belong to it: {first_names(unplaced)}'
             )
         return self.finish(converted)
 
@@ -78,9 +78,9 @@ def _join_qkv(state: State) -> State:
 
 
 def _unfold_cls_position(state: State) -> State:
-    """Gives the position embedding a CLS entry where the model has added it to the CLS token.
+    """Adds a CLS entry to a position embedding of patches only.
 
-    timm does so in the models with registers: their position embedding holds patches only.
+    timm adds the CLS entry to the CLS token in models with registers.
     """
     pos_embed = state['pos_embed']
     side = round(pos_embed.shape[1] ** 0.5)
@@ -90,7 +90,7 @@ def _unfold_cls_position(state: State) -> State:
 
 
 def _name_gated_layers(state: State) -> State:
-    """timm calls the layers of SwiGLU fc1 and fc2 too; only there fc1 is twice as wide."""
+    """Names the layers of SwiGLU, which timm also calls fc1 and fc2; fc1 is twice as wide there."""
     named: State = {}
     for name, tensor in state.items():
         match = re.fullmatch(r'(blocks\.\d+\.mlp\.)(fc1|fc2)\.(weight|bias)', name)
@@ -114,7 +114,7 @@ _COMMON = (
     (r'norm\.(weight|bias)', _SAME),
 )
 
-# Order matters only where signatures overlap: timm's models without registers carry the official
+# Order matters only where signatures overlap: timm's models without registers have the official
 # names, except for the gated layers.
 LAYOUTS = (
     Layout(
@@ -171,43 +171,37 @@ LAYOUTS = (
     ),
 )
 
-# What whole models put in front of the names of their backbone.
+# Prefixes that whole models give the names of their backbone.
 _PREFIXES = ('backbone.', 'module.', 'dinov2.', 'dinov2_with_registers.', 'model.', 'teacher.')
 
 
-def convert_state_dict(state_dict: Mapping[str, Tensor]) -> State:
-    """Renames published DINOv2 weights to the names of the ``DINOv2`` backbone.
+def recognise(state_dict: Mapping[str, Tensor]) -> tuple[Layout, State]:
+    """Finds the layout of published DINOv2 weights and renames them.
 
     Args:
         state_dict: Tensors of a backbone in one of the layouts of :data:`LAYOUTS`, or of a whole
-            model that holds one under 'backbone.' or another usual prefix; then the rest of the
+            model that holds a backbone under 'backbone.' or another usual prefix; the rest of the
             model is left out.
 
     Returns:
-        The tensors under the names of this project, unchanged otherwise: patch kernel and position
+        The layout, and the tensors under the names of this project. Patch kernel and position
         embedding keep their sizes. A mask token is dropped.
 
     Raises:
-        InputError: If the layout is unknown or names of several are mixed.
+        InputError: If the layout is unknown, or names of several layouts are mixed.
     """
-    return recognise(state_dict)[1]
-
-
-def recognise(state_dict: Mapping[str, Tensor]) -> tuple[Layout, State]:
-    """The layout of weights and the renamed tensors; see :func:`convert_state_dict`."""
     state = strip_prefix(state_dict)
     for layout in LAYOUTS:
         if any(re.fullmatch(layout.signature, name) for name in state):
             return layout, layout.convert(state)
-    names = ', '.join(list(state)[:_SHOWN]) or 'nothing'
     raise InputError(
-        f'these are no DINOv2 weights in a known layout ({", ".join(x.name for x in LAYOUTS)}); '
-        f'the first of {len(state)} names: {names}'
+        f'these are not DINOv2 weights in a known layout ({", ".join(x.name for x in LAYOUTS)}); '
+        f'names: {first_names(list(state)) or "none"}'
     )
 
 
 def strip_prefix(state_dict: Mapping[str, Tensor]) -> State:
-    """Tensors of the backbone without the prefix that a whole model gives their names."""
+    """Returns the tensors of a backbone without the prefix that a whole model gives their names."""
     state = dict(state_dict)
     for _ in _PREFIXES:
         prefix = next(

@@ -1,4 +1,4 @@
-"""Loading of published DINOv2 weights into a backbone."""
+"""Loads published DINOv2 weights into a backbone."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .reading import read_checkpoint, state_dict_of
 
 @dataclass
 class LoadReport:
-    """What became of the tensors of a checkpoint.
+    """What happened to the tensors of a checkpoint.
 
     Attributes:
         source: File or URL.
         layout: Name of the layout of the checkpoint.
-        loaded: Names that were taken as they are.
-        adapted: Names and how they were changed to fit.
-        left_out: Names and why they were not used.
-        missing: Names of the model that the checkpoint has nothing for.
+        loaded: Names of the tensors that were loaded unchanged.
+        adapted: How tensors were changed to fit, by name.
+        left_out: Why tensors were not used, by name.
+        missing: Names of the model that the checkpoint does not have.
     """
 
     source: str
@@ -45,7 +45,7 @@ class LoadReport:
         lines += [f'  adapted {name}: {how}' for name, how in self.adapted.items()]
         lines += [f'  left out {text}' for text in _grouped(self.left_out)]
         if self.missing:
-            lines.append(f'  missing, freshly initialised: {first_names(self.missing)}')
+            lines.append(f'  missing, newly initialised: {first_names(self.missing)}')
         return '\n'.join(lines)
 
 
@@ -60,16 +60,17 @@ def load_backbone(
     Args:
         model: A ``DINOv2``.
         source: Path or URL of the checkpoint.
-        antialias: For the position embedding; see ``interpolate_pos_embed``.
-        offset: As well.
+        antialias: Whether the position embedding is resampled with antialiasing; see
+            ``interpolate_pos_embed``.
+        offset: Offset of its resampling; see ``interpolate_pos_embed``.
 
     Returns:
-        What was done.
+        What happened to the tensors.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        InputError: If the checkpoint is unsafe, damaged or unknown, or does not fit; the backbone
-            then stays as it was.
+        FileNotFoundError: If the file does not exist.
+        InputError: If the checkpoint is unsafe or damaged, has an unknown layout or does not fit;
+            the backbone stays as it was.
     """
     content = state_dict_of(read_checkpoint(source), source)
     try:
@@ -97,7 +98,7 @@ def _adapt(
     offset: float,
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """Resamples patch kernel and position embedding to the sizes of the backbone."""
+    """Resamples the patch kernel and the position embedding to the sizes of the backbone."""
     state = dict(state)
     name = 'patch_embed.proj.weight'
     old, new = state.get(name), expected[name]
@@ -132,21 +133,25 @@ def _require_fit(
     if 'cls_token' in state and state['cls_token'].shape != expected['cls_token'].shape:
         dims = [s['cls_token'].shape[-1] for s in (state, expected)]
         facts.append(
-            f'its tokens have {dims[0]} channels instead of {dims[1]}: set the fitting arch'
+            f'its tokens have {dims[0]} channels instead of {dims[1]}: set the arch of this size'
         )
     blocks = [
         len({n.split('.')[1] for n in s if n.startswith('blocks.')}) for s in (state, expected)
     ]
     if blocks[0] != blocks[1]:
-        facts.append(f'it has {blocks[0]} blocks instead of {blocks[1]}: set the fitting arch')
-    for what, names in (('missing', missing), ('unknown', unknown), ('of another shape', reshaped)):
+        facts.append(f'it has {blocks[0]} blocks instead of {blocks[1]}: set the arch of this size')
+    for what, names in (
+        ('missing', missing),
+        ('unknown', unknown),
+        ('of a different shape', reshaped),
+    ):
         if names:
             facts.append(f'{len(names)} tensors {what} ({first_names(names)})')
     raise InputError(f'checkpoint {report.source} does not fit the backbone: {"; ".join(facts)}')
 
 
 def _grouped(reasons: Mapping[str, str]) -> list[str]:
-    """One line for each reason instead of one for each name."""
+    """Returns one line for each reason instead of one for each name."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         by_reason.setdefault(reason, []).append(name)

@@ -1,4 +1,4 @@
-"""Loading of whole detectors: exactly, or as the start of a training with other classes."""
+"""Loads whole detectors: exactly, or as the start of a training with different classes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     Args:
         model: The model.
         state_dict: Tensors by name; a leading 'module.' of a distributed wrapper is dropped.
-        source: Where the tensors come from, for the message.
+        source: Where the tensors come from, for messages.
 
     Raises:
-        InputError: If a tensor is missing, unknown or of another shape; the model stays as it was.
+        InputError: If a tensor is missing, unknown or of a different shape; the model stays as it
+            was.
     """
     state_dict = _unwrapped(state_dict)
     expected = model.state_dict()
     groups = {
         'missing': [name for name in expected if name not in state_dict],
         'unknown': [name for name in state_dict if name not in expected],
-        'of another shape': [
+        'of a different shape': [
             f'{name} {tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)}'
             for name, tensor in expected.items()
             if name in state_dict and state_dict[name].shape != tensor.shape
@@ -45,7 +46,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     problems = [f'{len(n)} {what} ({first_names(n)})' for what, n in groups.items() if n]
     if problems:
         raise InputError(
-            f'{source} is the checkpoint of another model: of {len(expected)} tensors, '
+            f'{source} is the checkpoint of a different model: of {len(expected)} tensors, '
             f'{", ".join(problems)}; give the config that the checkpoint was trained with'
         )
     load_model_state(model, state_dict, strict=True)
@@ -58,28 +59,28 @@ def load_for_fine_tuning(
     classes: Sequence[str] | None,
     checkpoint_classes: Sequence[str] | None,
 ) -> LoadReport:
-    """Starts a detector from the checkpoint of another one, as far as they agree.
+    """Starts a detector from the checkpoint of a different one, as far as they agree.
 
-    Tensors of the same name and shape are loaded. Of those with a row for each class, the rows of
-    classes that both know by name are loaded; without names on either side none is. A backbone is
-    loaded as a whole or, where the checkpoint has another kind of backbone and this one has weights
-    of its own (``init_cfg``), left as it is (as with the published ResNet and Swin detectors of
-    mmdet).
+    Tensors of the same name and shape are loaded. Of tensors with a row for each class, the rows of
+    the classes that both know by name are loaded; if either side does not know its classes, none
+    are. A backbone is loaded as a whole. If the checkpoint has a different kind of backbone (as the
+    published ResNet and Swin detectors of mmdet do), the backbone of this detector keeps its own
+    weights, which ``init_cfg`` must name.
 
     Args:
-        model: The detector, initialised.
+        model: The initialised detector.
         state_dict: Tensors of the checkpoint.
-        source: Where they come from.
-        classes: Class names of the training, in the order of the labels.
+        source: Where the tensors come from, for messages.
+        classes: Class names of the new training, in the order of the labels.
         checkpoint_classes: Class names that the checkpoint was trained with.
 
     Returns:
-        What was done.
+        What happened to the tensors.
 
     Raises:
-        InputError: If the checkpoint is no detector, its backbone fits only in part or is of
-            another size, or the backbone would start from random weights; the model then stays as
-            it was.
+        InputError: If the checkpoint is not that of a detector, if its backbone fits only in part
+            or has a different size, or if the backbone would start from random weights; the model
+            stays as it was.
     """
     state_dict = _unwrapped(state_dict)
     expected = model.state_dict()
@@ -93,7 +94,7 @@ def load_for_fine_tuning(
         elif _CLASS_ROWS.fullmatch(name):
             rows = _match_rows(tensor, gather(target), classes, checkpoint_classes)
             if rows is None:
-                report.left_out[name] = 'class names are not known on both sides'
+                report.left_out[name] = 'the class names are not known on both sides'
             else:
                 new_state[name], text = rows
                 if text:
@@ -101,15 +102,15 @@ def load_for_fine_tuning(
                 else:
                     report.loaded.append(name)
         elif target.shape != tensor.shape:
-            report.left_out[name] = 'of another shape'
+            report.left_out[name] = 'of a different shape'
         else:
             new_state[name] = tensor
             report.loaded.append(name)
     report.missing = [name for name in expected if name not in new_state]
     if not any(not name.startswith('backbone.') for name in new_state):
         raise InputError(
-            f'nothing of {source} fits this detector behind the backbone: it has no '
-            f'{first_names(report.missing)}; load_from takes the checkpoint of a DINO detector'
+            f'nothing of {source} fits this detector behind the backbone: it lacks '
+            f'{first_names(report.missing)}; set load_from to the checkpoint of a DINO detector'
         )
     has_weights = bool(getattr(getattr(model, 'backbone', None), 'init_cfg', None))
     _check_backbone(new_state, expected, report, has_weights)
@@ -120,36 +121,36 @@ def load_for_fine_tuning(
 def check_classes(
     checkpoint: Mapping[str, Any], classes: Sequence[str] | None, source: str
 ) -> None:
-    """Refuses to test with other classes than a checkpoint was trained with.
+    """Checks that a test has the classes that a checkpoint was trained with.
 
     Raises:
-        InputError: If both know their classes and these differ in names or order.
+        InputError: If both know their classes, and these differ in names or order.
     """
     trained = checkpoint_classes(checkpoint)
     if trained is None or classes is None or tuple(trained) == tuple(classes):
         return
     if sorted(trained) == sorted(classes):
-        what = 'in another order'
+        what = 'in a different order'
     else:
         lacking = [name for name in trained if name not in classes]
         extra = [name for name in classes if name not in trained]
         what = f'(only in the checkpoint: {lacking[:5]}; only in the data: {extra[:5]})'
-    remedy = f'set metainfo=dict(classes={tuple(trained)}) for the data set'
+    remedy = f'set metainfo=dict(classes={tuple(trained)}) for the dataset'
     if not set(trained) & set(classes):
         remedy = (
             'they have no class in common; test with a checkpoint that was trained for this data'
         )
     raise InputError(
-        f'{source} was trained with the classes {tuple(trained)}, the data set has '
+        f'{source} was trained with the classes {tuple(trained)}, the dataset has '
         f'{tuple(classes)}, {what}: {remedy}'
     )
 
 
 def checkpoint_classes(checkpoint: Mapping[str, Any]) -> Sequence[str] | None:
-    """Class names that a checkpoint was trained with, if it knows them."""
+    """Returns the class names that a checkpoint was trained with, or None if it lacks them."""
     meta = checkpoint.get('meta') or {}
     dataset_meta = meta.get('dataset_meta') or {}
-    # Checkpoints of mmdet 2 keep CLASSES in the meta itself.
+    # Checkpoints of mmdet 2 keep CLASSES directly in the meta.
     for holder, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
         if holder.get(key):
             names = holder[key]
@@ -169,7 +170,7 @@ def _refuse_plain_backbone(
     names = strip_prefix(state_dict)
     if any(re.fullmatch(layout.signature, name) for layout in LAYOUTS for name in names):
         raise InputError(
-            f'{source} holds a backbone alone: load it with '
+            f'{source} holds only a backbone: load it with '
             "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) instead of load_from"
         )
 
@@ -180,7 +181,10 @@ def _match_rows(
     classes: Sequence[str] | None,
     checkpoint_classes: Sequence[str] | None,
 ) -> tuple[Tensor, str] | None:
-    """Rows by class name, and how they were matched ('' if one to one); None without names."""
+    """Returns rows by class name and how they were matched ('' if one to one).
+
+    None if class names or their numbers of rows are missing or do not fit.
+    """
     if not classes or not checkpoint_classes or tensor.shape[1:] != target.shape[1:]:
         return None
     if len(tensor) != len(checkpoint_classes) or len(target) != len(classes):
@@ -193,7 +197,7 @@ def _match_rows(
         rows[classes.index(name)] = tensor[checkpoint_classes.index(name)].to(rows)
     fresh = [name for name in classes if name not in checkpoint_classes]
     text = f'rows of {len(common)} classes by name'
-    return rows, text + (f', {first_names(fresh)} freshly initialised' if fresh else '')
+    return rows, text + (f', {first_names(fresh)} newly initialised' if fresh else '')
 
 
 def _check_backbone(
@@ -202,14 +206,14 @@ def _check_backbone(
     report: LoadReport,
     has_weights: bool,
 ) -> None:
-    """Takes a backbone as a whole, or leaves one that has weights already."""
+    """Checks that the backbone fits as a whole, or has weights of its own and nothing fits."""
     needed = [name for name in expected if name.startswith('backbone.')]
     fitting = [name for name in needed if name in new_state]
     lacking = [name for name in needed if name not in new_state]
     if not fitting and needed and not has_weights and not set(needed) & set(report.left_out):
         raise InputError(
-            f'no tensor of the backbone is in {report.source} ({first_names(lacking)} are not), and '
-            'it has no weights of its own: name them in model.backbone.init_cfg'
+            f'{report.source} does not have any tensor of the backbone ({first_names(lacking)}), '
+            'which has no weights of its own: name them in model.backbone.init_cfg'
         )
     if lacking and set(needed) & {*fitting, *report.left_out}:
         raise InputError(

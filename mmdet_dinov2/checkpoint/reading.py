@@ -1,7 +1,8 @@
-"""Reading of checkpoint files without running what is in them."""
+"""Reads checkpoint and pickle files without running what is in them."""
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -25,12 +26,12 @@ _STATE_KEYS = ('state_dict', 'model', 'teacher')
 
 
 def trust_checkpoints() -> None:
-    """Lets this process and those that it starts unpickle anything; for files of a known origin."""
+    """Lets this process and its children unpickle anything, for files from a trusted source."""
     os.environ[_TRUST_VARIABLE] = '1'
 
 
 def trusts_checkpoints() -> bool:
-    """Whether :func:`trust_checkpoints` was called."""
+    """Returns whether :func:`trust_checkpoints` was called."""
     return bool(os.environ.get(_TRUST_VARIABLE))
 
 
@@ -39,13 +40,13 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """Reads a checkpoint file.
 
-    Files are loaded with ``weights_only=True`` or as safetensors. Besides tensors, what mmengine
-    writes beside them is admitted: numpy numbers and the histories of logged values. mmengine's own
-    loader admits more, ``getattr`` among it, with which a crafted file runs code, and unpickles
-    anything where that fails.
+    Files are loaded with ``weights_only=True`` or as safetensors. Besides tensors, they may hold
+    what mmengine saves: numpy numbers and the histories of logged values. mmengine's own loader
+    admits more, such as ``getattr``, with which a crafted file runs code; if that fails, it
+    unpickles anything.
 
     Args:
-        source: Path or URL. What comes from a URL is kept in the cache folder of ``torch.hub``.
+        source: Path or URL. Downloads are kept in the cache folder of ``torch.hub``.
         map_location: Where tensors are put, as in ``torch.load``.
         mmap: Whether tensors stay in the file until they are used.
 
@@ -53,8 +54,8 @@ def read_checkpoint(
         The content; a file of tensors alone is a dict of tensors.
 
     Raises:
-        FileNotFoundError: If there is no such file, or no network and no copy of it.
-        InputError: If the file is damaged, holds no dict, or would run code.
+        FileNotFoundError: If the file does not exist, or cannot be downloaded.
+        InputError: If the file is damaged, does not hold a dict, or would run code.
     """
     path = _download(str(source)) if '://' in str(source) else Path(source)
     if not path.is_file():
@@ -65,7 +66,7 @@ def read_checkpoint(
         if trusts_checkpoints():
             content = torch.load(path, map_location=map_location, weights_only=False, mmap=mmap)
         else:
-            with torch.serialization.safe_globals(_admitted()):
+            with torch.serialization.safe_globals(_IN_CHECKPOINTS):
                 content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except MemoryError:
         raise
@@ -73,16 +74,29 @@ def read_checkpoint(
         raise InputError(_explain(path, error)) from error
     if not isinstance(content, dict):
         raise InputError(
-            f'checkpoint {path} holds a {type(content).__name__} instead of a dict of tensors'
+            f'checkpoint {path} holds a {type(content).__name__} instead of a dict of tensors; '
+            'check the path'
         )
     return content
 
 
-def state_dict_of(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors by name of a checkpoint, which may keep them under a key such as 'state_dict'.
+def read_pickle(path: str | os.PathLike) -> Any:
+    """Reads a pickle file of tensors, arrays and plain values, without running any of it.
 
     Raises:
-        InputError: If there are none.
+        pickle.UnpicklingError: If it refers to anything else. A damaged file can raise any error.
+    """
+    with open(path, 'rb') as file:
+        return _PlainUnpickler(file).load()
+
+
+def state_dict_of(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Tensor]:
+    """Returns the tensors of a checkpoint by name.
+
+    Several projects keep them under a key such as 'state_dict'.
+
+    Raises:
+        InputError: If there are no tensors.
     """
     for key in _STATE_KEYS:
         if isinstance(checkpoint.get(key), Mapping):
@@ -90,12 +104,15 @@ def state_dict_of(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> d
             break
     state = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
     if not state:
-        raise InputError(f'checkpoint {source} holds no tensors, only {sorted(checkpoint)[:5]}')
+        raise InputError(
+            f'checkpoint {source} must hold tensors, but holds only {sorted(checkpoint)[:5]}; '
+            'check the path'
+        )
     return state
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of a URL is kept."""
+    """Returns where the download of a URL is kept."""
     name = os.path.basename(urllib.parse.urlparse(url).path)
     return Path(torch.hub.get_dir()) / 'checkpoints' / name
 
@@ -124,52 +141,77 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
         return load_file(path, device=str(map_location))
     except SafetensorError as error:
         raise InputError(
-            f'checkpoint {path} is no complete safetensors file ({_first_sentence(error)}); '
+            f'checkpoint {path} is not a complete safetensors file ({_first_sentence(error)}); '
             'get it again'
         ) from error
 
 
 def _history_method(owner: Any, name: str) -> Any:
-    """Stands for ``getattr`` in a file: the statistics that a HistoryBuffer refers to, no more."""
+    """Stands for ``getattr`` in a file: returns the statistics of ``HistoryBuffer``, no more."""
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'it asks for attribute {name!r} of {owner!r}')
 
 
-def _admitted() -> list:
-    """What a checkpoint may refer to besides tensors."""
-    numbers = (np.uint8, np.uint32, np.int32, np.int64, np.float32, np.float64, np.bool_)
-    return [
-        slice,
-        np.ndarray,
-        np.dtype,
-        (np._core.multiarray._reconstruct, 'numpy.core.multiarray._reconstruct'),
-        (np._core.multiarray._reconstruct, 'numpy._core.multiarray._reconstruct'),
-        (np._core.multiarray.scalar, 'numpy.core.multiarray.scalar'),
-        (np._core.multiarray.scalar, 'numpy._core.multiarray.scalar'),
-        *(type(np.dtype(number)) for number in numbers),
-        HistoryBuffer,
-        (_history_method, 'builtins.getattr'),
-    ]
+def _load_storage(content: bytes) -> Any:
+    """Loads the storage of a tensor; torch's own function would unpickle anything in it."""
+    return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+
+
+# What numpy's arrays and numbers refer to, by the names of numpy 1 and 2.
+_ARRAYS = {
+    'numpy.ndarray': np.ndarray,
+    'numpy.dtype': np.dtype,
+    **{
+        f'numpy.{core}.multiarray.{function.__name__}': function
+        for core in ('core', '_core')
+        for function in (np.empty(0).__reduce__()[0], np.float64().__reduce__()[0])
+    },
+}
+_NUMBERS = (np.uint8, np.uint32, np.int32, np.int64, np.float32, np.float64, np.bool_)
+# What mmengine's checkpoints refer to besides tensors, which torch admits by itself.
+_IN_CHECKPOINTS = [
+    *((value, name) for name, value in _ARRAYS.items()),
+    *(type(np.dtype(number)) for number in _NUMBERS),
+    slice,
+    HistoryBuffer,
+    (_history_method, 'builtins.getattr'),
+]
+# What tensors and arrays in a plain pickle file refer to.
+_IN_PICKLES = {
+    **_ARRAYS,
+    'collections.OrderedDict': dict,
+    'torch._utils._rebuild_tensor_v2': torch.empty(0).__reduce_ex__(2)[0],
+    'torch.storage._load_from_bytes': _load_storage,
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits tensors, arrays and plain values, nothing that runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if f'{module}.{name}' not in _IN_PICKLES:
+            raise pickle.UnpicklingError(f'it asks for {module}.{name}')
+        return _IN_PICKLES[f'{module}.{name}']
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """One sentence about a file that could not be read."""
+    """Explains in one sentence why a file could not be read."""
     reason = ' '.join(str(error).split())
-    # What torch names a type or function that it does not admit, or our own `_history_method`.
+    # The message of torch for a type or function that it does not admit, or of `_history_method`.
     wanted = re.search(r'GLOBAL (\S+)|(it asks for attribute .*?)(?: Check|$)', reason)
     if isinstance(error, pickle.UnpicklingError) and wanted:
         return (
             f'checkpoint {path} wants to run code while it is loaded '
-            f'({wanted[1] or wanted[2]}), so it is refused; only if you trust whoever made it, '
-            f'load it with {TRUST_FLAG}'
+            f'({wanted[1] or wanted[2]}), so it is refused; add {TRUST_FLAG} only if you '
+            'trust its author'
         )
     return (
-        f'checkpoint {path} ({path.stat().st_size} bytes) cannot be read, it is damaged or not a '
-        f'checkpoint ({_first_sentence(error)}); get it again'
+        f'checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged or is not '
+        f'a checkpoint ({_first_sentence(error)}); get it again'
     )
 
 
 def _first_sentence(error: Exception) -> str:
-    """The start of a message that may go on for pages."""
+    """Returns the start of a message that may be pages long."""
     return ' '.join(str(error).split()).split('. ')[0][:160] or type(error).__name__

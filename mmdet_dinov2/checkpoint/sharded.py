@@ -1,7 +1,7 @@
-"""States of models and optimizers whose tensors are divided over processes.
+"""Gathers and divides the states of models and optimizers that are sharded over processes.
 
-Checkpoints always hold whole tensors, so that one saved by any number of processes, sharded or not,
-loads on any other number.
+Checkpoints always hold whole tensors, so one that was saved by any number of processes, sharded or
+not, loads on any other number.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether parameters of a model are divided over processes."""
+    """Returns whether the parameters of a model are divided over processes."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def gather(value: Any, device: str | torch.device | None = None, keep: bool = True) -> Any:
-    """Makes the tensors in nested dicts, lists and tuples whole.
+    """Gathers the divided tensors in nested dicts, lists and tuples.
 
-    All processes have to call it, as those that hold the parts send them.
+    All processes must call it, because each of them sends its parts.
 
     Args:
-        value: What may contain divided tensors.
+        value: A tensor, or nested dicts, lists and tuples; anything else is returned unchanged.
         device: Where tensors are moved to; None leaves them where they are.
-        keep: Whether this process wants them; others get None in the place of divided tensors, and
+        keep: Whether this process wants the tensors. The others get None in the place of each, and
             hold one whole tensor at a time.
+
+    Returns:
+        The same structure with whole tensors.
     """
     if isinstance(value, Mapping):
         return type(value)((key, gather(item, device, keep)) for key, item in value.items())
@@ -43,7 +46,7 @@ def gather(value: Any, device: str | torch.device | None = None, keep: bool = Tr
 
 
 def divide_like(value: Tensor, target: Tensor) -> Tensor:
-    """Divides a whole tensor as another one is; a target that is whole leaves it as it is."""
+    """Divides a whole tensor like a target; returns it unchanged if the target is whole."""
     if not isinstance(target, DTensor) or isinstance(value, DTensor):
         return value
     value = value.to(target.device)
@@ -51,7 +54,7 @@ def divide_like(value: Tensor, target: Tensor) -> Tensor:
 
 
 def load_model_state(model: nn.Module, state_dict: Mapping[str, Tensor], strict: bool) -> None:
-    """``model.load_state_dict`` with whole tensors, whatever the model has.
+    """Loads whole tensors into a model whose parameters may be divided.
 
     Args:
         model: The model.
@@ -69,14 +72,14 @@ def load_model_state(model: nn.Module, state_dict: Mapping[str, Tensor], strict:
 
 
 def divide_optimizer_state(state: dict, optimizer: torch.optim.Optimizer) -> dict:
-    """Divides the tensors of a whole optimizer state as the parameters of an optimizer are.
+    """Divides the tensors of a whole optimizer state like the parameters of an optimizer.
 
     Args:
-        state: ``state_dict`` of an optimizer of the same parameters.
+        state: ``state_dict`` of an optimizer for the same parameters.
         optimizer: The optimizer.
 
     Returns:
-        What ``optimizer.load_state_dict`` takes.
+        A state for ``optimizer.load_state_dict``.
     """
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     indices = [i for group in state['param_groups'] for i in group['params']]

@@ -145,7 +145,7 @@ def test_tool(tmp_path, capfd):
     error = failure_of(
         capfd, 'show_features', config, pictures[0], *common, '--checkpoint', tmp_path / 'b.pth'
     )
-    assert 'b.pth is the checkpoint of another model' in error
+    assert 'b.pth is the checkpoint of a different model' in error
     error = failure_of(capfd, 'show_features', config, tmp_path / 'none.png', *common)
     assert 'none.png does not exist' in error
     (tmp_path / 'bad.png').write_bytes(bomb_png())

@@ -29,7 +29,7 @@ def config(**values):
 
 
 def read(content, way):
-    """Reads a config as text of mmengine or as plain values."""
+    """Reads a config from mmengine's text or from plain values."""
     cfg = Config(content)
     meta = {'cfg': cfg.pretty_text} if way == 'text' else {CONFIG_KEY: plain_config(cfg.to_dict())}
     return embedded_config(dict(meta=meta), 'x.pth')
@@ -45,8 +45,8 @@ def test_a_config_is_read_as_it_was_written(way):
     assert isinstance(found['pipeline'][1]['scale'], tuple)
 
 
-def test_text_that_is_no_plain_values_is_refused():
-    reason = r'plain values \(line 2: __import__\(.*name the config file as well'
+def test_text_of_other_than_plain_values_is_refused():
+    reason = r'plain values \(line 2: __import__\(.*also name a config file'
     text = 'a = 1\nb = __import__("os").system("touch x")'
     with pytest.raises(InputError, match=f'config in x.pth is not made of {reason}'):
         embedded_config(dict(meta=dict(cfg=text)), 'x.pth')
@@ -82,7 +82,7 @@ EVIL = {
 @pytest.mark.parametrize('case', EVIL, ids=lambda case: case.replace(' ', '_'))
 def test_names_of_anything_but_parts_of_a_detector_are_refused(case, way, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match='which is no part of a detector; .* --trust-checkpoint'):
+    with pytest.raises(InputError, match='is not a part of a detector; add --trust-checkpoint'):
         read(EVIL[case], way)
     assert not list(tmp_path.iterdir())
 
@@ -127,9 +127,9 @@ def test_no_weights_are_loaded_from_elsewhere(way):
 @pytest.mark.parametrize(
     ('meta', 'message'),
     [
-        (None, 'x.pth does not carry its config; name the config as well'),
-        ({CONFIG_KEY: plain_config(dict(model=dict(type='DINO')))}, 'has no pipeline'),
-        ({'cfg': 'a = 1'}, 'has no model and no pipeline'),
+        (None, 'x.pth does not carry its config; also name a config file'),
+        ({CONFIG_KEY: plain_config(dict(model=dict(type='DINO')))}, 'lacks pipeline'),
+        ({'cfg': 'a = 1'}, 'lacks model and pipeline'),
     ],
 )
 def test_checkpoints_without_a_config(meta, message):

@@ -39,7 +39,7 @@ def test_another_model_is_refused_and_nothing_loaded(change, message):
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     state = source.state_dict()
     change(state)
-    with pytest.raises(InputError, match=rf'a.pth is the checkpoint of another model.*{message}'):
+    with pytest.raises(InputError, match=rf'is the checkpoint of a different model.*{message}'):
         load_state_dict(target, state, 'a.pth')
     torch.testing.assert_close(dict(target.state_dict()), before, rtol=0, atol=0)
 
@@ -68,7 +68,7 @@ def test_rows_follow_the_class_names(other_detector):
         assert torch.equal(rows[0], source[2])
         assert torch.equal(rows[2], source[0]) and torch.equal(rows[3], source[1])
         assert torch.equal(rows[1], before[name][1])
-        assert 'rows of 3 classes by name, new freshly initialised' in report.adapted[name]
+        assert 'rows of 3 classes by name, new newly initialised' in report.adapted[name]
     assert report.missing == []
 
 
@@ -82,7 +82,7 @@ def test_without_names_classes_start_afresh(other_detector):
     model, before, report = fine_tune(other_detector, ('a', 'b', 'c'), None)
     name = 'bbox_head.cls_branches.0.weight'
     assert torch.equal(model.state_dict()[name], before[name])
-    assert 'class names are not known on both sides' in str(report)
+    assert 'the class names are not known on both sides' in str(report)
     name = 'bbox_head.reg_branches.0.0.weight'
     assert torch.equal(model.state_dict()[name], other_detector[name])
 
@@ -94,16 +94,16 @@ def test_another_number_of_queries_keeps_the_new_ones(other_detector):
     assert torch.equal(
         model.state_dict()['query_embedding.weight'], before['query_embedding.weight']
     )
-    assert report.left_out == {'query_embedding.weight': 'of another shape'}
+    assert report.left_out == {'query_embedding.weight': 'of a different shape'}
 
 
 def test_a_detector_of_mmdet_initialises_all_but_the_backbone(other_detector):
-    """Published DINO checkpoints have a ResNet under 'backbone.' and another neck."""
+    """Published DINO checkpoints have a ResNet under 'backbone.' and a different neck."""
     state = {n: t for n, t in other_detector.items() if not n.startswith(('backbone.', 'neck.'))}
     state['backbone.layer1.0.conv1.weight'] = torch.zeros(4, 4, 1, 1)
     state['neck.convs.0.conv.weight'] = torch.zeros(4, 4, 1, 1)
     classes = ('a', 'b', 'c')
-    with pytest.raises(InputError, match='no weights of its own: name them in model.backbone.init'):
+    with pytest.raises(InputError, match='has no weights of its own: name them in'):
         fine_tune(state, classes, classes)
     init_cfg = dict(type='Pretrained', checkpoint='dinov2.pth')
     model, before, report = fine_tune(state, classes, classes, init_cfg=init_cfg)
@@ -145,7 +145,7 @@ def test_a_backbone_of_another_size_is_refused(other_detector):
 
 
 def test_a_plain_backbone_is_refused_as_a_detector():
-    with pytest.raises(InputError, match='holds a backbone alone.*init_cfg'):
+    with pytest.raises(InputError, match='holds only a backbone.*init_cfg'):
         fine_tune(tiny_backbone().state_dict(), ('a', 'b', 'c'), None)
 
 
@@ -172,7 +172,7 @@ def test_classes_that_contradict_are_refused():
     checkpoint = dict(meta=dict(dataset_meta=dict(classes=('a', 'b'))))
     check_classes(checkpoint, ('a', 'b'), 'x.pth')
     check_classes({}, ('a', 'b'), 'x.pth')
-    with pytest.raises(InputError, match='in another order'):
+    with pytest.raises(InputError, match='in a different order'):
         check_classes(checkpoint, ('b', 'a'), 'x.pth')
     with pytest.raises(
         InputError, match=r"only in the checkpoint: \['b'\]; only in the data: \['z'\]"

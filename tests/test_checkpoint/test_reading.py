@@ -104,7 +104,7 @@ def test_trust_is_explicit(tmp_path, monkeypatch):
     ('content', 'message'),
     [
         (b'', r'0 bytes\) cannot be read'),
-        (b'not a checkpoint at all' * 9, 'damaged or not a checkpoint'),
+        (b'not a checkpoint at all' * 9, 'damaged or is not a checkpoint'),
         (pickle.dumps([1, 2]), 'cannot be read'),
     ],
 )
@@ -140,7 +140,7 @@ def test_truncated_files_are_named(tmp_path, suffix):
 def test_a_checkpoint_needs_tensors(tmp_path):
     path = tmp_path / 'a.pth'
     torch.save(dict(meta=dict(epoch=1)), path)
-    with pytest.raises(InputError, match=r"holds no tensors, only \['meta'\]"):
+    with pytest.raises(InputError, match=r"must hold tensors, but holds only \['meta'\]"):
         state_dict_of(read_checkpoint(path), path)
 
 

@@ -85,7 +85,7 @@ def test_world_size_is_rescaled_and_the_table_printed(tmp_path, capfd):
         '--cfg-options', 'train_cfg.max_epochs=0',
     )  # fmt: skip
     printed = capfd.readouterr().out
-    rows = {tuple(line.split()) for line in printed.splitlines()}
+    rows = {tuple(line.replace('|', ' ').split()) for line in printed.splitlines()}
     assert ('optim_wrapper.optimizer.lr', '0.0008', '0.0004') in rows  # AdamW: the square root
     assert ('images', 'per', 'step', '8', '2') in rows
     cfg = Config.fromfile(tmp_path / 'work' / 'tiny.py')
@@ -274,7 +274,7 @@ def test_checkpoint_of_a_different_model_is_one_sentence(trained, tmp_path, capf
         data=folder / 'shapes',
     )  # fmt: skip
     error = failure_of(capfd, 'test', other, work / 'epoch_2.pth', '--work-dir', tmp_path / 'x')
-    assert 'epoch_2.pth is the checkpoint of another model' in error
+    assert 'epoch_2.pth is the checkpoint of a different model' in error
     assert 'query_embedding.weight (20, 16) instead of (30, 16)' in error
 
 

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 
 from mmdet_dinov2.engine.hooks import ForecastHook
 
@@ -32,7 +34,7 @@ def runner(tmp_path):
     )  # fmt: skip
 
 
-def test_final_ap_is_foretold(runner, tmp_path):
+def test_final_ap_is_predicted(runner, tmp_path):
     write_part(tmp_path, '20250101_000000', 1, 600)
     ForecastHook().after_val_epoch(runner)
     ((level, line),) = runner.lines
@@ -63,16 +65,33 @@ def test_no_error_reaches_the_run(runner, tmp_path):
     path.write_text('[broken\n' + path.read_text())
     ForecastHook().after_val_epoch(runner)
     ((level, line),) = runner.lines
-    assert level == 'WARNING' and 'No forecast of AP: InputError' in line
+    assert level == 'WARNING' and 'no forecast of AP: InputError' in line
+
+
+class RisingMetric(BaseMetric):
+    """Reports an AP that follows a power law, whatever the model predicts."""
+
+    evaluations = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(len(data_samples))
+
+    def compute_metrics(self, results):
+        self.evaluations += 1
+        return {'coco/bbox_mAP': 0.5 - 0.3 * self.evaluations**-0.6}
 
 
 def test_a_real_run_logs_it(tmp_path):
+    METRICS.register_module(module=RisingMetric, force=True)
     config = write_config(
         tmp_path,
         "train_cfg = dict(type='EpochTrainLoop', max_epochs=7, val_interval=1)\n"
-        "param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[6])]\n",
+        "param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[6])]\n"
+        "val_evaluator = dict(_delete_=True, type='RisingMetric')\n",
     )
     run_tool('train', config, '--work-dir', tmp_path / 'work')
     (log,) = (tmp_path / 'work').glob('*/*.log')
-    # A model that has not learned anything may have a flat curve; then the log says so.
-    assert log.read_text().count('orecast of AP') == 2  # after 5 and 6 of 7 evaluations
+    text = log.read_text()
+    # After 5 and 6 of 7 evaluations.
+    assert text.count('Forecast of AP after step') == 2
+    assert 'no forecast of AP' not in text

@@ -194,5 +194,5 @@ def test_without_weight_decay_it_is_that_of_the_optimizer(optimizer, decay):
 
 
 def test_an_optimizer_without_weight_decay():
-    with pytest.raises(InputError, match='Rprop has no weight_decay'):
+    with pytest.raises(InputError, match='Rprop does not have a weight_decay'):
         linear_groups('Rprop')

@@ -1,4 +1,4 @@
-"""Divided parameters on two CPU processes against DDP."""
+"""Sharded parameters on two CPU processes, compared with DDP."""
 
 import os
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ STEPS += FROZEN
 
 
 def test_gradients_are_exchanged_once_a_step():
-    """The backward pass looks at the switch; what mmengine does around the forward pass is over."""
+    """The backward pass reads the switch, after what mmengine does around the forward pass."""
     events = []
 
     class Module:
@@ -62,7 +62,7 @@ def test_gradients_are_exchanged_once_a_step():
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """Ten steps with DDP and FSDP, plain and with what saves more; two processes each."""
+    """Runs ten steps on two processes with DDP and FSDP, plain and with what saves memory."""
     folder = tmp_path_factory.mktemp('fsdp')
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     printed = {}
@@ -95,7 +95,7 @@ def test_losses_and_weights_equal_those_of_ddp(runs):
     expected, losses = losses_of(folder / 'ddp'), losses_of(folder / 'fsdp')
     assert len(losses) == 10
     for step, loss in losses.items():
-        # Clipping at 0.1 happens in every step: a wrong global norm would be seen.
+        # Clipping at 0.1 happens in every step, so a wrong global norm would show.
         assert loss == pytest.approx(expected[step], rel=1e-4)
     ddp, fsdp = weights_of(folder / 'ddp'), weights_of(folder / 'fsdp')
     assert ddp['state_dict'].keys() == fsdp['state_dict'].keys()
@@ -111,7 +111,7 @@ def test_bf16_communication_and_checkpointed_blocks(runs):
     assert losses[1] == pytest.approx(expected[1], rel=1e-5)
     for step, loss in losses.items():
         assert loss == pytest.approx(expected[step], rel=0.02)
-    # Averaged in bf16, gradients are other numbers.
+    # Averaged in bf16, gradients have different values.
     assert losses != losses_of(folder / 'fsdp')
 
 
@@ -193,7 +193,7 @@ def test_frozen_weights_in_bf16_are_refused():
 
 
 def test_unknown_dtypes_are_refused():
-    with pytest.raises(InputError, match="reduce_dtype .* is 'int8'"):
+    with pytest.raises(InputError, match="reduce_dtype .* it is 'int8'"):
         FullyShardedModel(torch.nn.Linear(2, 2), reduce_dtype='int8')
 
 

@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed is the run that was not."""
+"""A run that was stopped and resumed equals an undisturbed one."""
 
 import json
 import signal
@@ -40,19 +40,19 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, in
 
 
 def logged(work_dir, name: str, step: str) -> dict[int, float]:
-    """A value by step, from all logs of a run; a resumed run logs into another file."""
+    """Returns a value by step from all logs of a run; a resumed run writes a log of its own."""
     paths = sorted(work_dir.glob('*/vis_data/scalars.json'))
     rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     return {row[step]: row[name] for row in rows if name in row}
 
 
 def losses_of(work_dir) -> dict[int, float]:
-    """Total loss of every step."""
+    """Returns the total loss of every step."""
     return logged(work_dir, 'loss', 'iter')
 
 
 def scores_of(work_dir) -> dict[int, float]:
-    """AP of every evaluation."""
+    """Returns the AP of every evaluation."""
     return logged(work_dir, 'coco/bbox_mAP', 'step')
 
 
@@ -164,7 +164,7 @@ def test_epochs_of_another_length_are_refused(tmp_path, data, capfd):
 
 
 def test_a_resumed_run_goes_on_in_the_order_of_its_seed(tmp_path, data):
-    """Whatever seed its config has now."""
+    """The seed of its config does not matter."""
     extra = EPOCHS + 'log_processor = dict(window_size=1)\n'
     config = write_config(tmp_path, extra, data=data)
     run_tool('train', config, '--work-dir', tmp_path / 'undisturbed')

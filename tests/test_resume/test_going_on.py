@@ -31,7 +31,7 @@ custom_imports = dict(imports=['mmdet_dinov2', 'tests.faults'])
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    """A folder with a run of 3 epochs in ``work``, whose last checkpoint is epoch_3.pth."""
+    """Returns a folder with a run of 3 epochs in ``work``; its last checkpoint is epoch_3.pth."""
     folder = tmp_path_factory.mktemp('run')
     config = write_config(folder, SHORT.format(epochs=3))
     run_tool('train', config, '--work-dir', folder / 'work')
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def work(run, tmp_path):
-    """A copy of its work folder."""
+    """Returns a copy of the work folder of the run."""
     copy = tmp_path / 'work'
     shutil.copytree(run / 'work', copy)
     (copy / 'last_checkpoint').write_text(str(copy / 'epoch_3.pth'))
@@ -65,7 +65,7 @@ def flip_a_byte(path):
     path.write_bytes(content)
 
 
-def of_another_model(checkpoint):
+def of_a_different_model(checkpoint):
     checkpoint['state_dict']['query_embedding.weight'] = torch.zeros(7, 16)
 
 
@@ -80,19 +80,19 @@ class Code:
 
 
 DAMAGES = {
-    'truncated': (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), 'not whole'),
-    'empty': (lambda p: p.write_bytes(b''), r'\(0 bytes\) is not whole'),
-    # The size was reserved, the content did not arrive.
+    'truncated': (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), 'not complete'),
+    'empty': (lambda p: p.write_bytes(b''), r'\(0 bytes\) is not complete'),
+    # The size was reserved, but the content was not written.
     'half-written': (
         lambda p: p.write_bytes(p.read_bytes()[:9000] + bytes(p.stat().st_size - 9000)),
-        'not whole',
+        'not complete',
     ),
-    'flipped byte': (flip_a_byte, 'damaged|not whole'),
-    'no checkpoint': (lambda p: p.write_text('<html>Not found</html>'), 'not whole'),
+    'flipped byte': (flip_a_byte, 'damaged|not complete'),
+    'no checkpoint': (lambda p: p.write_text('<html>Not found</html>'), 'not complete'),
     'missing': (lambda p: p.unlink(), 'does not exist'),
-    'another model': (
-        lambda p: rewrite(p, of_another_model),
-        r'another model \(query_embedding.weight',
+    'different model': (
+        lambda p: rewrite(p, of_a_different_model),
+        r'different model \(query_embedding.weight',
     ),
     'weights alone': (lambda p: rewrite(p, weights_alone), 'not the state of a training'),
     'code': (lambda p: rewrite(p, lambda c: c.update(x=Code())), 'wants to run code'),
@@ -117,7 +117,7 @@ def test_the_newest_checkpoint_is_found_without_its_name(work, shapes, pointer):
     if pointer is not None:
         (work / 'last_checkpoint').write_text(pointer)
     (work / 'epoch_1.pth').touch()  # the date does not decide
-    # What is no state of a training is not among them.
+    # Files that do not hold the state of a training are not considered.
     shutil.copy(work / 'epoch_1.pth', work / 'best_coco_bbox_mAP_epoch_9.pth')
     shutil.copy(work / 'epoch_1.pth', work / 'nonfinite_step_9_process_0.pth')
     choice = choose_checkpoint(work, shapes)
@@ -129,7 +129,7 @@ def test_nothing_to_go_on_from_is_not_a_new_start(work, shapes, tmp_path):
     for path in work.glob('*.pth'):
         path.write_bytes(b'')
     assert has_checkpoints(work)
-    message = 'finds no checkpoint .*epoch_3.pth.*epoch_1.pth.*epoch_2.pth.* start anew'
+    message = 'found no checkpoint .*epoch_3.pth.*epoch_1.pth.*epoch_2.pth.* from scratch'
     with pytest.raises(InputError, match=message):
         choose_checkpoint(work, shapes)
 
@@ -148,13 +148,13 @@ def test_a_run_goes_on_from_the_checkpoint_before(run, work, tmp_path, capfd):
     named = failure_of(
         capfd, 'train', run / 'tiny.py', '--work-dir', work, '--resume', work / 'epoch_3.pth'
     )
-    assert 'epoch_3.pth' in named and 'is not whole' in named
+    assert 'epoch_3.pth' in named and 'is not complete' in named
     for log in work.glob('*/vis_data/scalars.json'):
         log.unlink()
     run_tool('train', run / 'tiny.py', '--work-dir', work, '--resume')
     printed = ''.join(capfd.readouterr())
-    assert 'Passed over: checkpoint' in printed and 'epoch_3.pth' in printed
-    assert f'Going on from {work / "epoch_2.pth"} instead' in printed
+    assert 'passed over: checkpoint' in printed and 'epoch_3.pth' in printed
+    assert f'resuming from {work / "epoch_2.pth"} instead' in printed
     assert losses_of(work) == {step: losses[step] for step in (5, 6)}
     assert_same(states_of(work), expected)
 
@@ -165,12 +165,12 @@ def test_a_named_checkpoint_is_checked_to_the_last_byte(run, work, capfd):
         tensors = [entry for entry in archive.infolist() if '/data/' in entry.filename]
         largest = max(tensors, key=lambda entry: entry.file_size)
     content = bytearray(path.read_bytes())
-    # Within a tensor, behind the header of its entry.
+    # Within a tensor, after the header of its entry.
     content[largest.header_offset + largest.file_size // 2] ^= 0xFF
     path.write_bytes(content)
     read_checkpoint(path)  # torch does not notice
     error = failure_of(capfd, 'train', run / 'tiny.py', '--work-dir', work, '--resume', path)
-    assert 'epoch_3.pth is damaged' in error and 'has another checksum' in error
+    assert 'epoch_3.pth is damaged' in error and 'has a different checksum' in error
 
 
 def test_a_full_disk_stops_the_run_and_loses_nothing(run, tmp_path, capfd):
@@ -216,7 +216,7 @@ CHANGED = {
     'learning rate': (
         'optim_wrapper = dict(optimizer=dict(lr=4e-4))\n',
         None,
-        ('optim_wrapper.optimizer.lr  0.0008  0.0004', 'go on as they are in the checkpoint'),
+        ('optim_wrapper.optimizer.lr  0.0008  0.0004', 'stay as they are in the checkpoint'),
     ),
     'seed': ('randomness = dict(seed=7)\n', None, ('randomness.seed', 'seed of the checkpoint')),
     'division of the batch': (
@@ -227,7 +227,7 @@ CHANGED = {
     'total batch': ('train_dataloader["batch_size"] = 2\n', 'but this run has', ()),
     'frozen set': (
         "model['backbone']['frozen_stages'] = 1\n",
-        'trained with other parameters frozen: this run trains',
+        'trained with different parameters frozen: this run trains',
         ('model.backbone.frozen_stages  -1  1',),
     ),
     'optimizer': (
@@ -237,7 +237,7 @@ CHANGED = {
     ),
     'groups': (
         "optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.1)}))\n",
-        'the same parameters in other groups',
+        'the same parameters in different groups',
         ('lr_mult',),
     ),
 }
@@ -265,12 +265,12 @@ def test_changes_are_shown_and_refused_where_wrong(run, work, tmp_path, capfd, c
         assert ' '.join(part.split()) in text
     if case == 'learning rate':
         rates = [row['lr'] for row in scalars_of_last(work) if 'loss' in row]
-        # Those of the checkpoint: its schedule had divided 8e-4 by 10 after the first epoch.
+        # Those of the checkpoint: its schedule has divided 8e-4 by 10 after the first epoch.
         assert rates == pytest.approx([8e-5, 8e-5])
 
 
 def scalars_of_last(work):
-    """Records of the last run in a folder."""
+    """Returns the records of the last run in a folder."""
     for log in sorted(work.glob('*/vis_data/scalars.json'))[:-1]:
         log.unlink()
     return scalars_of(work)
@@ -294,7 +294,7 @@ def test_weights_alone_are_not_resumed(run, work, capfd):
     error = failure_of(
         capfd, 'train', run / 'tiny.py', '--work-dir', work, '--resume', work / 'epoch_3.pth'
     )
-    assert 'not the state of a training, it has no optimizer, message_hub, meta.epoch' in error
+    assert 'not the state of a training, it lacks optimizer, message_hub, meta.epoch' in error
     assert 'set load_from' in error
 
 
@@ -326,7 +326,7 @@ def test_settings_are_named_and_compared():
         ('extra', '-', '1' * 77 + '...'),
     ]
     assert notes == ''
-    # Saved by mmengine: nothing is known, so nothing is said.
+    # A checkpoint of mmengine holds no settings, so nothing is reported.
     assert describe_changes({}, settings, EffectiveBatch(1, 2), None) == ([], '')
 
 

@@ -1,4 +1,4 @@
-"""Hooks of a training. Importing registers them."""
+"""Hooks of a training; importing them registers them."""
 
 from .checkpoint import IntactCheckpointHook
 from .early_stopping import ResumableEarlyStoppingHook

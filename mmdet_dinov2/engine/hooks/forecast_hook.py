@@ -1,4 +1,4 @@
-"""What a training is heading for, in its log."""
+"""Logs the forecast of the final AP."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ...runs.saved_config import planned_drops
 class ForecastHook(Hook):
     """Logs the forecast of the final AP after each evaluation.
 
-    It is made as by ``tools/forecast.py`` from what the run has logged, before it was resumed too.
-    With too few evaluations nothing is said, and no error of a forecast ends the run.
+    The forecast is that of ``tools/forecast.py``, from the logs of the run, including those before
+    it was resumed. With too few evaluations nothing is logged. An error of a forecast never ends
+    the run.
 
     Args:
-        metric: Metric to foretell, as it is logged; ``coco/bbox_mAP``, or the only one ending in
-            ``bbox_mAP``, if not given.
+        metric: Metric to predict, as it is logged; by default ``coco/bbox_mAP``, or the only one
+            that ends in ``bbox_mAP``.
     """
 
     # After the logger has written the evaluation.
@@ -32,13 +33,13 @@ class ForecastHook(Hook):
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Logs one line."""
+        """Logs the forecast in one line."""
         try:
             forecast = self._forecast(runner)
             if forecast is not None:
                 runner.logger.info(_describe(forecast, runner.max_iters))
-        except Exception as error:  # a picture of the future is not worth a run
-            runner.logger.warning(f'No forecast of AP: {type(error).__name__}: {error}')
+        except Exception as error:  # a forecast must not end a run
+            runner.logger.warning(f'no forecast of AP: {type(error).__name__}: {error}')
 
     def _forecast(self, runner: Runner) -> Forecast | None:
         if runner.iter >= runner.max_iters:

@@ -1,4 +1,4 @@
-"""Parameter groups, optimizer steps, and parameters divided over processes."""
+"""Parameter groups, optimizer steps, and models that are sharded over processes."""
 
 from .constructor import LayerDecayOptimWrapperConstructor
 from .fsdp import FullyShardedModel

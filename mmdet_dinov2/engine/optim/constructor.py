@@ -1,4 +1,4 @@
-"""Parameter groups with layer-wise learning-rate decay."""
+"""Builds parameter groups with layer-wise learning-rate decay."""
 
 from __future__ import annotations
 
@@ -19,37 +19,41 @@ _PARAMWISE_KEYS = (
     'flat_decay_mult',
     'custom_keys',
 )
-# What mmpretrain's constructor notes about a parameter; groups do not differ by it.
+# What mmpretrain's constructor notes about a parameter; it does not separate groups.
 _NOTES = ('params', 'param_name', 'layer_id', 'lr_scale')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
-    """Makes few parameter groups, with layer-wise decay and learning rates by name.
+    """Builds a few parameter groups, with layer-wise decay and learning rates by name.
 
-    A parameter at depth d of D learns at lr * layer_decay_rate ** (D - 1 - d), times the
-    ``lr_mult`` of the longest key of ``custom_keys`` that is part of its name (mmpretrain's
+    The learning rate of a parameter at depth d of D is lr * layer_decay_rate ** (D - 1 - d), times
+    the ``lr_mult`` of the longest key of ``custom_keys`` that is part of its name (mmpretrain's
     constructor ignores ``lr_mult``). Depths come from ``get_layer_depth`` of the model. Parameters
-    with the same settings share a group; frozen ones are in none.
+    with the same settings share a group; frozen parameters are in no group.
 
-    ``paramwise_cfg`` may contain ``layer_decay_rate`` (1 if absent), ``bias_decay_mult``,
-    ``norm_decay_mult``, ``flat_decay_mult`` and ``custom_keys``, as for mmpretrain's constructor.
     Each group lists the names of its parameters as ``names``.
 
+    Args:
+        optim_wrapper_cfg: Config of the optimizer wrapper, as for mmpretrain's constructor.
+        paramwise_cfg: Any of ``layer_decay_rate`` (1 if absent), ``bias_decay_mult``,
+            ``norm_decay_mult``, ``flat_decay_mult`` and ``custom_keys``, as for mmpretrain's
+            constructor.
+
     Raises:
-        InputError: If ``paramwise_cfg`` has other keys, a key of ``custom_keys`` is in no name, no
-            parameter is trained, decay is asked for a model without ``get_layer_depth``, or the
-            optimizer knows no weight decay.
+        InputError: If ``paramwise_cfg`` has unknown keys, a key of ``custom_keys`` is not part of
+            any name, no parameter is trained, a model without ``get_layer_depth`` should decay, or
+            the optimizer does not have a weight decay.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        # mmengine puts all parameters into one group when there is nothing to tell them apart.
+        # Without any key mmengine puts all parameters, frozen ones too, into one group.
         paramwise_cfg = dict(paramwise_cfg or {})
         paramwise_cfg.setdefault('layer_decay_rate', 1.0)
         unknown = sorted(set(paramwise_cfg) - set(_PARAMWISE_KEYS))
         if unknown:
             raise InputError(
-                f'paramwise_cfg has unknown keys {unknown}; {type(self).__name__} knows '
+                f'paramwise_cfg has unknown keys {unknown}; {type(self).__name__} accepts '
                 f'{list(_PARAMWISE_KEYS)}'
             )
         super().__init__(_with_weight_decay(optim_wrapper_cfg), paramwise_cfg)
@@ -60,8 +64,8 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         for key in self._custom_keys:
             if not any(key in name for name in names):
                 raise InputError(
-                    f'paramwise_cfg.custom_keys has {key!r}, which is not a part of the name of '
-                    'any parameter'
+                    f'paramwise_cfg.custom_keys has {key!r}, which is not part of the name of any '
+                    'parameter; correct or remove it'
                 )
         return super().__call__(model)
 
@@ -75,10 +79,11 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         """Adds the groups of a module to a list; see mmpretrain's constructor.
 
         Args:
-            params: The list.
+            params: The list, extended in place.
             module: The module.
-            prefix: Where in the model the module is.
-            get_layer_depth: Depth of a name and number of depths; None takes the model's.
+            prefix: Name of the module in the model.
+            get_layer_depth: Function that returns the depth of a name and the number of depths;
+                None takes that of the model.
         """
         if prefix:
             super().add_params(params, module, prefix, get_layer_depth)
@@ -118,7 +123,10 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             group['params'].append(param)
             group['names'].append(name)
         if not groups:
-            raise InputError('the model has no trainable parameters: everything is frozen')
+            raise InputError(
+                'the model does not have trainable parameters: everything is frozen; set '
+                'requires_grad of some'
+            )
         return list(groups.values())
 
 
@@ -127,14 +135,17 @@ def _one_depth(name: str) -> tuple[int, int]:
 
 
 def _with_weight_decay(optim_wrapper_cfg: dict) -> dict:
-    """Writes down the weight decay, which mmpretrain's constructor needs, where it is not given."""
+    """Adds the default weight decay of the optimizer, as mmpretrain's constructor needs one."""
     optimizer = optim_wrapper_cfg.get('optimizer') or {}
     cls = optimizer.get('type')
     if isinstance(cls, str):
         cls = OPTIMIZERS.get(cls)
     if cls is None or 'weight_decay' in optimizer:
-        return optim_wrapper_cfg  # what is wrong with it is said where it is built
+        return optim_wrapper_cfg  # errors in it are reported where it is built
     default = inspect.signature(cls).parameters.get('weight_decay')
     if default is None:
-        raise InputError(f'optimizer {optimizer["type"]} has no weight_decay, which groups need')
+        raise InputError(
+            f'optimizer {optimizer["type"]} does not have a weight_decay, which parameter groups '
+            'need; use one that has, such as AdamW or SGD'
+        )
     return dict(optim_wrapper_cfg, optimizer=dict(optimizer, weight_decay=default.default))

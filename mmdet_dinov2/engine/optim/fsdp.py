@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism for sizes that one GPU cannot hold, under the plain runner."""
+"""Fully sharded data parallelism, for models that do not fit on one GPU."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 class FullyShardedModel(nn.Module):
     """A model whose parameters, gradients and optimizer states are divided over the processes.
 
-    Built on torch's ``fully_shard`` (FSDP 2). Each transformer block of backbone, encoder and
-    decoder is gathered when it runs and divided again after it; the rest is one more unit. Frozen
-    parameters are divided too. Gradients are averaged as with DDP.
+    It uses torch's ``fully_shard`` (FSDP 2) under the plain runner. Each transformer block of
+    backbone, encoder and decoder is gathered before it runs and divided again after it; the rest is
+    one more unit. Frozen parameters are also divided. Gradients are averaged as with DDP.
 
     Args:
-        module: The model, initialised, the same in all processes.
-        reduce_dtype: 'bfloat16' or 'float32', in which gradients are averaged.
-        reshard_after_forward: Whether blocks are divided again after the forward pass already,
-            which saves memory and costs one more gathering for the backward pass.
+        module: The initialised model; the weights of process 0 are used.
+        reduce_dtype: Type in which gradients are averaged, 'bfloat16' or 'float32'.
+        reshard_after_forward: Whether blocks are divided directly after their forward pass, which
+            saves memory and costs one more gathering in the backward pass.
 
     Raises:
-        InputError: If ``reduce_dtype`` is unknown, or frozen weights shall be held in bf16.
+        InputError: If ``reduce_dtype`` is unknown, or frozen weights are kept in bf16.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class FullyShardedModel(nn.Module):
         super().__init__()
         if reduce_dtype not in _DTYPES:
             raise InputError(
-                f'reduce_dtype of model_wrapper_cfg must be one of {sorted(_DTYPES)}, but is '
+                f'reduce_dtype of model_wrapper_cfg must be one of {sorted(_DTYPES)}, but it is '
                 f'{reduce_dtype!r}'
             )
         if any(getattr(part, 'frozen_in_bf16', False) for part in module.modules()):
@@ -73,7 +73,7 @@ class FullyShardedModel(nn.Module):
             data = self.module.data_preprocessor(data, True)
             losses = self.module(**data, mode='loss')
         loss, log_vars = self.module.parse_losses(losses)
-        # Looked at by the backward pass: gradients of micro-batches stay local but for the last.
+        # The backward pass reads this: only that of the last micro-batch averages gradients.
         self.module.set_requires_gradient_sync(optim_wrapper.should_sync())
         optim_wrapper.update_params(loss)
         return log_vars
@@ -88,7 +88,10 @@ class FullyShardedModel(nn.Module):
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Blocks of backbones and layers of transformers: what lists named so hold."""
+    """Returns the blocks of backbones and the layers of transformers.
+
+    These are the modules with parameters in lists named ``blocks`` or ``layers``.
+    """
     return [
         block
         for name, module in model.named_modules()
@@ -101,10 +104,10 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
 def clip_grad_norm(
     parameters: Iterable[nn.Parameter], max_norm: float, norm_type: float = 2.0, **kwargs
 ) -> Tensor:
-    """``torch.nn.utils.clip_grad_norm_`` that returns the global norm of divided gradients.
+    """Clips like ``torch.nn.utils.clip_grad_norm_``, but returns the norm over all processes.
 
     Args:
-        parameters: Parameters, divided or not.
+        parameters: The parameters, divided or not.
         max_norm: Largest norm of all gradients together.
         norm_type: Order of the norm.
         **kwargs: As for torch's function.

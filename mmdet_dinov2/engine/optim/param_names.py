@@ -1,4 +1,4 @@
-"""Names of parameters as the model has them, whatever it is wrapped in."""
+"""Names of parameters without the marks of wrappers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _WRAPPERS = ('_fsdp_wrapped_module.', '_checkpoint_wrapped_module.', '_orig_mod.
 
 
 def clean_param_name(name: str) -> str:
-    """Removes what FSDP, activation checkpointing and ``torch.compile`` put into a name."""
+    """Removes what FSDP, activation checkpointing and ``torch.compile`` add to a name."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, '')
     return name
 
 
 def describe_names(names: Sequence[str]) -> str:
-    """The modules that parameters are in, as deep as three of them can say it."""
+    """Names the modules that parameters belong to, as deep as three names suffice."""
     for depth in (3, 2, 1):
         modules = list(dict.fromkeys('.'.join(name.split('.')[:depth]) for name in names))
         if len(modules) <= 3:

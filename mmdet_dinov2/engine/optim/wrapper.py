@@ -1,4 +1,4 @@
-"""Optimizer steps that never take in what is not a number, and mixed precision without scaling."""
+"""Optimizer steps without non-finite gradients, and mixed precision without loss scaling."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor
 
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
-    """mmengine's ``OptimWrapper`` that leaves a step out whose gradient is not finite.
+    """mmengine's ``OptimWrapper`` that leaves out steps with a non-finite gradient.
 
     A single such step would turn all weights and optimizer states into NaN. The norm of the
-    gradient tells; clipping computes it anyway. Gradients are the same in all processes after the
-    backward pass, so that all of them leave the step out without asking each other.
+    gradient shows it, and clipping computes that norm anyway. After the backward pass gradients are
+    the same in all processes, so all of them leave the step out without communication.
 
     Args:
         *args: As for mmengine's ``OptimWrapper``.
@@ -34,7 +34,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self.step_left_out = False
 
     def step(self, **kwargs) -> None:
-        """Clips the gradient and updates the parameters, unless the gradient is not finite."""
+        """Clips the gradient and updates the parameters, unless the gradient is non-finite."""
         parameters = [
             p
             for group in self.optimizer.param_groups
@@ -44,7 +44,7 @@ class GuardedOptimWrapper(OptimWrapper):
         self.step_left_out = False
         if not parameters:
             return
-        # Clipping by value returns nothing, and hides what is infinite.
+        # Clipping by value does not return a norm, and hides infinite values.
         by_norm = bool(self.clip_grad_kwargs) and self.clip_func is not nn.utils.clip_grad_value_
         norm = (
             self.clip_func(parameters, **self.clip_grad_kwargs)
@@ -64,10 +64,10 @@ class GuardedOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPERS.register_module()
 class Bf16OptimWrapper(GuardedOptimWrapper):
-    """Runs the forward pass under bf16 autocast, on GPUs and on CPUs.
+    """Runs the forward pass under bf16 autocast, on GPUs and CPUs.
 
-    bf16 has the range of fp32, so nothing is scaled. mmengine's ``AmpOptimWrapper`` refuses to run
-    without an accelerator.
+    bf16 has the range of fp32, so losses are not scaled. mmengine's ``AmpOptimWrapper`` needs an
+    accelerator.
 
     Args:
         **kwargs: As for mmengine's ``OptimWrapper``.
@@ -75,7 +75,7 @@ class Bf16OptimWrapper(GuardedOptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Accumulation context of the base class, with autocast on the model's device."""
+        """Enters the accumulation context of the base class, and autocast on the model's device."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield

@@ -1,1 +1,1 @@
-"""What a run saves, and how another run goes on from it."""
+"""What a run saves, and how it is resumed."""

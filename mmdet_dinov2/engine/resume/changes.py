@@ -1,4 +1,4 @@
-"""What has changed since the checkpoint that a run goes on from."""
+"""Compares a run with the checkpoint that it resumes from."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from ...errors import InputError
 from ...wording import first_names
 from ..batch import EffectiveBatch, check_resumed_batch
 
-# Parts of a config that decide what a training does, and settings in them that do not.
+# Parts of a config that decide what a training does, and settings in them that do not matter.
 _PARTS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _PARTS += ('custom_hooks', 'randomness')
 _NO_MATTER = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
-# Shown as the batch.
+# The table shows these as the batch.
 _OF_BATCH = ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts')
-# What the states in a checkpoint overrule.
+# The states in a checkpoint override these.
 _KEPT = ('optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg.', 'param_scheduler.')
 _SEED = 'randomness.seed'
 _LONGEST_VALUE = 80
 
 
 def training_settings(cfg: Config) -> dict[str, str]:
-    """What decides a training, as text by key, so that a checkpoint can tell what has changed.
+    """Collects the settings that decide a training, for the checkpoints to compare with.
 
     Args:
         cfg: The config of a run.
+
+    Returns:
+        The settings as text, by key.
     """
     return {
         key: _as_text(value)
@@ -51,25 +54,25 @@ def check_changes(
     optimizer: Optimizer,
     logger: Logger,
 ) -> None:
-    """Logs what has changed since a checkpoint, and refuses what cannot go on from it.
+    """Logs what has changed since a checkpoint, and checks that the run can resume from it.
 
     Args:
         checkpoint: The checkpoint.
-        path: Its path, for messages.
+        path: Path of the checkpoint, for messages.
         settings: ``training_settings`` of this run.
         batch: The batch of this run.
-        classes: Its classes.
-        optimizer: Its optimizer.
-        logger: Where the table goes.
+        classes: Class names of this run.
+        optimizer: Optimizer of this run.
+        logger: Receives the table of changes.
 
     Raises:
-        InputError: If the total batch, the optimizer or its parameters are others.
+        InputError: If the total batch, the optimizer or its parameters differ.
     """
     meta = checkpoint['meta']
     rows, notes = describe_changes(meta, settings, batch, classes)
     if rows:
         table = f'{format_table(rows)}\n{notes}'.rstrip()
-        logger.warning(f'This run differs from that of {path}:\n{table}')
+        logger.warning(f'this run differs from that of {path}:\n{table}')
     check_resumed_batch(meta, batch, path)
     check_optimizer(meta, checkpoint['optimizer'], optimizer, path)
 
@@ -80,16 +83,16 @@ def describe_changes(
     batch: EffectiveBatch,
     classes: tuple[str, ...] | None,
 ) -> tuple[list[ScaledValue], str]:
-    """Compares a run with the checkpoint that it goes on from.
+    """Describes how a run differs from the checkpoint that it resumes from.
 
     Args:
         meta: ``meta`` of the checkpoint.
         settings: ``training_settings`` of this run.
         batch: The batch of this run.
-        classes: Its classes.
+        classes: Class names of this run.
 
     Returns:
-        Rows of a table of what differs, and what it means for the run.
+        Rows of a table of the differences, and notes on what they mean for the run.
     """
     rows = []
     if 'batch' in meta:
@@ -102,7 +105,7 @@ def describe_changes(
             rows.append(ScaledValue(name, getattr(before, key), getattr(batch, key)))
     trained = (meta.get('dataset_meta') or {}).get('classes')
     rows.append(ScaledValue('classes', trained and tuple(trained), classes and tuple(classes)))
-    # A checkpoint of mmengine does not know its settings.
+    # A checkpoint of mmengine does not hold its settings.
     old = meta.get('settings') or settings
     for key in dict.fromkeys((*old, *settings)):
         rows.append(ScaledValue(key, old.get(key, '-'), settings.get(key, '-')))
@@ -114,8 +117,8 @@ def describe_changes(
     notes = []
     if any(row.key.startswith(_KEPT) for row in rows):
         notes.append(
-            'Learning rates, weight decay and schedules go on as they are in the checkpoint; for '
-            'other ones start a new training from these weights with load_from'
+            'Learning rates, weight decay and schedules stay as they are in the checkpoint; to '
+            'change them, start a new training from these weights with load_from'
         )
     if any(row.key == _SEED for row in rows):
         notes.append('The seed of the checkpoint is used')
@@ -123,26 +126,28 @@ def describe_changes(
 
 
 def check_epoch_length(meta: Mapping[str, Any], length: int, path: str) -> None:
-    """Checks that epochs are as long as they were, so that the steps made are a place in them.
+    """Checks that epochs are as long as they were.
+
+    Otherwise the number of steps would not tell the place within an epoch.
 
     Args:
         meta: ``meta`` of the checkpoint.
         length: Steps of an epoch of this run.
-        path: The checkpoint, for the message.
+        path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If they are longer or shorter.
+        InputError: If epochs are longer or shorter.
     """
     done = meta['iter'] - meta['epoch'] * length
-    # A checkpoint of mmengine does not tell the length.
+    # A checkpoint of mmengine does not hold the length.
     if meta.get('epoch_length', length) == length and 0 <= done <= length:
         return
     before = meta.get('epoch_length')
     was = f'{before} steps' if before else f'{meta["iter"]} steps in {meta["epoch"]} epochs'
     raise InputError(
         f'{path} was trained with {was}{" an epoch" if before else ""}, an epoch of this run has '
-        f'{length}: go on with the same training images, batch and drop_last, or start a new '
-        'training from these weights with load_from'
+        f'{length}: use the same training images, batch and drop_last, or start a new training '
+        'from these weights with load_from'
     )
 
 
@@ -154,17 +159,17 @@ def check_optimizer(
 ) -> None:
     """Checks that the optimizer state of a checkpoint belongs to the parameters of a run.
 
-    States are stored by position: those of another set of parameters would be given to the wrong
-    ones.
+    States are stored by position: with a different set of parameters they would silently go to the
+    wrong ones.
 
     Args:
         meta: ``meta`` of the checkpoint.
-        state: State of the optimizer in it.
-        optimizer: The optimizer of the run.
-        path: The checkpoint, for the message.
+        state: State of the optimizer in the checkpoint.
+        optimizer: Optimizer of this run.
+        path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If type, parameters or groups differ.
+        InputError: If the type, the parameters or their groups differ.
     """
     remedy = 'or start a new training from these weights with load_from'
     key = 'optim_wrapper.optimizer.type'
@@ -177,7 +182,7 @@ def check_optimizer(
         )
     old = [group.get('names') for group in state['param_groups']]
     new = [group.get('names') for group in optimizer.param_groups]
-    if None in old or None in new:  # made by another constructor, which does not tell
+    if None in old or None in new:  # from a constructor that does not name them
         old = [len(group['params']) for group in state['param_groups']]
         new = [len(group['params']) for group in optimizer.param_groups]
         if old != new:
@@ -189,15 +194,15 @@ def check_optimizer(
         freed = [name for name in sum(new, []) if name not in sum(old, [])]
         frozen = [name for name in sum(old, []) if name not in sum(new, [])]
         parts = [f'{len(n)} more ({first_names(n)})' for n in (freed,) if n]
-        parts += [f'{len(n)} not any more ({first_names(n)})' for n in (frozen,) if n]
+        parts += [f'{len(n)} fewer ({first_names(n)})' for n in (frozen,) if n]
         raise InputError(
-            f'{path} was trained with other parameters frozen: this run trains '
+            f'{path} was trained with different parameters frozen: this run trains '
             f'{" and ".join(parts)}; set model.backbone.frozen_stages and requires_grad as they '
             f'were, {remedy}'
         )
     elif old != new:
         raise InputError(
-            f'{path} was trained with the same parameters in other groups: set '
+            f'{path} was trained with the same parameters in different groups: set '
             f'optim_wrapper.paramwise_cfg as it was, {remedy}'
         )
 

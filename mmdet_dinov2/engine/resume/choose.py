@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from."""
+"""Chooses the checkpoint that a run resumes from."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from ...errors import InputError
 from ...runs.checkpoints import LAST_CHECKPOINT, find_last_checkpoint
 from ...wording import first_names
 
-_NO_CHECKPOINTS = ('best_*', 'nonfinite_*')
+# Files that hold weights without the rest of a training.
+_WEIGHTS_ALONE = ('best_*', 'nonfinite_*')
 
 
 @dataclass
 class Choice:
-    """A checkpoint to go on from.
+    """A checkpoint to resume from.
 
     Attributes:
-        path: The checkpoint.
-        rejected: Those that were passed over, and why.
+        path: Path of the checkpoint.
+        rejected: Why other checkpoints were passed over, a sentence for each.
     """
 
     path: str
@@ -36,22 +37,22 @@ class Choice:
 
 
 def has_checkpoints(work_dir: str | Path) -> bool:
-    """Whether a folder has, or says to have, a checkpoint to go on from."""
+    """Returns whether a folder has a checkpoint to resume from, or a file that names one."""
     return (Path(work_dir) / LAST_CHECKPOINT).is_file() or bool(_checkpoints(work_dir))
 
 
 def agree_on_checkpoint(work_dir: str | Path, model: nn.Module, logger: Logger) -> str | None:
-    """Chooses what the processes of a run go on from; the main one decides.
+    """Chooses the checkpoint that all processes of a run resume from; the main process decides.
 
-    All processes have to call it.
+    All processes must call it.
 
     Args:
         work_dir: Work folder of the run.
         model: The model, not wrapped.
-        logger: Where it is told what was passed over.
+        logger: Receives a warning for each checkpoint that was passed over.
 
     Returns:
-        The path of the checkpoint, None in a folder without any.
+        The path of the checkpoint; None in a folder without any.
 
     Raises:
         InputError: If there are checkpoints, but none can be used.
@@ -70,27 +71,27 @@ def agree_on_checkpoint(work_dir: str | Path, model: nn.Module, logger: Logger) 
     if isinstance(choice, InputError):
         raise choice
     for reason in choice.rejected:
-        logger.warning(f'Passed over: {reason}')
+        logger.warning(f'passed over: {reason}')
     if choice.rejected:
-        logger.warning(f'Going on from {choice.path} instead')
+        logger.warning(f'resuming from {choice.path} instead')
     return str(choice.path)
 
 
 def choose_checkpoint(work_dir: str | Path, shapes: Mapping[str, torch.Size]) -> Choice:
-    """Chooses what a run in a folder goes on from.
+    """Chooses the checkpoint that a run in a folder resumes from.
 
-    That is the checkpoint that ``last_checkpoint`` names; where it is missing, damaged or foreign,
-    the intact one of the most steps.
+    This is the one that ``last_checkpoint`` names. If it is missing, damaged or that of a different
+    model, it is the intact one with the most steps.
 
     Args:
         work_dir: Work folder of the run.
-        shapes: Shapes of the tensors of the model by name.
+        shapes: Shapes of the tensors of the model, by name.
 
     Returns:
-        The choice.
+        The checkpoint, and those that were passed over.
 
     Raises:
-        InputError: If no checkpoint of this model is intact.
+        InputError: If there is no intact checkpoint of this model.
     """
     last = find_last_checkpoint(work_dir)
     if last is not None and '://' in last:
@@ -114,37 +115,42 @@ def choose_checkpoint(work_dir: str | Path, shapes: Mapping[str, torch.Size]) ->
             rejected.append(str(error))
     if not intact:
         raise InputError(
-            f'--resume finds no checkpoint in {work_dir} that this training can go on from: '
-            f'{"; ".join(rejected)}. Name one with --resume PATH, or start anew without --resume '
-            'in another --work-dir'
+            f'--resume found no checkpoint in {work_dir} that this training can resume from: '
+            f'{"; ".join(rejected)}; name one with --resume PATH, or start from scratch without '
+            '--resume in a different --work-dir'
         )
     return Choice(max(intact)[1], rejected)
 
 
 def steps_of(path: str | Path, shapes: Mapping[str, torch.Size]) -> int:
-    """Steps that the training of a checkpoint had made, after checking every byte of the file.
+    """Returns the steps that the training of a checkpoint has made, and checks every byte of it.
+
+    Args:
+        path: Path of the checkpoint.
+        shapes: Shapes of the tensors of the model, by name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is damaged, no state of a training, or that of another model.
+        FileNotFoundError: If the file does not exist.
+        InputError: If it is damaged, is not the state of a training, or is that of a different
+            model.
     """
     check_bytes(path)
-    checkpoint = read_checkpoint(path, mmap=True)  # only its shapes are needed
+    checkpoint = read_checkpoint(path, mmap=True)  # only the shapes are needed
     check_training_state(checkpoint, str(path))
     found = {name.removeprefix('module.'): t.shape for name, t in checkpoint['state_dict'].items()}
     other = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
     if other:
         raise InputError(
-            f'checkpoint {path} is that of another model ({first_names(other)} differ)'
+            f'checkpoint {path} is that of a different model ({first_names(other)} differ)'
         )
     return checkpoint['meta']['iter']
 
 
 def check_bytes(path: str | Path) -> None:
-    """Checks every byte of a local checkpoint, which torch does not do when it loads.
+    """Checks every byte of a local checkpoint, as torch does not do.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         InputError: If it is damaged.
     """
     if not os.path.isfile(path):
@@ -154,16 +160,16 @@ def check_bytes(path: str | Path) -> None:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         size = os.path.getsize(path)
-        raise InputError(f'checkpoint {path} ({size} bytes) is not whole ({error})') from error
+        raise InputError(f'checkpoint {path} ({size} bytes) is not complete ({error})') from error
     if damaged is not None:
-        raise InputError(f'checkpoint {path} is damaged: {damaged} has another checksum')
+        raise InputError(f'checkpoint {path} is damaged: {damaged} has a different checksum')
 
 
 def check_training_state(checkpoint: Mapping[str, Any], path: str) -> None:
-    """Checks that a checkpoint holds what a training needs to go on.
+    """Checks that a checkpoint holds what a training needs to resume.
 
     Raises:
-        InputError: If it does not.
+        InputError: If it lacks a part of it.
     """
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
@@ -171,15 +177,15 @@ def check_training_state(checkpoint: Mapping[str, Any], path: str) -> None:
     missing += [f'meta.{k}' for k in ('epoch', 'iter') if k not in meta]
     if missing:
         raise InputError(
-            f'checkpoint {path} is not the state of a training, it has no {", ".join(missing)}; '
-            'to start a new training from its weights, set load_from instead of --resume'
+            f'checkpoint {path} is not the state of a training, it lacks {", ".join(missing)}; to '
+            'start a new training from its weights, set load_from instead of --resume'
         )
 
 
 def _checkpoints(work_dir: str | Path) -> list[Path]:
-    """Files of a work folder that a training may go on from, by name."""
+    """Returns the files of a work folder that a training may resume from, by name."""
     return [
         path
         for path in sorted(Path(work_dir).glob('*.pth'))
-        if not path.name.startswith('.') and not any(path.match(p) for p in _NO_CHECKPOINTS)
+        if not path.name.startswith('.') and not any(path.match(p) for p in _WEIGHTS_ALONE)
     ]

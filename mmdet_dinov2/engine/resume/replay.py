@@ -1,4 +1,4 @@
-"""Batches whose losses are no numbers: kept during a run, looked at after it."""
+"""Keeps batches with non-finite losses during a run, and replays them after it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _AUTOCAST = dict(Bf16OptimWrapper=torch.bfloat16, AmpOptimWrapper=torch.float16)
 
 @dataclass
 class ReplayReport:
-    """What a kept batch does to its model.
+    """What happened when a kept batch was replayed.
 
     Attributes:
         losses: Terms of the loss of each micro-batch, by name.
-        first_module: Name and class of the first module that makes numbers that are not finite
-            from finite ones; None if all outputs of modules are finite.
-        gradients: Names of the parameters whose gradient is not finite.
+        first_module: Name and class of the first module that turns finite inputs into non-finite
+            outputs; None if there is no such module.
+        gradients: Names of the parameters with a non-finite gradient.
     """
 
     losses: list[dict[str, float]] = field(default_factory=list)
@@ -46,23 +46,23 @@ class ReplayReport:
 
     @property
     def finite(self) -> bool:
-        """Whether all is as it should be."""
+        """Whether all losses, outputs of modules and gradients are finite."""
         losses = (value for terms in self.losses for value in terms.values())
         return self.first_module is None and not self.gradients and all(np.isfinite(list(losses)))
 
 
 def keep_batch(runner: Runner, data_batch: Mapping[str, Any], path: str | None) -> str | None:
-    """Writes a batch and the weights that saw it, as plain tensors and numbers.
+    """Writes a batch and the weights that it met to a file, as plain tensors and numbers.
 
-    All processes have to call it, as those of a sharded model send their parts.
+    All processes must call it, because those of a sharded model send their parts.
 
     Args:
         runner: A ``StrictRunner`` that trains.
-        data_batch: What the dataloader gave.
-        path: The file, or None where this process has nothing to keep.
+        data_batch: The batch, as the dataloader returns it.
+        path: The file, or None if this process has nothing to keep.
 
     Returns:
-        The path, or why it could not be written.
+        The path, or why the file could not be written; None without a path.
     """
     checkpoint = build_checkpoint(
         runner, save_optimizer=False, save_param_scheduler=False, keep=path is not None
@@ -79,28 +79,28 @@ def keep_batch(runner: Runner, data_batch: Mapping[str, Any], path: str | None) 
     )
     try:
         write_checkpoint(checkpoint, path)
-    except (OSError, InputError) as error:  # that the run stops is the news
+    except (OSError, InputError) as error:  # must not hide why the run stops
         return f'(not written: {error})'
     return path
 
 
 def replay(cfg: Config, path: str) -> ReplayReport:
-    """Runs the forward and backward pass of a kept batch once more.
+    """Repeats the forward and backward pass of a kept batch.
 
     Args:
         cfg: The config of the run.
-        path: A file of :func:`keep_batch`.
+        path: A file that :func:`keep_batch` wrote.
 
     Returns:
-        What happened.
+        The losses, and where they became non-finite.
 
     Raises:
-        InputError: If the file is no such file, or not that of this model.
+        InputError: If the file does not hold a batch, or is that of a different model.
     """
     content = read_checkpoint(path)
     if not isinstance(content.get('batch'), Mapping):
         raise InputError(
-            f'{path} holds no batch; name a nonfinite_step_N_process_M.pth that a stopped run left'
+            f'{path} does not hold a batch; name a nonfinite_step_N_process_M.pth of a stopped run'
         )
     meta = content['meta']
     model = MODELS.build(copy.deepcopy(cfg.model))  # mmdet adds keys to what it builds from
@@ -111,7 +111,7 @@ def replay(cfg: Config, path: str) -> ReplayReport:
     parts = [slice(start, start + size) for start in range(0, len(samples), size)]
     if len(parts) > 1:
         announce_step([samples[part] for part in parts])
-    # As the training loop does, so that all that is random is what it was.
+    # The seed of the training loop, so that everything random is repeated.
     seed_everything(derive_seed(meta['seed'], meta['iter'], meta['process']))
     report = ReplayReport()
     for part in parts:
@@ -143,7 +143,7 @@ def _autocast(cfg: Config, model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _watch(model: nn.Module, report: ReplayReport) -> Iterator[None]:
-    """Notes the first module whose output is not finite while its inputs are."""
+    """Notes the first module that turns finite inputs into a non-finite output."""
 
     def look(name: str):
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -175,11 +175,11 @@ def _finite(value: Any) -> bool:
 
 
 def _plain_sample(sample: DetDataSample) -> dict:
-    """A data sample as dicts of plain things; what is neither number, text nor tensor is left."""
+    """Converts a data sample to dicts of numbers, texts and tensors; leaves out all else."""
     return dict(
         metainfo={key: value for key, value in sample.metainfo.items() if _is_plain(value)},
         gt_instances={
-            # Boxes may be of mmdet's box type.
+            # Boxes may have a box type of mmdet, which holds a tensor.
             key: getattr(value, 'tensor', value).cpu()
             for key, value in sample.gt_instances.items()
             if isinstance(getattr(value, 'tensor', value), Tensor)

@@ -1,4 +1,4 @@
-"""What a checkpoint of a training holds."""
+"""Builds the checkpoints of a training."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .changes import training_settings
 def build_checkpoint(
     runner: Runner, save_optimizer: bool, save_param_scheduler: bool, keep: bool
 ) -> dict:
-    """Collects the state of a training, as mmengine lays it out.
+    """Builds a checkpoint of a training in the layout of mmengine.
 
-    All processes have to call it, as those of a sharded model send their parts.
+    All processes must call it if the model is sharded, because each of them sends its parts.
 
     Args:
         runner: A ``StrictRunner`` that trains.
         save_optimizer: Whether to include the optimizer.
         save_param_scheduler: Whether to include the schedulers.
-        keep: Whether this process wants it.
+        keep: Whether this process wants the tensors.
 
     Returns:
-        Whole tensors on the CPU, or None for each of them where they are not wanted. ``meta`` holds
-        the class names (``dataset_meta``), the seed, the config (as text and as plain values), as
-        ``settings`` what decides the training, as ``batch`` how the images of a step are divided,
-        and as ``epoch_length`` the steps of an epoch.
+        The checkpoint, with whole tensors on the CPU, or None in the place of each if they are not
+        wanted. ``meta`` holds the class names (``dataset_meta``), the seed, the config as text
+        (``cfg``) and as plain values, the settings that decide the training (``settings``), how the
+        images of a step are divided (``batch``) and the steps of an epoch (``epoch_length``).
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     meta = dict(
