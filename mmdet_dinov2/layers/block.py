@@ -162,14 +162,15 @@ class Block(TokenwiseModule):
         if kept is None:
             return self._add_branches(x, self._attend(x, layout))
         scale = 1 / (1 - self.drop_path_rate)
-        # Stochastic depth: each branch sees the tokens of the images that keep it.
+        # Stochastic depth: each branch is computed and added for the images that keep it.
         rows = layout.token_index(kept[0], x.device)
         attended = self._attend(x[rows], layout.select(kept[0]))
         x = self.ls1.add(x, self.attn.proj(attended), rows, scale)
         rows = layout.token_index(kept[1], x.device)
         return self.ls2.add(x, self._feed_forward(x[rows]), rows, scale)
 
-    # The attention, and the parts before and after it, which may run compiled.
+    # The terms of the equation. What comes before the attention and what comes after it may run
+    # compiled; the latter is one part, so that residuals and norm share their passes over memory.
 
     def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
         return self.attn.attend(self._qkv(x), layout.segments(self.windowed))

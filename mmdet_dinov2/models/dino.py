@@ -114,10 +114,8 @@ class PaddingAwareDINO(DINO):
         self._limit_detections()
 
     def _init_layers(self) -> None:
-        """Builds what lies between neck and head; mmdet's constructor calls it.
-
-        Parameters and their names are those of mmdet's ``DINO``.
-        """
+        """Builds what lies between neck and head, with the parameter names of mmdet's ``DINO``."""
+        # Private: mmdet's constructor calls it, after backbone, neck and head are built.
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
         self.encoder = PaddingAwareEncoder(**self.encoder)
         self.decoder = PaddingAwareDecoder(**self.decoder)
@@ -161,6 +159,7 @@ class PaddingAwareDINO(DINO):
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: OptSampleList = None
     ) -> tuple[Tensor, ...]:
+        # Private: what mmdet's detectors call in mode 'tensor'.
         head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
         return self.bbox_head.forward(head_inputs['hidden_states'], head_inputs['references'])
 

@@ -162,6 +162,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
             MMLogger.get_current_instance().info(f'Backbone: {report}')
         else:
             super().init_weights()
+        # Private: mmengine has no other way to say that this module is initialised.
         self._is_init = True
 
     def forward(
