@@ -4,8 +4,8 @@
 class InputError(ValueError):
     """A file, value or config of the user cannot be used.
 
-    The message is one sentence with what was expected, what came and what to do; the tools print it
-    without a traceback.
+    The message is one sentence: what was expected, what was found, and what to do. The tools print
+    it without a traceback.
     """
 
 

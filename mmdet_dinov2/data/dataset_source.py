@@ -158,8 +158,8 @@ def _read_classes(key: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         raise InputError(
             f"`{key}.metainfo` has the key 'CLASSES', which mmdet 3 ignores; rename it to 'classes'"
         )
-    # Private in mmengine, without a public way to the same: it fills in the METAINFO of the class,
-    # and reads names from a text file.
+    # Private in mmengine. The public way is to build the dataset, which needs a sound config: this
+    # fills in the METAINFO of the class, and reads names from a text file.
     classes = dataset_class(key, config)._load_metainfo(metainfo).get('classes')
     if isinstance(classes, str):
         raise InputError(

@@ -99,7 +99,7 @@ def check_inspected(
         entries: Entries of its images by path; see :func:`image_paths`.
         inspected: Inspected files by path; see :func:`inspect_images`.
     """
-    broken, wrong_size, unturned, ambiguous = [], [], [], []
+    broken, wrong_size, unrotated, ambiguous = [], [], [], []
     for path, image in entries.items():
         result = inspected[path]
         if result.problem:
@@ -108,7 +108,7 @@ def check_inspected(
         header, annotated = result.header, (image['width'], image['height'])
         name = f'{image["file_name"]} ({header.orientation})'
         if ignores_orientation(header, annotated):
-            unturned.append(name)
+            unrotated.append(name)
         elif annotated != header.shown_size:
             width, height = header.shown_size
             wrong_size.append(
@@ -134,14 +134,14 @@ def check_inspected(
     if source.by_name:
         add(
             'info',
-            unturned,
+            unrotated,
             'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
             '{}); they are loaded without it',
         )
     else:
         add(
             'error',
-            unturned,
+            unrotated,
             'images have an EXIF rotation that their annotations ignore (orientation in brackets: '
             f'{{}}) but mmdet applies; set `{source.key}.type` to '
             "'ClassNameCocoDataset', which ignores it too, or rotate the files",

@@ -18,7 +18,7 @@ MAX_PIXELS = 100_000_000
 
 _ORIENTATION_TAG = 0x0112
 # EXIF orientations that swap width and height.
-_TURNED = (5, 6, 7, 8)
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class ImageHeader:
     @property
     def shown_size(self) -> tuple[int, int]:
         """``(width, height)`` in pixels after rotating the image as its orientation says."""
-        turned = self.orientation in _TURNED
-        return (self.height, self.width) if turned else (self.width, self.height)
+        sideways = self.orientation in _SIDEWAYS
+        return (self.height, self.width) if sideways else (self.width, self.height)
 
 
 def read_header(content: bytes | Path) -> ImageHeader:

@@ -45,8 +45,7 @@ class ShapesDataset(ClassNameCocoDataset):
 
     def full_init(self) -> None:
         """Generates the dataset if it does not exist yet, then reads it."""
-        if not self._fully_initialized:
-            ensure_shapes(self.data_root, self.generate)
+        ensure_shapes(self.data_root, self.generate)
         super().full_init()
 
 

@@ -124,7 +124,7 @@ def check_imports(results: dict[str, dict | None], facts: dict) -> Iterator[Prob
         results: Errors by module.
         facts: Facts about devices.
     """
-    told = set()
+    reported = set()
     for module, error in results.items():
         if error is None:
             continue
@@ -132,8 +132,8 @@ def check_imports(results: dict[str, dict | None], facts: dict) -> Iterator[Prob
         what, _, remedy = explain_import_error(kind(error['text'], name=error['name'])).partition(
             '; run: '
         )
-        if what not in told:
-            told.add(what)
+        if what not in reported:
+            reported.add(what)
             yield Problem('error', f'`import {module}`: {what}', remedy)
     if facts:
         yield from _check_devices(facts)
