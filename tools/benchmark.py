@@ -35,7 +35,8 @@ from mmdet_dinov2.models.dinov2_archs import ARCHS
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Measure what detectors cost and how they compare with their peers',
-        epilog='suites: ' + '; '.join(f'{name}: {run.__doc__}' for name, run in SUITES.items()),
+        epilog='suites:\n' + '\n'.join(f'  {name:15}{run.__doc__}' for name, run in SUITES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files')
     parser.add_argument(

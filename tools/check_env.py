@@ -22,7 +22,7 @@ def load_environment() -> ModuleType:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description='List what training needs and the environment lacks, with the command that '
-        'mends it. The exit code is 1 if a training cannot start.'
+        'fixes it. The exit code is 1 if a training cannot start.'
     )
     parser.add_argument('--work-dir', default='work_dirs', help='folder for checkpoints')
     parser.add_argument(

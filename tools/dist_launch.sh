@@ -42,7 +42,7 @@ print(torch.cuda.device_count(), port, len(os.sched_getaffinity(0)))
 EOF
   )" || true
   if [[ -z $cores ]]; then
-    echo "${0##*/}: '$python' cannot import torch. Set PYTHON to an interpreter that can, or mend this one:" >&2
+    echo "${0##*/}: '$python' cannot import torch. Set PYTHON to an interpreter that can, or repair this one:" >&2
     "$python" "$root/tools/check_env.py" >&2 || true
     exit 1
   fi

@@ -15,9 +15,9 @@ from mmdet_dinov2.wording import first_names
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Run the batch that a training saved when a value was non-finite once more, '
-        'with the weights of that step, and show where the first non-finite value arises. The exit '
-        'code is 1 if there is one.'
+        description='Run once more the batch that a training saved when its loss or gradient was '
+        'non-finite, with the weights of that step, and show where the first non-finite value '
+        'arises. The exit code is 1 if there is one.'
     )
     parser.add_argument('config', help='config file of the training')
     parser.add_argument('file', help='nonfinite_step_N_process_M.pth in the work folder')
