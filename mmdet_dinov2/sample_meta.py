@@ -1,4 +1,8 @@
-"""What a training tells the model about the samples of a step, as their metadata."""
+"""What a training tells the model about the samples of a step, as metadata of the samples.
+
+Metadata of samples is the only thing besides images and boxes that mmdet's data preprocessor and
+``train_step`` pass on from the loop to the head.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,15 @@ from mmdet.structures import SampleList
 
 # Seed of the augmentation of a sample and of the noise that the model adds for it.
 SAMPLE_SEED = 'sample_seed'
-# Images that could not be read and that this sample stands for: pairs of path and reason.
+# Images that this sample replaces, as they cannot be read: pairs of path and reason.
 BAD_IMAGES = 'bad_images'
-# Boxes of every image of the step in this process, and the number of its micro-batches.
+# Numbers of boxes of all images of the step in this process, and number of micro-batches.
 _STEP_BOXES = 'step_boxes'
 _STEP_MICRO_BATCHES = 'step_micro_batches'
 
 
 def sample_seeds(batch_data_samples: SampleList) -> list[int]:
-    """Seeds of the noise that the model adds to images; random where the loader gave none."""
+    """Returns the seeds of the noise that the model adds; random if the loader gave none."""
     return [
         sample.metainfo[SAMPLE_SEED]
         if SAMPLE_SEED in sample.metainfo
@@ -27,10 +31,10 @@ def sample_seeds(batch_data_samples: SampleList) -> list[int]:
 
 
 def announce_step(micro_batches: Sequence[SampleList]) -> None:
-    """Tells the data samples of an accumulated step how many boxes the whole step has.
+    """Tells each data sample of an accumulated step how many boxes the whole step has.
 
-    Losses are divided by the number of boxes. Known over all micro-batches of the step, it makes
-    their gradients add up to that of one large batch.
+    Losses are divided by the number of boxes. If all micro-batches of a step divide by the boxes of
+    the whole step, their gradients add up to that of one large batch.
 
     Args:
         micro_batches: The data samples of each micro-batch.
@@ -43,16 +47,17 @@ def announce_step(micro_batches: Sequence[SampleList]) -> None:
 
 
 def step_counts(img_metas: Sequence[dict], counts: Sequence[int]) -> tuple[Sequence[int], int]:
-    """Returns the boxes of every image of the step, and the number of its micro-batches.
+    """Returns the numbers of boxes of all images of the step, and the number of micro-batches.
 
     Args:
         img_metas: Metadata of the images of one micro-batch.
-        counts: Boxes of these images: the whole step, unless one was announced.
+        counts: Numbers of boxes of these images. They are the whole step, unless
+            :func:`announce_step` was called.
     """
     meta = img_metas[0]
     return meta.get(_STEP_BOXES, counts), meta.get(_STEP_MICRO_BATCHES, 1)
 
 
 def bad_images(batch_data_samples: SampleList) -> list[tuple[str, str]]:
-    """Path and reason of every image that could not be read while the samples were made."""
+    """Returns path and reason of each image that could not be read for these samples."""
     return [bad for sample in batch_data_samples for bad in sample.metainfo.get(BAD_IMAGES, ())]

@@ -1,1 +1,1 @@
-"""Configs: read as data, written as text, their names checked, rescaled to other GPUs."""
+"""Configs: reading them as data, writing them as text, checking, rescaling, own types."""

@@ -1,4 +1,4 @@
-"""Names in configs that nothing would read."""
+"""Finds names in configs that nothing reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputError
 
-# Settings that mmengine and this project read beside the arguments of the runner.
+# Settings that mmengine and this project read besides the arguments of the runner.
 _OTHER_SETTINGS = (
     'activation_checkpointing',
     'auto_scale_lr',
@@ -32,18 +32,18 @@ _OTHER_SETTINGS = (
     'strategy',
     'sync_bn',
 )
-# Keys of a dataloader that mmengine's runner takes out before it builds one.
+# Keys of a dataloader that mmengine's runner removes before it builds one.
 _LOADER_KEYS = ('num_batch_per_epoch',)
 
 
 def check_option_names(options: Mapping[str, Any], cfg: Config) -> None:
-    """Refuses options that nothing would read, by the first part of their names.
+    """Checks that each option sets something, by the first part of its name.
 
-    What follows is checked by what is built from it.
+    The classes that are built from a config check the other parts.
 
     Args:
         options: Values by dotted name, as in ``--cfg-options``.
-        cfg: The config that they change.
+        cfg: The config that the options change.
 
     Raises:
         InputError: If a name is unknown.
@@ -53,16 +53,17 @@ def check_option_names(options: Mapping[str, Any], cfg: Config) -> None:
         name = option.partition('.')[0]
         if name not in known:
             raise InputError(
-                f'--cfg-options {option}: there is no setting {name!r}{did_you_mean(name, known)}'
+                f'--cfg-options {option}: the setting {name!r} does not exist'
+                + did_you_mean(name, known)
             )
 
 
 def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:
-    """Refuses keys that the dataloaders would refuse later, when they are built.
+    """Checks the keys of dataloaders, which would otherwise fail only when they are built.
 
     Args:
         cfg: The config.
-        splits: Data splits to check, of 'train', 'val', 'test'.
+        splits: Data splits to check: 'train', 'val' or 'test'.
 
     Raises:
         InputError: If a key is unknown.
@@ -78,6 +79,6 @@ def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like a wrong one, as the end of a sentence; or nothing."""
+    """Returns the known name most similar to a wrong one, as the end of a sentence, or ''."""
     close = difflib.get_close_matches(name, sorted(known), n=1)
     return f'; did you mean {close[0]}?' if close else ''

@@ -1,4 +1,4 @@
-"""Configs as data: read from text that MMEngine dumps without running it, and laid flat."""
+"""Configs as data: read from the text that MMEngine dumps, without running it, and flattened."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ _NAMES = {'inf': float('inf'), 'nan': float('nan')}
 
 
 class NotPlainError(ValueError):
-    """A text that is not made of plain values; the message says where and what."""
+    """A text has something else than plain values; the message says where and what."""
 
 
 def read_plain_config(text: str) -> dict[str, Any]:
     """Reads the text of a resolved config without running it.
 
     Args:
-        text: Assignments of literals and ``dict(...)`` to names, perhaps with a docstring.
+        text: Assignments of literals and ``dict(...)`` to names, optionally with a docstring.
+
+    Returns:
+        Values by name.
 
     Raises:
-        NotPlainError: If it is anything else.
+        NotPlainError: If the text has anything else.
     """
     try:
         content = {}
@@ -62,7 +65,8 @@ def _literal(node: ast.expr) -> Any:
         case ast.Name(id=name) if name in _NAMES:
             return _NAMES[name]
         case ast.Call(func=ast.Name(id='dict'), args=args, keywords=keywords):
-            # Keys that are no names come as `dict({'a key': ...})` or `dict(**{'a key': ...})`.
+            # MMEngine writes keys that are not identifiers as `dict({'a key': ...})` or
+            # `dict(**{'a key': ...})`.
             parts = [*args, *(k.value for k in keywords if k.arg is None)]
             wrong = [part for part in parts if not isinstance(part, ast.Dict)]
             if wrong:
@@ -74,13 +78,13 @@ def _literal(node: ast.expr) -> Any:
 
 
 def flatten(value: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Settings by dotted key.
+    """Yields settings by dotted key.
 
-    Entries of lists of dicts are numbered; other lists, and empty dicts, are values.
+    Entries of lists of dicts are numbered. Other lists, and empty dicts, are values.
 
     Args:
         value: A config or a part of it.
-        prefix: Key of that part.
+        prefix: Key of the part.
     """
     if isinstance(value, Mapping) and value:
         items = value.items()

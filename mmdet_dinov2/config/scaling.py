@@ -1,8 +1,8 @@
-"""Configs written for one number of GPUs, rescaled to another.
+"""Rescales configs to a different number of GPUs.
 
-The batch of each GPU stays, so the total batch changes with the number of GPUs; the learning rate
-follows it, and everything counted in iterations changes inversely, so that a run still sees the
-same images. After d2go's ``auto_scale_world_size``.
+The batch of each GPU stays, so the total batch changes with the number of GPUs. The learning rate
+follows the total batch, and everything counted in iterations changes inversely, so that a run still
+sees the same images. The rules are those of d2go's ``auto_scale_world_size``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import Any
 from mmengine.config import Config
 
 from ..errors import InputError
+from ..wording import text_table
+from .own_types import own_type
 
 LR_RULES = ('none', 'linear', 'sqrt')
-# Adam's step does not grow with the gradient, so its noise per image grows with the square root of
-# the batch only: lr has to follow that root (Malladi et al., arXiv:2205.10287). d2go leaves the
-# rate of Adam alone ('none'); many DETR code bases scale it like that of SGD ('linear').
+# Adam's step does not grow with the gradient, so its noise per image grows only with the square
+# root of the batch, and lr has to follow that root (Malladi et al., arXiv:2205.10287). d2go keeps
+# the rate of Adam ('none'); many DETR projects scale it like that of SGD ('linear').
 DEFAULT_ADAM_RULE = 'sqrt'
 _LINEAR_OPTIMIZERS = ('SGD', 'LARS')
 # Keys of a scheduler that count iterations unless `by_epoch`.
@@ -32,21 +34,21 @@ _SCHEDULER_COUNTS = (
     'total_iters',
     'total_steps',
 )
-# Hooks whose interval counts iterations unless `by_epoch` (the default of these hooks is True),
-# and those that always count iterations. The log interval is for the reader and stays.
-_BY_EPOCH_HOOKS = ('CheckpointHook', 'IntactCheckpointHook')
-_EMA_HOOKS = ('EMAHook', 'TrainedEMAHook')
+# A hook whose interval counts iterations unless `by_epoch`, which is True by default, and one that
+# always counts iterations. The log interval is for the reader and stays.
+_BY_EPOCH_HOOK = 'IntactCheckpointHook'
+_EMA_HOOK = 'TrainedEMAHook'
 _SIGNIFICANT_DIGITS = 10
 
 
 @dataclass(frozen=True)
 class ScaledValue:
-    """A row of the table: a setting before and after.
+    """A setting before and after a change: a row of a table.
 
     Attributes:
-        key: Where in the config, or what it is.
-        old: Value at the reference world size.
-        new: Value at the new world size.
+        key: Dotted key in the config, or a description.
+        old: Value before.
+        new: Value after.
     """
 
     key: str
@@ -57,22 +59,21 @@ class ScaledValue:
 def auto_scale_world_size(
     cfg: Config, world_size: int, lr_rule: str | None = None
 ) -> tuple[Config, list[ScaledValue]]:
-    """Rescales a config to another number of processes.
+    """Rescales a config to a different number of processes.
 
     Images per process stay. With k = world_size / reference_world_size, the learning rate becomes
     lr * k (linear), lr * sqrt(k) or stays; iterations, milestones, warm-up and the intervals of
-    evaluation and checkpoints that are counted in iterations become n / k. What is counted in
-    epochs stays. The momentum of an exponential moving average keeps its horizon in images.
+    evaluation and checkpoints that are counted in iterations become n / k. Counts of epochs
+    stay. The momentum of an exponential moving average keeps its horizon in images.
 
     Args:
-        cfg: Config with ``reference_world_size``. Not changed.
+        cfg: A config with ``reference_world_size``; it is not changed.
         world_size: Number of processes of the run.
         lr_rule: 'linear', 'sqrt' or 'none'; None takes ``auto_scale_world_size.lr_rule`` of the
-            config, else 'linear' for SGD and 'sqrt' for other optimizers.
+            config, or if that is missing, 'linear' for SGD and 'sqrt' for other optimizers.
 
     Returns:
-        The new config, whose ``reference_world_size`` is ``world_size``, and the rows of the table
-        of what changed.
+        The new config, whose ``reference_world_size`` is ``world_size``, and the changed settings.
 
     Raises:
         InputError: If a number of processes is not positive, the config has no
@@ -97,12 +98,9 @@ def auto_scale_world_size(
 
 
 def format_table(rows: list[ScaledValue]) -> str:
-    """Formats rows as a table with a line of headings."""
-    cells = [('key', 'old', 'new')] + [(row.key, str(row.old), str(row.new)) for row in rows]
-    widths = [max(len(line[column]) for line in cells) for column in range(3)]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
+    """Formats changed settings as a table with a line of headings."""
+    return text_table(
+        ('key', 'old', 'new'), [(row.key, str(row.old), str(row.new)) for row in rows]
     )
 
 
@@ -117,12 +115,12 @@ def _lr_rule(cfg: Config, lr_rule: str | None) -> str:
         linear = cfg.optim_wrapper.optimizer.type in _LINEAR_OPTIMIZERS
         return 'linear' if linear else DEFAULT_ADAM_RULE
     if rule not in LR_RULES:
-        raise InputError(f'unknown lr rule {rule!r}; it is one of {", ".join(LR_RULES)}')
+        raise InputError(f'the lr rule must be one of {", ".join(LR_RULES)}, but is {rule!r}')
     return rule
 
 
 class _Scaler:
-    """A config that is being rescaled, and the rows that say how."""
+    """A config that is being rescaled, and its changed settings."""
 
     def __init__(self, cfg: Config, factor: float) -> None:
         self.cfg = cfg
@@ -163,7 +161,7 @@ class _Scaler:
         if by_epoch:
             return
         for key in ('max_iters', 'val_interval', 'val_begin'):
-            # Validation from the first iteration on is no count.
+            # val_begin=1 means evaluation from the start; it is not a count.
             if loop.get(key) is not None and not (key == 'val_begin' and loop[key] <= 1):
                 self.set(f'train_cfg.{key}', self.iterations(loop[key]))
         intervals = loop.get('dynamic_intervals')
@@ -195,11 +193,12 @@ class _Scaler:
         places += [f'custom_hooks.{index}' for index in range(len(custom))]
         hooks = [hook for hook in default.values() if hook] + list(custom)
         for place, hook in zip(places, hooks, strict=True):
-            if hook['type'] in _BY_EPOCH_HOOKS and not hook.get('by_epoch', True):
+            type_ = own_type(hook['type'])
+            if type_ == _BY_EPOCH_HOOK and not hook.get('by_epoch', True):
                 for key in ('interval', 'save_begin'):
                     if hook.get(key):
                         self.set(f'{place}.{key}', self.iterations(hook[key]))
-            if hook['type'] in _EMA_HOOKS:
+            if type_ == _EMA_HOOK:
                 if hook.get('begin_iter'):
                     self.set(f'{place}.begin_iter', self.iterations(hook['begin_iter']))
                 momentum = hook.get('momentum', 0.0002)
@@ -209,14 +208,14 @@ class _Scaler:
                     self.set(f'{place}.momentum', _tidy(scaled))
 
     def iterations(self, count: int) -> int:
-        """A count of iterations at the new world size; what happened does happen."""
+        """Returns a count of iterations at the new world size, at least 1 if it was."""
         if count <= 0:
             return count
         return max(1, round(count / self.factor))
 
 
 def _tidy(value: float) -> float:
-    """Snaps to a short number what misses it by rounding only; keeps whole numbers whole."""
+    """Removes rounding errors, and makes whole numbers integers."""
     short = float(f'{value:.{_SIGNIFICANT_DIGITS}g}')
     if math.isclose(short, value, rel_tol=1e-13):
         value = short

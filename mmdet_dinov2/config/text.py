@@ -1,4 +1,4 @@
-"""Text of configs, as it goes to the log, to the work folder and into checkpoints."""
+"""Text of configs for logs, work folders and checkpoints."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def format_config(content: Mapping[str, Any]) -> str:
     """Lays out a config as Python assignments.
 
     Args:
-        content: Values by name: what Python literals can say, and classes.
+        content: Values by name: Python literals and classes.
 
     Returns:
-        One assignment after another, sorted; what does not fit on a line is divided.
+        Sorted assignments; values that do not fit on a line are divided.
 
     Raises:
         InputError: If a key of the first level cannot be the name of a variable.
@@ -63,7 +63,7 @@ def format_config(content: Mapping[str, Any]) -> str:
         if not _is_name(key):
             raise InputError(
                 f'config key {key!r} cannot be the name of a variable, so the config cannot be '
-                'written to a file; rename it'
+                'written to a file; rename the key'
             )
     lines = (f'{key} = ' + _format(content[key], '', len(key) + 3) for key in sorted(content))
     return ''.join(f'{line}\n' for line in lines)
@@ -74,7 +74,7 @@ def _is_name(key: Any) -> bool:
 
 
 def _format(value: Any, indent: str, used: int) -> str:
-    """A value on one line if it fits behind ``used`` characters, else an entry on each line."""
+    """Formats a value on one line if it fits after ``used`` characters, else on several."""
     if isinstance(value, Mapping):
         named = all(map(_is_name, value))
         keys = sorted(value, key=str)
@@ -92,7 +92,7 @@ def _format(value: Any, indent: str, used: int) -> str:
     else:
         return repr(value) if isinstance(value, str) else str(value)
     deeper = indent + _INDENT
-    # One character less for the comma.
+    # One character is left for the comma.
     texts = [key + _format(item, deeper, len(deeper) + len(key) + 1) for key, item in entries]
     comma = ',' if isinstance(value, tuple) and len(texts) == 1 else ''
     line = f'{opening}{", ".join(texts)}{comma}{closing}'

@@ -1,4 +1,4 @@
-"""Images of a training that cannot be read: counted, named, and too many of them stop the run."""
+"""Counts training images that cannot be read; too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mmengine.runner import Runner
 from ..data.image_file import check_image
 from ..errors import InputError
 
-# Where checkpoints keep them.
+# Key of the message hub, which checkpoints hold.
 _HUB_KEY = 'bad_images'
 
 
 class BadImages:
     """The images that could not be read so far, the same in all processes.
 
-    They are counted on when a run is resumed, without those that have been repaired.
+    A resumed run continues the count, without images that have been repaired since.
 
     Args:
-        max_share: Share of the images of the training data that may be unreadable, 0..1. One image
-            may always be: the smallest share of a small data set.
+        max_share: Share of the training images that may be unreadable, 0..1. One image is always
+            allowed: it is the smallest share of a small dataset.
 
     Raises:
         InputError: If the share is out of range.
@@ -30,7 +30,7 @@ class BadImages:
 
     def __init__(self, max_share: float) -> None:
         if not 0 <= max_share <= 1:
-            raise InputError(f'max_bad_share={max_share} must be between 0 and 1')
+            raise InputError(f'train_cfg.max_bad_share must be between 0 and 1, but is {max_share}')
         self.max_share = max_share
         self._known: dict[str, str] = {}
         self._resumed = False
@@ -39,15 +39,15 @@ class BadImages:
         return len(self._known)
 
     def add(self, runner: Runner, found: Sequence[tuple[str, str]], num_images: int) -> None:
-        """Counts and logs images that were not known yet. All processes have to call it.
+        """Counts and logs newly found images. All processes have to call it.
 
         Args:
             runner: The runner.
-            found: Path and reason of those that this process has met in a step.
-            num_images: Images of the training data.
+            found: Path and reason of each unreadable image of a step of this process.
+            num_images: Number of images of the training data.
 
         Raises:
-            InputError: If there are too many; in all processes.
+            InputError: If there are too many, in all processes.
         """
         earlier = []
         if not self._resumed:
@@ -63,7 +63,7 @@ class BadImages:
                 self._known[path] = reason
                 runner.logger.warning(
                     f'Step {runner.iter + 1}: image {path} cannot be read ({reason}) and is '
-                    f'replaced by another one; {len(self)} of {num_images} so far'
+                    f'replaced by a different one; {len(self)} of {num_images} so far'
                 )
         runner.message_hub.update_info(_HUB_KEY, dict(self._known))
         allowed = max(1, math.floor(self.max_share * num_images))
@@ -72,13 +72,13 @@ class BadImages:
             raise InputError(
                 f'{len(self)} of {num_images} training images cannot be read, more than the '
                 f'{allowed} that train_cfg.max_bad_share={self.max_share:g} allows:\n{names}\n'
-                'Repair them (`python tools/check_dataset.py CONFIG` finds all), or allow more, '
-                'and go on from the last checkpoint with --resume.'
+                'repair them (`python tools/check_dataset.py CONFIG` finds all of them) or allow '
+                'more, and continue from the last checkpoint with --resume'
             )
 
 
 def _still_bad(known: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Images of an earlier part of the run that have not been repaired since."""
+    """Returns the images of an earlier part of the run that have not been repaired since."""
     bad = []
     for path, reason in known.items():
         try:

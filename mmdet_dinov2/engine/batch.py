@@ -8,17 +8,18 @@ from mmengine.config import Config
 from torch.optim import Optimizer
 
 from ..errors import InputError
+from ..wording import text_table
 from .optim.param_names import describe_names
 
 
 @dataclass(frozen=True)
 class EffectiveBatch:
-    """What an optimizer step sees.
+    """The images of an optimizer step, and how they are divided.
 
     Attributes:
-        world_size: Processes, one for each GPU.
-        batch_size: Images of a micro-batch of one process.
-        accumulation: Micro-batches of a step.
+        world_size: Number of processes, one for each GPU.
+        batch_size: Number of images of a micro-batch of one process.
+        accumulation: Number of micro-batches of a step.
     """
 
     world_size: int
@@ -27,7 +28,7 @@ class EffectiveBatch:
 
     @property
     def total(self) -> int:
-        """Images of a step."""
+        """Number of images of a step."""
         return self.world_size * self.batch_size * self.accumulation
 
     def __str__(self) -> str:
@@ -54,15 +55,15 @@ def check_accumulation(optim_wrapper: dict) -> int:
 
 
 def keep_batch_size(cfg: Config, world_size: int) -> EffectiveBatch:
-    """Sets the accumulation of a config so that it keeps its total batch.
+    """Sets the accumulation of a config so that the total batch stays.
 
     Args:
         cfg: A config with ``auto_scale_lr.base_batch_size``, the total batch of the recipe. Its
-            ``optim_wrapper.accumulative_counts`` is replaced.
+            ``optim_wrapper.accumulative_counts`` is set.
         world_size: Number of processes.
 
     Returns:
-        The batch.
+        The effective batch.
 
     Raises:
         InputError: If the total cannot be reached exactly.
@@ -93,25 +94,25 @@ def keep_batch_size(cfg: Config, world_size: int) -> EffectiveBatch:
 
 
 def check_resumed_batch(meta: dict, batch: EffectiveBatch, path: str) -> None:
-    """Checks that a run goes on with the batch of its checkpoint, however it is divided.
+    """Checks that a resumed run has the total batch of its checkpoint, however it is divided.
 
     Args:
         meta: ``meta`` of the checkpoint.
         batch: The batch of this run.
-        path: The checkpoint, for the message.
+        path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If a step of this run has another number of images.
+        InputError: If a step of this run has a different number of images.
     """
-    if 'batch' not in meta:  # saved by mmengine
+    if 'batch' not in meta:  # a checkpoint of mmengine
         return
     before = EffectiveBatch(**meta['batch'])
     if before.total != batch.total:
         raise InputError(
             f'{path} was trained with {before}, but this run has {batch}: learning rate, '
-            'schedules and position in the data would not fit; change processes, '
-            'train_dataloader.batch_size or optim_wrapper.accumulative_counts to the same total, '
-            'or start a new training from these weights with load_from'
+            'schedules and position in the data would not fit; set the number of processes, '
+            'train_dataloader.batch_size or optim_wrapper.accumulative_counts to reach the same '
+            'total, or start a new training from these weights with load_from'
         )
 
 
@@ -121,9 +122,9 @@ def describe_training_batch(
     """Describes the effective batch and the learning rate of each parameter group.
 
     Args:
-        optimizer: Its groups may list ``names`` of parameters.
+        optimizer: The optimizer; its groups may list the ``names`` of their parameters.
         batch: The effective batch.
-        auto_scale_lr: The setting of the config.
+        auto_scale_lr: This setting of the config.
 
     Returns:
         Several lines of text.
@@ -134,11 +135,15 @@ def describe_training_batch(
     if base is not None:
         scaled = 'were scaled' if settings.get('enable') else 'were not scaled'
         lines.append(f'Learning rates {scaled} from the base batch of {base} images')
-    lines.append(f'{"lr":>10}  {"weight decay":>12}  {"tensors":>7}  {"parameters":>13}')
-    for group in optimizer.param_groups:
-        lines.append(
-            f'{group["lr"]:>10.3g}  {group.get("weight_decay", 0):>12.3g}  '
-            f'{len(group["params"]):>7}  {sum(p.numel() for p in group["params"]):>13,}  '
-            f'{describe_names(group.get("names", []))}'
+    rows = [
+        (
+            f'{group["lr"]:.3g}',
+            f'{group.get("weight_decay", 0):.3g}',
+            str(len(group['params'])),
+            f'{sum(p.numel() for p in group["params"]):,}',
+            describe_names(group.get('names', [])),
         )
+        for group in optimizer.param_groups
+    ]
+    lines.append(text_table(('lr', 'weight decay', 'tensors', 'parameters', 'modules'), rows))
     return '\n'.join(lines)

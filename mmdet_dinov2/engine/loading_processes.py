@@ -1,4 +1,4 @@
-"""Processes that load data: they outlive signals that are meant for the run."""
+"""Keeps processes that load data alive when the run gets a signal."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils.data import DataLoader
 
 
 def outlive_signals(loader: DataLoader) -> DataLoader:
-    """Lets the processes of a dataloader be ended by the process that started them alone.
+    """Makes the processes of a dataloader end only when the process that started them asks.
 
-    torchrun, ``timeout`` and schedulers send a signal to all processes of a run. A loading process
-    that ends by it takes the run with it in the middle of a step, before its state is saved.
+    torchrun, ``timeout`` and schedulers send a signal to all processes of a run. If a loading
+    process ended, the run would fail in the middle of a step, before its state is saved.
 
     Args:
         loader: A dataloader; its ``worker_init_fn`` still runs.
 
     Returns:
-        The same dataloader. Where the system does not tell who sent a signal (macOS), it stays as
-        it is.
+        The same dataloader. It is not changed where the system does not tell who sent a signal
+        (macOS).
     """
     if not hasattr(signal, 'sigwaitinfo'):
         return loader
@@ -34,10 +34,10 @@ def outlive_signals(loader: DataLoader) -> DataLoader:
 def _start(worker_id: int, init: Callable[[int], None] | None) -> None:
     for name in ('SIGINT', 'SIGUSR1'):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    # Blocked, SIGTERM waits for the thread, which sees who sent it: an ignored one would also keep
-    # the process alive where the run ends by an error.
+    # A blocked SIGTERM waits for the thread, which sees who sent it. If SIGTERM were ignored, the
+    # process would be left behind when the run ends with an error.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    # Not the parent in the sense of the system, which may be a server that forks.
+    # Not os.getppid(): with a fork server, that is the server.
     parent = multiprocessing.parent_process().pid
     threading.Thread(target=_end_for, args=(parent,), daemon=True).start()
     if init is not None:
@@ -45,7 +45,7 @@ def _start(worker_id: int, init: Callable[[int], None] | None) -> None:
 
 
 def _end_for(parent: int) -> None:
-    """Waits until the process that started this one wants it to end."""
+    """Ends this process when the process ``parent`` sends SIGTERM."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

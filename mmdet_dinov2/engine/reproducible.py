@@ -1,4 +1,4 @@
-"""Runs that give the same bits when they are repeated."""
+"""Makes runs repeatable to the bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import InputError
 
 
 def check_reproducible(cfg: Config) -> bool:
-    """Whether a config asks for ``reproducible=True``.
+    """Returns whether a config asks for ``reproducible=True``.
 
     Raises:
         InputError: If it is neither True nor False, or if the config fixes no seed.
@@ -29,10 +29,10 @@ def check_reproducible(cfg: Config) -> bool:
 
 
 def use_reproducible_algorithms() -> None:
-    """Makes PyTorch take algorithms that add in a fixed order, where it has them.
+    """Makes PyTorch use algorithms that add in a fixed order, where it has them.
 
-    Has to be called before the first operation on a GPU. Operations without such an algorithm warn:
-    those of this project that would are exact (sums of ones) or have another implementation.
+    Has to be called before the first operation on a GPU. Operations without such an algorithm warn.
+    Those of this project are exact (sums of ones) or have a different implementation.
     """
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     torch.backends.cudnn.benchmark = False
@@ -42,7 +42,7 @@ def use_reproducible_algorithms() -> None:
 
 @contextlib.contextmanager
 def reproducible_algorithms() -> Iterator[None]:
-    """Takes these algorithms within the body alone."""
+    """Uses these algorithms within the body only."""
     cudnn = torch.backends.cudnn
     before = (
         torch.are_deterministic_algorithms_enabled(),

@@ -1,4 +1,4 @@
-"""The evaluator: mmengine's, for data with images that cannot be read."""
+"""An evaluator for data with images that cannot be read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from ..wording import name_some
 
 @EVALUATOR.register_module()
 class BadImageEvaluator(Evaluator):
-    """Evaluator in which images that cannot be read count as images without detections.
+    """mmengine's ``Evaluator`` that counts images that cannot be read as images without detections.
 
-    They are named in the log, and ``bad_images`` among the results is their number if there are
-    any. The runner uses it in the place of mmengine's ``Evaluator``.
+    The log names them. If there are any, ``bad_images`` among the results is their number.
+
+    Args:
+        metrics: As for mmengine's ``Evaluator``.
     """
 
     def __init__(self, metrics: Any) -> None:
@@ -29,8 +31,8 @@ class BadImageEvaluator(Evaluator):
         self._bad: list[tuple[str, str]] = []
 
     def process(self, data_samples: Sequence[Any], data_batch: Any = None) -> None:
-        """Hands predictions to the metrics; see mmengine's ``Evaluator``."""
-        # Dicts come from predictions that were stored; theirs are empty already.
+        """Passes predictions to the metrics; see mmengine's ``Evaluator``."""
+        # Dicts are stored predictions, whose bad images have none already.
         samples = [sample for sample in data_samples if isinstance(sample, BaseDataElement)]
         self._bad += bad_images(samples)
         for sample in samples:
@@ -40,7 +42,7 @@ class BadImageEvaluator(Evaluator):
 
     def evaluate(self, size: int) -> dict[str, Any]:
         """Computes the metrics; see mmengine's ``Evaluator``. All processes have to call it."""
-        # Processes may have been given the same image, to be equally busy.
+        # Samplers give an image to two processes if the number of images is not divisible.
         bad = sorted({found for part in all_gather_object(self._bad) for found in part})
         self._bad = []
         for metric in self.metrics:

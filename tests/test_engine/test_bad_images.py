@@ -40,7 +40,7 @@ def test_a_bad_image_is_skipped_and_named(tmp_path, data):
     config = write_config(tmp_path)
     run_tool('train', config, '--work-dir', tmp_path / 'work')
     log = log_of(tmp_path / 'work')
-    named = [line for line in log.splitlines() if 'is replaced by another one' in line]
+    named = [line for line in log.splitlines() if 'is replaced by a different one' in line]
     assert len(named) == 1 and '000003.jpg cannot be read (the file is cut off)' in named[0]
     assert '1 of 8 so far' in named[0]
     assert len(losses_of(tmp_path / 'work')) == 8
@@ -88,7 +88,7 @@ def test_no_readable_image_is_one_sentence(tmp_path, data, capfd):
     for path in (data / 'train').iterdir():
         path.write_bytes(b'')
     error = failure_of(capfd, 'train', config, '--work-dir', tmp_path / 'work')
-    assert error.startswith('error: 16 images in a row cannot be read, the last one is')
+    assert error.startswith('error: 16 images in a row cannot be read')
 
 
 def test_resuming_stays_exact_with_bad_images(tmp_path, data):
@@ -133,7 +133,7 @@ def test_processes_agree_on_bad_images(tmp_path, data):
         assert result.returncode == 0, result.stderr[-3000:]
         losses[processes] = losses_of(work_dir)
         log = log_of(work_dir)
-        assert log.count('is replaced by another one') == 1
+        assert log.count('is replaced by a different one') == 1
         assert '1 of 4 images cannot be read' in log
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
     # A second one stops both.
