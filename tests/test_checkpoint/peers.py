@@ -1,4 +1,4 @@
-"""The peers' DINOv2 models, at any size, with every parameter random."""
+"""DINOv2 models of other libraries, for any image size, with random parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def randomize(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Peer:
-    """A model of another library.
+    """A model of a different library.
 
     Attributes:
         model: The model, random.
@@ -41,7 +41,7 @@ class Peer:
 
 
 def timm_peer(name: str, size: tuple[int, int], depth: int | None = None) -> Peer:
-    """A model of timm, interpolating its position embedding to ``size``."""
+    """Builds a model of timm that interpolates its position embedding to ``size``."""
     import timm
 
     kwargs = {} if depth is None else dict(depth=depth)
@@ -57,7 +57,7 @@ def timm_peer(name: str, size: tuple[int, int], depth: int | None = None) -> Pee
 
 
 def transformers_peer(registers: int, depth: int = 12) -> Peer:
-    """A small model of Hugging Face transformers, with its own interpolation."""
+    """Builds a small model of Hugging Face transformers, with its own interpolation."""
     import transformers
 
     kind = 'Dinov2WithRegisters' if registers else 'Dinov2'
@@ -74,7 +74,7 @@ def transformers_peer(registers: int, depth: int = 12) -> Peer:
     return Peer(
         model,
         lambda x: model(pixel_values=x).last_hidden_state[:, 1 + registers :],
-        # transformers antialiases with registers and not without, by the size in both.
+        # transformers antialiases only with registers, and interpolates to a size in both cases.
         dict(
             arch=_arch('vit_small', depth),
             num_registers=registers,
@@ -85,7 +85,7 @@ def transformers_peer(registers: int, depth: int = 12) -> Peer:
 
 
 def mmpretrain_peer(depth: int = 12) -> Peer:
-    """mmpretrain's small model; it interpolates bicubically without antialiasing."""
+    """Builds mmpretrain's small model, which interpolates bicubically without antialiasing."""
     from mmpretrain.models import VisionTransformer
 
     model = VisionTransformer(

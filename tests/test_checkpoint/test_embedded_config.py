@@ -1,4 +1,4 @@
-"""Configs in checkpoints are read, and nothing of them is run."""
+"""Configs in checkpoints are read without running any of them."""
 
 import pytest
 from mmengine.config import Config, ConfigDict
@@ -21,7 +21,7 @@ PIPELINE = [
 
 
 def config(**values):
-    """The config of a training, without what predictions do not need."""
+    """Returns the parts of a training's config that predictions need."""
     loader = dict(
         sampler=dict(type='DefaultSampler'), dataset=dict(type='CocoDataset', pipeline=PIPELINE)
     )

@@ -11,7 +11,7 @@ from ..tiny import ARCH, tiny_backbone
 
 @pytest.fixture
 def weights(tmp_path):
-    """Official-style file of a tiny model: its names, with a mask token."""
+    """Returns a file of a tiny model with the official names and a mask token."""
     model = tiny_backbone()
     path = tmp_path / 'tiny.pth'
     torch.save(dict(model.state_dict(), mask_token=torch.zeros(1, 32)), path)

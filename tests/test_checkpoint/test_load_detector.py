@@ -34,7 +34,7 @@ def test_loads_parameters_and_buffers_also_of_a_wrapped_model():
         (lambda s: s.update({'0.bias': torch.zeros(9)}), r'0.bias \(9,\) instead of \(3,\)'),
     ],
 )
-def test_another_model_is_refused_and_nothing_loaded(change, message):
+def test_a_different_model_is_refused_and_nothing_is_loaded(change, message):
     source, target = make_model(), make_model()
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     state = source.state_dict()
@@ -46,7 +46,7 @@ def test_another_model_is_refused_and_nothing_loaded(change, message):
 
 @pytest.fixture(scope='module')
 def other_detector():
-    """The state of a trained detector with the classes a, b, c."""
+    """Returns the state of a trained detector with the classes a, b, c."""
     torch.manual_seed(5)
     return tiny_detector().state_dict()
 
@@ -114,7 +114,7 @@ def test_a_detector_of_mmdet_initialises_all_but_the_backbone(other_detector):
 
 
 def test_stock_mmdet_dino_fits_behind_the_backbone(other_detector):
-    """Names and shapes of encoder, decoder and head are those that mmdet publishes."""
+    """Encoder, decoder and head have the names and shapes that mmdet publishes."""
     published = {
         'decoder.ref_point_head.layers.0.weight': (32, 64),
         'memory_trans_fc.weight': (32, 32),

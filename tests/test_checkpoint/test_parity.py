@@ -12,7 +12,7 @@ from mmdet_dinov2.models.dinov2_archs import ARCHS
 
 from .peers import Peer, mmpretrain_peer, timm_peer, transformers_peer
 
-# The published grid, a larger one that is not square, a smaller one.
+# The published size, a larger one that is not square, and a smaller one.
 SIZES = [(518, 518), (546, 700), (224, 266)]
 TOLERANCE = 1e-4
 
@@ -37,7 +37,7 @@ LARGER = [
 
 
 def load(peer: Peer, path) -> torch.nn.Module:
-    """Our backbone with the peer's weights, by the usual way of a config."""
+    """Loads the peer's weights into our backbone as a config does."""
     if path.suffix == '.safetensors':
         from safetensors.torch import save_file
 
@@ -51,7 +51,7 @@ def load(peer: Peer, path) -> torch.nn.Module:
 
 
 def difference(peer: Peer, model: torch.nn.Module, size: tuple[int, int]) -> float:
-    """Largest difference of the final normed patch tokens."""
+    """Returns the largest difference of the final normed patch tokens."""
     image = torch.randn(1, 3, *size)
     with torch.no_grad():
         ours = model(image)[0].flatten(2).transpose(1, 2)
@@ -129,7 +129,7 @@ def test_the_giant_model_at_full_depth(tmp_path):
 
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
-    """A model of timm with registers and ours with its weights."""
+    """Returns a model of timm with registers, and ours with its weights."""
     peer = timm_peer('vit_small_patch14_reg4_dinov2', SIZES[0])
     model = load(peer, tmp_path_factory.mktemp('small') / 'weights.pth')
     assert difference(peer, model, SIZES[2]) <= TOLERANCE
@@ -147,7 +147,7 @@ def small(tmp_path_factory):
     ],
 )
 def test_the_comparison_notices_a_change(small, change):
-    """Else it would prove nothing."""
+    """Otherwise the comparison would prove nothing."""
     peer, model = small
     parameter = model.get_parameter(change)
     before = parameter.detach().clone()

@@ -1,4 +1,4 @@
-"""Files from elsewhere never run code."""
+"""Files from unknown sources never run code."""
 
 import pickle
 
@@ -22,7 +22,7 @@ class ByReduce:
 
 
 class Attribute:
-    """``getattr(owner, name)`` when it is unpickled."""
+    """Calls ``getattr(owner, name)`` when it is unpickled."""
 
     def __init__(self, owner, name):
         self.owner, self.name = owner, name
@@ -32,7 +32,7 @@ class Attribute:
 
 
 class SecondState:
-    """Sets the state of an object of the file a second time when it is unpickled."""
+    """Sets the state of an object in the file a second time when it is unpickled."""
 
     def __init__(self, owner, name, state):
         self.owner, self.name, self.state = owner, name, state
@@ -148,3 +148,23 @@ def test_tensors_are_found_where_projects_keep_them(tmp_path):
     tensor = torch.zeros(1)
     for content in (dict(a=tensor), dict(state_dict=dict(a=tensor)), dict(teacher=dict(a=tensor))):
         assert list(state_dict_of(content, 'x')) == ['a']
+
+
+def test_plain_pickles_of_tensors_and_arrays_are_read(tmp_path):
+    content = dict(
+        tensor=torch.tensor([1.5, 2.0]), array=np.arange(3), number=np.float32(0.5), names=('a',)
+    )
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps(content))
+    found = reading.read_pickle(path)
+    assert torch.equal(found['tensor'], content['tensor'])
+    assert (found['array'] == content['array']).all() and found['array'].dtype == np.int64
+    assert found['number'] == 0.5 and found['names'] == ('a',)
+
+
+@pytest.mark.parametrize('value', [HistoryBuffer([1.0], [1]), print, Attribute(np.arange(3), 'T')])
+def test_plain_pickles_of_anything_else_are_refused(tmp_path, value):
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps([value]))
+    with pytest.raises(pickle.UnpicklingError, match='it asks for'):
+        reading.read_pickle(path)

@@ -1,4 +1,4 @@
-"""A checkpoint that loads is always there."""
+"""One checkpoint always loads."""
 
 import errno
 import multiprocessing
@@ -53,7 +53,7 @@ def save(hook, runner, epoch):
     runner.epoch = epoch
 
 
-def save_for_ever(work_dir):
+def save_forever(work_dir):
     torch.set_num_threads(1)
     runner = stub_runner(work_dir)
     hook = ready_hook(runner, max_keep_ckpts=2)
@@ -64,7 +64,7 @@ def save_for_ever(work_dir):
 
 
 def test_killed_at_any_moment(tmp_path):
-    # Forked from a process that has imported all but never used a thread of PyTorch.
+    # Forked from a process that has imported everything but has not used a thread of PyTorch.
     processes = multiprocessing.get_context('forkserver')
     processes.set_forkserver_preload([__name__])
     moments = random.Random(0)
@@ -72,7 +72,7 @@ def test_killed_at_any_moment(tmp_path):
     for kill in range(20):
         work_dir = tmp_path / str(kill)
         work_dir.mkdir()
-        child = processes.Process(target=save_for_ever, args=(work_dir,))
+        child = processes.Process(target=save_forever, args=(work_dir,))
         child.start()
         end = time.monotonic() + 60
         while find_last_checkpoint(work_dir) is None:
@@ -85,7 +85,7 @@ def test_killed_at_any_moment(tmp_path):
         step = checkpoint['meta']['epoch']
         assert (checkpoint['state_dict']['weights'] == step).all()
         seen.add(tuple(sorted(path.suffix for path in work_dir.iterdir())))
-    # Some were killed while a temporary file was there.
+    # Some were killed while a temporary file was present.
     assert any('.partial' in suffixes for suffixes in seen)
 
 
@@ -132,7 +132,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 def test_a_better_checkpoint_replaces_the_best_one(tmp_path, save_best):
     runner = stub_runner(tmp_path)
     hook = ready_hook(runner, save_best=save_best, rule='greater')
-    # The second score of an epoch is best in the second one.
+    # The second metric is best in the second epoch.
     for epoch, scores in ((1, (0.3, 0.3)), (2, (0.2, 0.5)), (3, (0.4, 0.4))):
         save(hook, runner, epoch)
         hook.after_val_epoch(runner, dict(zip(METRICS, scores, strict=True)))

@@ -9,7 +9,7 @@ from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 from ..test_resume.test_choose import losses_of
 from ..tools import run_tool, write_config
 
-# No evaluation improves on the first one by as much.
+# No evaluation improves by as much as `min_delta`.
 STOPPING = """
 dataset['generate'] = dict(num_train=2, num_val=2, seed=0)
 train_cfg = dict(max_epochs=6, val_interval=1)
@@ -35,7 +35,7 @@ def test_a_resumed_run_stops_where_the_undisturbed_one_does(tmp_path, extra, nam
     run_tool('train', config, '--work-dir', whole)
     # The first evaluation is the best, and the two after it are not better.
     assert find_last_checkpoint(whole) == str(whole / f'{name}_3.pth')
-    # Gone on from before the last evaluation, and from the end.
+    # Resumed from before the last evaluation, and from the end.
     for last, steps in ((2, {3}), (3, set())):
         work = tmp_path / f'from_{last}'
         shutil.copytree(whole, work, ignore=shutil.ignore_patterns('2*'))
@@ -43,7 +43,7 @@ def test_a_resumed_run_stops_where_the_undisturbed_one_does(tmp_path, extra, nam
         run_tool('train', config, '--work-dir', work, '--resume')
         assert set(losses_of(work)) == steps
         assert find_last_checkpoint(work) == str(work / f'{name}_3.pth')
-    # The hook needs no training data to test, as mmengine's does.
+    # Unlike mmengine's hook, it does not need the training data for a test.
     (tmp_path / 'shapes/annotations/train.json').unlink()
     shutil.rmtree(tmp_path / 'shapes/train')
     run_tool('test', config, whole / f'{name}_1.pth', '--work-dir', tmp_path / 'test')

@@ -1,4 +1,4 @@
-"""Averages of what is trained, beside mmengine's averages of everything."""
+"""Averages of the trained weights, compared with mmengine's averages of all weights."""
 
 import pytest
 import torch
@@ -91,7 +91,7 @@ def test_weights_are_exchanged_for_validation_once_something_was_averaged():
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """The same training with mmengine's hook, with this one, and with frozen weights in bf16."""
+    """Trains with mmengine's hook, with this one, and with frozen weights in bf16."""
     folder = tmp_path_factory.mktemp('ema')
     # Under another name the runner leaves mmengine's hook alone.
     from mmengine.registry import HOOKS
@@ -134,7 +134,7 @@ def test_frozen_weights_in_bf16_are_saved_as_they_were(runs):
 
 @pytest.mark.parametrize('start', ['whole', 'bf16'])
 def test_resumes_from_the_checkpoints_of_either_hook(runs, tmp_path, start):
-    """The second epoch again, from the checkpoint of the first."""
+    """The second epoch is repeated from the checkpoint of the first."""
     extra = FROZEN + HOOK.format('TrainedEMAHook', start == 'bf16')
     extra += BF16 if start == 'bf16' else ''
     config = write_config(tmp_path, extra, data=runs / 'shapes')
@@ -151,7 +151,7 @@ def test_resumes_from_the_checkpoints_of_either_hook(runs, tmp_path, start):
 
 @pytest.mark.slow
 def test_tests_take_the_weights_of_the_checkpoint(runs, tmp_path, capfd):
-    """Which are the averaged ones already, also for a model without the hook."""
+    """These are the averaged weights, also for a model without the hook."""
     tables = []
     for extra in (FROZEN + BF16, FROZEN + BF16 + HOOK.format('TrainedEMAHook', False)):
         config = write_config(tmp_path, extra, data=runs / 'shapes')

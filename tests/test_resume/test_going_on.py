@@ -259,7 +259,7 @@ def test_changes_are_shown_and_refused_where_wrong(run, work, tmp_path, capfd, c
         assert refusal in printed.err and 'load_from' in printed.err
         assert 'Traceback' not in printed.err
         assert find_last_checkpoint(work) == str(work / 'epoch_3.pth')
-    text = ' '.join((printed.out + printed.err).split())
+    text = words_of(printed.out + printed.err)
     assert 'train_cfg.max_epochs 3 4' in text
     for part in shown:
         assert ' '.join(part.split()) in text
@@ -267,6 +267,11 @@ def test_changes_are_shown_and_refused_where_wrong(run, work, tmp_path, capfd, c
         rates = [row['lr'] for row in scalars_of_last(work) if 'loss' in row]
         # Those of the checkpoint: its schedule has divided 8e-4 by 10 after the first epoch.
         assert rates == pytest.approx([8e-5, 8e-5])
+
+
+def words_of(printed):
+    """Returns a text without the lines and spaces of its tables."""
+    return ' '.join(printed.replace('|', ' ').split())
 
 
 def scalars_of_last(work):
@@ -283,8 +288,8 @@ def test_other_classes_are_refused(run, work, capfd):
     rewrite(work / 'epoch_3.pth', rename)
     with pytest.raises(SystemExit):
         run_tool('train', run / 'tiny.py', '--work-dir', work, '--resume')
-    printed = ''.join(capfd.readouterr())
-    assert "classes  ('a', 'b', 'c', 'd', 'e')  ('circle', " in printed
+    printed = words_of(''.join(capfd.readouterr()))
+    assert "classes ('a', 'b', 'c', 'd', 'e') ('circle', " in printed
     assert "was trained with the classes ('a'," in printed
     assert 'no class in common; test with a checkpoint that was trained for this data' in printed
 

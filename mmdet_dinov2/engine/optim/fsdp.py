@@ -106,6 +106,8 @@ def clip_grad_norm(
 ) -> Tensor:
     """Clips like ``torch.nn.utils.clip_grad_norm_``, but returns the norm over all processes.
 
+    mmengine's wrapper for fp16 logs the norm as a number, which a sharded one is not.
+
     Args:
         parameters: The parameters, divided or not.
         max_norm: Largest norm of all gradients together.
