@@ -8,18 +8,18 @@ from .environment import explain_import_error, printed_without
 from .version import __version__
 
 try:
-    # mmdet tells everybody that data sets of another product are missing.
+    # mmdet prints that it lacks the datasets of a product that this project does not use.
     with printed_without('Could not import OneDL'):
         from . import data, drawing, engine, evaluation, models
         from .config.own_types import register_names
         from .inference import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
     if (getattr(error, 'name', None) or '').startswith(__name__):
-        raise  # a fault of this package, not of the environment
-    # Packages that do not fit together fail in any of these ways.
+        raise  # an error of this package, not of the environment
+    # Packages that do not fit together raise any of these.
     raise ImportError(
         f'mmdet_dinov2 cannot be imported: {explain_import_error(error)}; '
-        'tools/check_env.py looks at the whole environment'
+        'tools/check_env.py checks the whole environment'
     ) from error
 
 register_names()

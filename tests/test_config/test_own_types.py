@@ -1,16 +1,21 @@
 """The table of types that run in place of those that a config names."""
 
+import copy
+
 import mmdet.registry
 import mmengine.registry
 import pytest
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 
 from mmdet_dinov2.config.own_types import EARLIER_NAMES, OWN_TYPES, own_type, use_own_types
 from mmdet_dinov2.data.loading import CheckedLoadImageFromFile
 from mmdet_dinov2.engine import StrictRunner
+from mmdet_dinov2.engine.batch import EffectiveBatch
+from mmdet_dinov2.engine.resume.changes import describe_changes, training_settings
 from mmdet_dinov2.errors import InputError
 
 from ..tools import run_tool, write_config
@@ -151,6 +156,20 @@ train_cfg = dict(max_epochs=1, val_interval=1)
     cfg = Config.fromfile(config, import_custom_modules=False)
     cfg.work_dir = str(tmp_path / 'other')
     assert type(RUNNERS.build(cfg)) is StrictRunner
+
+
+def test_a_resumed_run_does_not_report_replaced_types_as_changes():
+    then = dict(
+        custom_hooks=[dict(type='EMAHook')],
+        optim_wrapper=dict(type=OptimWrapper, constructor='DetectionOptimWrapperConstructor'),
+        train_cfg=dict(type='Custom'),
+    )
+    now = copy.deepcopy(then)
+    use_own_types(now)
+    now['train_cfg']['type'] = 'Other'
+    meta = dict(settings=training_settings(Config(then)))
+    rows, _ = describe_changes(meta, training_settings(Config(now)), EffectiveBatch(1, 2), None)
+    assert [row.key for row in rows] == ['train_cfg.type']
 
 
 def test_a_runner_built_directly_refuses_loops_of_micro_batches(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from torch.optim import Optimizer
 
+from ...config.own_types import TYPE_KEYS, own_type
 from ...config.plain import flatten
 from ...config.scaling import ScaledValue, format_table
 from ...errors import InputError
@@ -108,7 +109,7 @@ def describe_changes(
     # A checkpoint of mmengine does not hold its settings.
     old = meta.get('settings') or settings
     for key in dict.fromkeys((*old, *settings)):
-        rows.append(ScaledValue(key, old.get(key, '-'), settings.get(key, '-')))
+        rows.append(ScaledValue(key, _own_text(key, old.get(key, '-')), settings.get(key, '-')))
     rows = [
         ScaledValue(row.key, _shorten(row.old), _shorten(row.new))
         for row in rows
@@ -205,6 +206,14 @@ def check_optimizer(
             f'{path} was trained with the same parameters in different groups: set '
             f'optim_wrapper.paramwise_cfg as it was, {remedy}'
         )
+
+
+def _own_text(key: str, text: str) -> str:
+    """Returns the text of a setting, with the type that runs in place of an earlier one."""
+    name = text.strip("'")
+    if key.rsplit('.', 1)[-1] in TYPE_KEYS and own_type(name) != name:
+        return repr(own_type(name))
+    return text
 
 
 def _as_text(value: Any) -> str:
