@@ -111,7 +111,7 @@ def test_more_boxes_than_queries(data):
     assert_has(train.message, '3 images of', '`model.num_queries`=2', "up to 3 ('0.jpg')")
     assert val.split == detections.split == 'val'
     assert '`model.test_cfg.max_per_img`=1' in detections.message
-    assert data.check('train')[0] == train  # told before every training
+    assert data.check('train')[0] == train  # reported before every training
 
 
 def test_boxes_against_the_finest_stride(data):

@@ -213,8 +213,8 @@ def test_the_loser_of_a_race_uses_the_winner(tmp_path, monkeypatch, seed_of_winn
     assert [path.name for path in tmp_path.iterdir()] == ['shapes']
 
 
-# Both wait for the file 'go', so that they start together. The stand-ins for the packages spare
-# the imports of mmdet, which the generator does not need.
+# All wait for the file 'go', so that they start together. The stubs of the packages avoid the
+# imports of mmdet, which the generator does not need.
 _PROCESS = """
 import pathlib, sys, time, types
 package, root, go = sys.argv[1:]
