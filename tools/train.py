@@ -63,7 +63,7 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
         raise ValueError('--lr-rule works with --auto-scale-world-size only; give both')
     if args.auto_scale_world_size:
         cfg, rows = scaling.auto_scale_world_size(cfg, world_size, args.lr_rule)
-        if cli.is_main_process():
+        if cli.is_first_process():
             print(scaling.format_table(rows))
     if args.keep_batch_size:
         batch.keep_batch_size(cfg, world_size)
@@ -79,13 +79,13 @@ def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> Config:
             world_size, cfg.train_dataloader.batch_size, batch.check_accumulation(cfg.optim_wrapper)
         )
         note = repeat_small_training_set(cfg, step.total)
-        if note and cli.is_main_process():
+        if note and cli.is_first_process():
             print(f'data: {note}')
     if args.resume == 'auto':
         cfg.resume = has_checkpoints(cfg.work_dir)
         if cfg.resume:
             cfg.load_from = None  # the runner chooses
-        elif cli.is_main_process():
+        elif cli.is_first_process():
             print(
                 f'{cfg.work_dir} has no checkpoint to resume from: the training starts from scratch'
             )

@@ -25,7 +25,7 @@ from ..engine.runner import StrictRunner
 from ..errors import InputError
 from ..runs.checkpoints import find_best_or_last
 from .messages import warn_of_busy_cpu
-from .processes import is_main_process
+from .processes import is_first_process
 
 
 def config_name(args: argparse.Namespace) -> str:
@@ -58,7 +58,7 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.data:
         data = find_own_data(args.data, os.path.join(work_dir, 'data'))
         use_own_data(cfg, data)
-        if is_main_process():
+        if is_first_process():
             print('\n'.join(f'data: {note}' for note in data.notes))
     check_option_names(options, cfg)
     cfg.merge_from_dict(options)
@@ -88,7 +88,7 @@ def check(cfg: Config, splits: Sequence[str], preflight: bool = True) -> None:
     if preflight:
         findings = check_config(cfg, splits)
         raise_on_errors(findings)
-        if is_main_process():
+        if is_first_process():
             for finding in findings:
                 if finding.severity == 'warning':
                     print(f'warning [{finding.split}]: {finding.message}', file=sys.stderr)

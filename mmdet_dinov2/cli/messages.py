@@ -18,7 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from ..config.names import did_you_mean
 from ..errors import InputError
-from .processes import is_main_process, process_rank
+from .processes import is_first_process, process_rank
 
 _TRACEBACK = 'MMDET_DINOV2_TRACEBACK'
 # torchrun names the file in which it looks for the error of a process.
@@ -43,8 +43,8 @@ def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
         if not every_error and not isinstance(error, InputError):
             raise
         # Without torchrun, nobody else reports an error that only one process meets.
-        if is_main_process() or _ERROR_FILE not in os.environ:
-            process = '' if is_main_process() else f'(process {process_rank()}) '
+        if is_first_process() or _ERROR_FILE not in os.environ:
+            process = '' if is_first_process() else f'(process {process_rank()}) '
             print(f'error: {process}{_describe(error)}', file=sys.stderr)
             if not isinstance(error, (InputError, FileNotFoundError)):
                 print(f'({_TRACEBACK}=1 shows where)', file=sys.stderr)

@@ -37,8 +37,11 @@ def process_rank() -> int:
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')))
 
 
-def is_main_process() -> bool:
-    """Returns whether this is the process that prints, before the processes are connected."""
+def is_first_process() -> bool:
+    """Returns whether this is the process that prints, before the processes are connected.
+
+    Once they are connected, ``mmengine.dist.is_main_process`` says the same.
+    """
     return process_rank() == 0
 
 
