@@ -1,4 +1,4 @@
-"""Hooks that do harm, for configs of tests."""
+"""Hooks that cause faults, for configs of tests."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ def in_process(rank):
 
 @HOOKS.register_module(force=True)
 class SpoilImages(Hook):
-    """Makes the images of some steps of one process infinite; None for all processes."""
+    """Makes the images of some steps infinite, in one process or, with None, in all."""
 
     priority = 'VERY_HIGH'
 
@@ -58,7 +58,7 @@ class CountCosts(Hook):
 
 @HOOKS.register_module(force=True)
 class LimitFileSize(Hook):
-    """Lets no file grow beyond a size from a step on, as a quota or a full disk does."""
+    """Limits the size of files from a step on, as a quota or a full disk does."""
 
     def __init__(self, step, size=50_000) -> None:
         self.step, self.size = step, size

@@ -1,4 +1,4 @@
-"""A hook for configs of tests, imported by its name."""
+"""Hooks that stop or disturb a run, for configs of tests, which import this module."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 
 
 def note_time(runner):
-    """Leaves the moment of the fault in the work folder, for tests of what follows."""
+    """Writes the time of the fault to the work folder, for tests of what follows."""
     Path(runner.work_dir, 'fault').write_text(str(time.time()))
 
 
@@ -36,7 +36,7 @@ class SignalAtStep(Hook):
 
 @HOOKS.register_module(force=True)
 class SignalInEvaluation(Hook):
-    """Sends a signal to its own process in an evaluation of a training."""
+    """Sends a signal to its own process during an evaluation within a training."""
 
     def __init__(self, step: int, name: str = 'SIGTERM') -> None:
         self.step = step
@@ -71,7 +71,7 @@ class FailAtStep(Hook):
 
 @HOOKS.register_module(force=True)
 class ForgetSeeds(Hook):
-    """Lets every process draw its own noise, as other code bases do."""
+    """Makes every process draw its own noise, as other projects do."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         for sample in data_batch['data_samples']:
@@ -80,7 +80,7 @@ class ForgetSeeds(Hook):
 
 @HOOKS.register_module(force=True)
 class MeasureParameters(Hook):
-    """Prints how many numbers of the parameters this process holds, of how many."""
+    """Prints how many of all numbers of the parameters this process holds."""
 
     def before_train(self, runner):
         parameters = list(runner.model.parameters())

@@ -1,4 +1,4 @@
-"""Text of configs is read, and nothing of it is run."""
+"""Reading the text of configs without running it."""
 
 import math
 
@@ -24,7 +24,7 @@ def test_text_of_mmengine_is_read_exactly(value):
     assert read_plain_config(text) == dict(key=value, other=1)
 
 
-def test_not_a_number_is_read():
+def test_nan_is_read():
     assert math.isnan(read_plain_config('key = nan')['key'])
 
 
@@ -51,12 +51,12 @@ def test_not_a_number_is_read():
         ('a = "\0"', '.*'),
     ],
 )
-def test_text_that_is_no_plain_values_is_refused(text, reason):
+def test_text_of_other_than_plain_values_is_refused(text, reason):
     with pytest.raises(NotPlainError, match=reason):
         read_plain_config(text)
 
 
-def test_a_docstring_and_keys_that_are_no_names():
+def test_a_docstring_and_keys_that_are_not_identifiers():
     text = '"A config."\na = dict(b=1, **{"c-d": 2})\ne = dict({"c-d": 2}, b=1)'
     expected = {'b': 1, 'c-d': 2}
     assert read_plain_config(text) == dict(a=expected, e=expected)

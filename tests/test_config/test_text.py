@@ -1,4 +1,4 @@
-"""The text of configs: it says the same as the config, and no yapf is needed for it."""
+"""The text of configs equals the config, and does not need yapf."""
 
 import sys
 
@@ -17,7 +17,11 @@ VALUES = {
     'basic': [1, -2.5, 1e-8, True, None, 'it\'s "so"\n', 'x' * 150],
     'empty': dict(a={}, b=[], c=()),
     'tuples': ((1,), ((2, 3),), (dict(a=1),), ('y' * 120,)),
-    'keys that are no names': {'a b': dict(c=1), 'd': {'e.f': (1, 2)}, 'lambda': {1: 'one', -1: 2}},
+    'keys that are not identifiers': {
+        'a b': dict(c=1),
+        'd': {'e.f': (1, 2)},
+        'lambda': {1: 'one', -1: 2},
+    },
     'deep': dict(a=[dict(b=[dict(c=(dict(d=list(range(60))), 'z' * 80))])]),
     'infinite': float('inf'),
 }
@@ -41,7 +45,7 @@ def test_every_config_is_written_in_lines_that_can_be_read(path):
     cfg = readable_config(Config.fromfile(path))
     text = cfg.pretty_text
     assert read_plain_config(text) == cfg.to_dict()
-    # Longer ones are strings that no line can hold.
+    # Only long strings may exceed the limit.
     assert all(len(line) <= 100 or '://' in line for line in text.splitlines())
 
 

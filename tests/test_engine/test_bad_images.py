@@ -1,4 +1,4 @@
-"""Runs on data with images that cannot be read."""
+"""Trainings and tests on data with images that cannot be read."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def data(sound, tmp_path):
-    """The data set of the tiny config, to be damaged."""
+    """The dataset of the tiny config, a copy that tests may damage."""
     return shutil.copytree(sound, tmp_path / 'shapes')
 
 
@@ -44,13 +44,13 @@ def test_a_bad_image_is_skipped_and_named(tmp_path, data):
     assert len(named) == 1 and '000003.jpg cannot be read (the file is cut off)' in named[0]
     assert '1 of 8 so far' in named[0]
     assert len(losses_of(tmp_path / 'work')) == 8
-    # The evaluation goes on with an image without detections.
+    # The evaluation continues with an image without detections.
     assert '1 of 4 images cannot be read and were scored as images without detections' in log
     assert '000002.jpg: the file is empty' in log
     (report,) = (tmp_path / 'work').glob('*/evaluation/evaluation.json')
     (bad,) = json.loads(report.read_text())['bad_images']
     assert bad['path'].endswith('val/000002.jpg')
-    # One line for each pass over the data.
+    # One line per pass over the data.
     assert log.count('Memory: ') == 2
 
     run_tool(
@@ -109,7 +109,7 @@ def test_resuming_stays_exact_with_bad_images(tmp_path, data):
         run_tool('train', stopped, *options, tmp_path / 'stopped')
     assert caught.value.code == STOPPED_EXIT_CODE
     run_tool('train', config, *options, tmp_path / 'stopped', '--resume')
-    assert '2 of 8 so far' in log_of(tmp_path / 'stopped')  # met before and after the stop
+    assert '2 of 8 so far' in log_of(tmp_path / 'stopped')  # found before and after the stop
     assert losses_of(tmp_path / 'stopped') == losses_of(tmp_path / 'undisturbed')
     assert_same(states_of(tmp_path / 'stopped'), states_of(tmp_path / 'undisturbed'))
 
@@ -136,7 +136,7 @@ def test_processes_agree_on_bad_images(tmp_path, data):
         assert log.count('is replaced by a different one') == 1
         assert '1 of 4 images cannot be read' in log
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
-    # A second one stops both.
+    # A second unreadable image stops both processes.
     (data / 'train/000007.jpg').write_bytes(b'')
     result = run_script(
         ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work_3',
@@ -147,7 +147,7 @@ def test_processes_agree_on_bad_images(tmp_path, data):
 
 
 class _Runner:
-    """What the count needs of a runner."""
+    """The parts of a runner that the count needs."""
 
     iter = 0
 

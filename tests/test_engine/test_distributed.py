@@ -1,4 +1,4 @@
-"""Two processes on the CPU through the launch scripts."""
+"""Several processes on the CPU, started by the launch scripts."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from mmdet_dinov2.engine import StrictRunner
 from ..test_resume.test_choose import losses_of
 from ..tools import ROOT, run_script, write_config
 
-# The same 30 steps of 4 images, with all that is random.
+# 30 steps of 4 images, with everything that is random.
 CURVE = """
 dataset = dict(dataset, generate=dict(num_train=40, num_val=4, seed=0), pipeline=[
     dict(type='LoadImageFromFile'),
@@ -40,12 +40,12 @@ custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])
 
 @pytest.fixture(scope='module')
 def environment():
-    """Few threads for each process, and CPUs even where there are GPUs."""
+    """An environment with one thread for each process, on CPUs even where there are GPUs."""
     return dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 
 
 def curve(folder, environment, processes, batch_size, *options, extra=''):
-    """Losses of the steps of a run."""
+    """Returns the losses of the steps of a run."""
     name = f'{processes}x{batch_size}{len(options)}{len(extra)}'
     config = write_config(folder, CURVE + extra, name=f'{name}.py')
     options = [*options, '--cfg-options', f'train_dataloader.batch_size={batch_size}']
@@ -60,7 +60,7 @@ def curve(folder, environment, processes, batch_size, *options, extra=''):
 
 
 def largest_difference(first, second):
-    """Largest relative difference of a step."""
+    """Returns the largest relative difference of a step."""
     return max(abs(first[step] - second[step]) / abs(second[step]) for step in second)
 
 
@@ -135,7 +135,7 @@ custom_hooks = [{hook}]
 
 @pytest.mark.slow
 def test_batches_without_boxes_on_one_process(tmp_path, environment):
-    # Every 25th picture from the 13th on is empty: rank 0 of 2 gets one, at a batch of 1.
+    # Every 25th picture from the 13th on has no boxes: rank 0 of 2 gets one in a batch of 1.
     extra = """
 dataset = dict(dataset, generate=dict(num_train=14, num_val=4, seed=0))
 train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dataset)
@@ -188,7 +188,7 @@ def test_a_signal_saves_and_ends_all(tmp_path, environment, name):
         start_new_session=True,
     )
     end = time.monotonic() + 120
-    # Some steps were made.
+    # Wait for the first steps.
     while not any(f.stat().st_size for f in tmp_path.glob('work/*/vis_data/scalars.json')):
         assert time.monotonic() < end
         time.sleep(0.5)
@@ -199,7 +199,7 @@ def test_a_signal_saves_and_ends_all(tmp_path, environment, name):
         os.kill(run.pid, getattr(signal, name))  # what a scheduler does
     assert run.wait(timeout=60) != 0
     assert time.monotonic() - start < 30
-    with pytest.raises(ProcessLookupError):  # nobody is left of the group
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
         time.sleep(1)
         os.killpg(run.pid, 0)
     stopped = tmp_path / 'work/stopped.pth'
@@ -215,7 +215,7 @@ def test_processes_wait_for_a_long_evaluation(monkeypatch):
     )
     env_cfg = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py').env_cfg
     runner = SimpleNamespace(cfg={}, distributed=True, launcher='pytorch')
-    with pytest.raises(TypeError):  # mmengine's part needs a whole runner
+    with pytest.raises(TypeError):  # mmengine's part needs a complete runner
         StrictRunner.setup_env(runner, env_cfg)
     assert given == dict(timeout=timedelta(hours=1))
 

@@ -1,4 +1,4 @@
-"""Loading processes end when the run ends them, and not by a signal that is meant for the run."""
+"""Loading processes end when the run ends them, not by a signal to the run."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def alive(pid):
 
 
 def both_at_work(loader):
-    """An iteration to which two processes have given a batch each."""
+    """Starts an iteration in which two processes have each loaded a batch."""
     batches = iter(loader)
     next(batches)
     next(batches)
@@ -34,7 +34,7 @@ def both_at_work(loader):
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
 @pytest.mark.parametrize('method', ['fork', 'forkserver'])
-def test_signals_of_others_are_outlived_and_those_of_the_run_end(method):
+def test_only_the_run_ends_its_loading_processes(method):
     loader = DataLoader(range(1000), num_workers=2, multiprocessing_context=method)
     assert outlive_signals(loader) is loader
     batches = both_at_work(loader)
@@ -53,7 +53,7 @@ def test_signals_of_others_are_outlived_and_those_of_the_run_end(method):
         list(batches)
 
 
-def test_the_function_of_the_config_still_runs(tmp_path):
+def test_the_worker_init_fn_of_the_config_still_runs(tmp_path):
     def note(worker_id):
         (tmp_path / str(worker_id)).touch()
 
@@ -86,6 +86,6 @@ train_cfg = dict(max_epochs=1000, val_interval=1000)
     os.killpg(run.pid, signal.SIGTERM)
     assert run.wait(timeout=60) == STOPPED_EXIT_CODE, (tmp_path / 'output').read_text()[-3000:]
     assert (tmp_path / 'work/stopped.pth').is_file()
-    with pytest.raises(ProcessLookupError):  # the loading processes have ended too
+    with pytest.raises(ProcessLookupError):  # the loading processes have also ended
         time.sleep(1)
         os.killpg(run.pid, 0)

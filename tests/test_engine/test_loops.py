@@ -1,4 +1,4 @@
-"""Iterations are optimizer steps."""
+"""Iterations of the training loops are optimizer steps."""
 
 import json
 
@@ -25,7 +25,7 @@ def scalars_of(work_dir) -> list[dict]:
     ],
 )
 def test_steps_of_accumulated_micro_batches(tmp_path, loop, steps, capfd):
-    # 8 images in micro-batches of 2, of which 3 make a step: 6 and 2 images an epoch.
+    # 8 images in micro-batches of 2, 3 micro-batches a step: an epoch has steps of 6 and 2 images.
     extra = f"""
 optim_wrapper = dict(accumulative_counts=3)
 train_cfg = {loop}
@@ -55,10 +55,10 @@ def gradients(model, images, micro_batches, announce):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch():
+def test_accumulated_gradients_equal_those_of_the_whole_batch():
     torch.manual_seed(0)
     cfg = detector_cfg()
-    # Without noise, and with as many groups in every batch, denoising does not depend on the draw.
+    # Without noise and with a fixed number of groups, denoising does not depend on random numbers.
     cfg['dn_cfg'] = dict(
         label_noise_scale=1e-9, box_noise_scale=1e-9, group_cfg=dict(dynamic=False, num_groups=2)
     )
@@ -73,6 +73,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     accumulated = gradients(model, images, pairs, announce=True)
     difference = (accumulated - whole).norm() / whole.norm()
     assert difference < 1e-5
-    # What mmengine's accumulation gives: each micro-batch is divided by its own boxes.
+    # In mmengine's accumulation, each micro-batch is divided by its own boxes.
     alone = gradients(model, images, pairs, announce=False)
     assert (alone - whole).norm() / whole.norm() > 0.05

@@ -1,3 +1,5 @@
+"""Runs that are repeatable to the bit."""
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,8 +10,8 @@ from ..tools import ROOT, run_tool, write_config
 
 
 @pytest.fixture
-def untouched_settings():
-    """Puts PyTorch's settings back."""
+def restored_settings():
+    """Restores PyTorch's settings after the test."""
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
     yield
@@ -17,7 +19,7 @@ def untouched_settings():
     cudnn.deterministic, cudnn.benchmark = before[1:]
 
 
-def test_settings(untouched_settings, monkeypatch):
+def test_settings(restored_settings, monkeypatch):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
     use_reproducible_algorithms()
     assert torch.are_deterministic_algorithms_enabled()
@@ -33,12 +35,12 @@ def test_settings(untouched_settings, monkeypatch):
         (dict(reproducible=True, randomness=dict(seed=None)), 'needs a fixed seed'),
     ],
 )
-def test_what_cannot_be_reproduced_is_refused(cfg, message):
+def test_bad_settings_are_refused(cfg, message):
     with pytest.raises(ValueError, match=message):
         check_reproducible(Config(cfg))
 
 
-def test_the_part_turns_it_on(tmp_path, untouched_settings):
+def test_the_config_part_turns_it_on(tmp_path, restored_settings):
     part = Config.fromfile(ROOT / 'configs/_base_/reproducible.py')
     assert check_reproducible(Config(dict(part, randomness=dict(seed=0))))
     assert not check_reproducible(Config(dict()))

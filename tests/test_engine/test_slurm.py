@@ -1,4 +1,4 @@
-"""The launch scripts on a real Slurm."""
+"""The launch scripts on a real Slurm cluster."""
 
 import os
 import re
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope='module')
 def slurm():
-    """Environment in which Slurm's commands work."""
+    """An environment in which Slurm's commands work."""
     env = dict(
         os.environ,
         CUDA_VISIBLE_DEVICES='',
@@ -105,7 +105,7 @@ def test_two_tasks_test(slurm, undisturbed):
     ],
     ids=['sigterm', 'end_of_epoch', 'requeue', 'sigkill'],
 )
-def test_batch_jobs_go_on_by_themselves(slurm, undisturbed, tmp_path, hook):
+def test_batch_jobs_resume_by_themselves(slurm, undisturbed, tmp_path, hook):
     extra = CURVE.replace('batch_size=4', 'batch_size=2') + f'custom_hooks = [{hook}]\n'
     config = write_config(tmp_path, extra, data=undisturbed / 'shapes')
     submitted = run_script(
@@ -115,7 +115,7 @@ def test_batch_jobs_go_on_by_themselves(slurm, undisturbed, tmp_path, hook):
     assert submitted.returncode == 0, submitted.stderr
     job = re.search(r'Submitted batch job (\d+)', submitted.stdout).group(1)
     if 'SIGKILL' in hook:
-        # Nothing is left to requeue the job; whoever watches over it does.
+        # No process is left to requeue the job, so somebody has to.
         assert wait_for(job, slurm, 120) == 'FAILED'
         subprocess.run(['scontrol', 'requeue', job], env=slurm, check=True)
     state = wait_for(job, slurm, 240)

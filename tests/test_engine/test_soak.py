@@ -1,10 +1,12 @@
-"""A long run that is killed, stopped and resumed ends where the undisturbed one does.
+"""A long run that is killed, stopped and resumed ends where an undisturbed run does.
 
-SOAK_STEPS       steps of a run (1000)
+Settings in the environment, with their defaults:
+
+SOAK_STEPS       number of steps of a run (1000)
 SOAK_MODEL       'tiny', or 'quickstart' for the model and the pictures of the quick start
-SOAK_BAD_IMAGES  training images that are cut off, in both runs (2)
+SOAK_BAD_IMAGES  number of training images that are cut off in both runs (2)
 
-For example ``SOAK_MODEL=quickstart pytest -m slow -s tests/test_engine/test_soak.py``.
+For example: ``SOAK_MODEL=quickstart pytest -m slow -s tests/test_engine/test_soak.py``.
 """
 
 import json
@@ -42,7 +44,7 @@ log_processor = dict(window_size=1, by_epoch=False)
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(vis_backends=vis_backends)
 """
-# Batches of one small image, with all that is random.
+# Batches of one small image, with everything that is random.
 TINY = """
 train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(
     dataset, generate=dict(num_train=20, num_val=4, seed=0), pipeline=[
@@ -92,16 +94,16 @@ def finish(process, work, code=0):
 
 
 def spoil(data):
-    """Cuts the first images off."""
+    """Cuts off the files of the first images."""
     for path in sorted((data / 'train').iterdir())[:BAD_IMAGES]:
         path.write_bytes(path.read_bytes()[:100])
 
 
 def memory_of(work):
-    """MiB that each process of a run holds after its passes over the data, and at most in a step.
+    """Returns the MiB that each process of a run holds after each pass, and its peak in a step.
 
-    After a pass freed memory is given back. Between them the C library keeps some of it, more while
-    the sizes of the images are new to it; so what is held is looked at, not the peaks.
+    Freed memory is returned after a pass. Within a pass, the C library keeps some of it, and more
+    of it while image sizes are new. The test therefore compares the former, not the peaks.
     """
     held, peaks = [], []
     for log in sorted(work.glob('*/vis_data/scalars.json')):
@@ -114,7 +116,7 @@ def memory_of(work):
 
 
 def growth(held):
-    """How much more the second half holds than the first: what never goes away again."""
+    """Returns how much more the second half holds than the first."""
     half = len(held) // 2
     return min(held[half:]) - min(held[:half])
 
@@ -131,7 +133,7 @@ def test_killed_and_stopped_runs_end_where_the_undisturbed_one_does(tmp_path):
     undisturbed = start(plain, tmp_path / 'undisturbed', *options)  # side by side
 
     work = tmp_path / 'disturbed'
-    # Killed in the middle of an interval, and asked to stop in a later one.
+    # Killed within an interval of checkpoints, and asked to stop in a later one.
     for name, step, code in (
         ('SIGKILL', INTERVAL * 3 + INTERVAL // 2, -signal.SIGKILL),
         ('SIGTERM', INTERVAL * 7 + INTERVAL // 3, STOPPED_EXIT_CODE),
@@ -157,7 +159,7 @@ def test_killed_and_stopped_runs_end_where_the_undisturbed_one_does(tmp_path):
     if STEPS < 500:
         return
     assert len(held) == 4
-    # It has learnt something on the way.
+    # The model has learned something.
     tenth = STEPS // 10
     mean = [sum(losses[s] for s in part) / tenth for part in (range(1, tenth + 1),
             range(STEPS - tenth + 1, STEPS + 1))]  # fmt: skip
