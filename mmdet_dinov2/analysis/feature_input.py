@@ -52,7 +52,7 @@ def load_backbone_of(
     state = {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
     if not state:
         raise InputError(
-            f'checkpoint {checkpoint} has no parameters named {prefix}*; give one of a detector'
+            f'checkpoint {checkpoint} must be that of a detector, but lacks parameters {prefix}*'
         )
     load_state_dict(backbone, state, source=str(checkpoint))
     return backbone, str(checkpoint)

@@ -14,7 +14,8 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint.reading import read_pickle
 from ..data.coco_file import CocoFile
-from ..data.preflight import check_config, raise_on_errors
+from ..data.findings import raise_on_errors
+from ..data.preflight import check_config
 from ..engine.runner import StrictRunner
 from ..errors import InputError
 
@@ -86,8 +87,8 @@ def _read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise InputError(
-            f'{path} is no file of predictions as tools/test.py --out writes them ({error}); give '
-            'a JSON file in COCO format instead'
+            f'{path} is not a file of predictions as tools/test.py --out writes them ({error}); '
+            'give a JSON file in COCO format instead'
         ) from error
 
 

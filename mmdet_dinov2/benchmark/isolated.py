@@ -61,18 +61,6 @@ def run_isolated(function: Callable[..., dict], time_limit: float, **kwargs) -> 
         return json.loads(result.read_text())
 
 
-def run_here(function: Callable[..., dict], time_limit: float, **kwargs) -> dict:
-    """Calls a function in this process instead, without a time limit; for tests.
-
-    Raises:
-        CaseError: If it fails.
-    """
-    try:
-        return json.loads(json.dumps(function(**json.loads(json.dumps(kwargs)))))
-    except Exception as error:
-        raise CaseError(f'{type(error).__name__}: {error}') from error
-
-
 def _reason(code: int, errors: str) -> str:
     if code < 0:
         return f'ended by signal {-code}' + (' (out of memory?)' if code == -9 else '')

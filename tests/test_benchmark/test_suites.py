@@ -6,7 +6,7 @@ import cv2
 import pytest
 import torch
 
-from mmdet_dinov2.benchmark.isolated import run_here
+from mmdet_dinov2.benchmark.isolated import CaseError
 from mmdet_dinov2.benchmark.machine import describe_machine
 from mmdet_dinov2.benchmark.picture import draw_report
 from mmdet_dinov2.benchmark.settings import Settings
@@ -17,6 +17,15 @@ from mmdet_dinov2.benchmark.timing import Spread
 from mmdet_dinov2.models.dino import PaddingAwareDINO
 
 pytest.importorskip('timm')
+
+
+def run_here(function, time_limit, **kwargs):
+    """Calls a case in this process, with arguments and results as JSON."""
+    try:
+        return json.loads(json.dumps(function(**json.loads(json.dumps(kwargs)))))
+    except Exception as error:
+        raise CaseError(f'{type(error).__name__}: {error}') from error
+
 
 SETTINGS = Settings(repeats=1, dry_run=True, run_case=run_here)
 
