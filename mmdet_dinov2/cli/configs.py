@@ -18,9 +18,10 @@ from ..checkpoint.reading import trust_checkpoints
 from ..config.names import check_loader_keys, check_option_names
 from ..config.own_types import own_type
 from ..data.class_names import fill_classes
+from ..data.findings import raise_on_errors
 from ..data.own_config import use_own_data
 from ..data.own_data import find_own_data
-from ..data.preflight import check_config, raise_on_errors
+from ..data.preflight import check_config
 from ..engine.runner import StrictRunner
 from ..errors import InputError
 from ..runs.checkpoints import find_best_or_last

@@ -4,9 +4,10 @@ Importing this package registers the datasets and the loading of images.
 """
 
 from .coco_dataset import ClassNameCocoDataset
+from .evaluators import fill_evaluator_ann_file
 from .findings import Finding, raise_on_errors
 from .loading import BadImageError, CheckedLoadImageFromFile
-from .preflight import check_config, fill_evaluator_ann_file
+from .preflight import check_config
 from .shapes import generate_shapes
 from .shapes_dataset import ShapesDataset
 

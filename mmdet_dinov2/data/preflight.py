@@ -34,16 +34,9 @@ from .dataset_source import (
     iter_dataset_configs,
     read_source,
 )
-from .evaluators import (
-    check_ann_files,
-    fill_evaluator_ann_file,
-    metrics_fill_fields,
-    only_writes_predictions,
-)
-from .findings import Finding, raise_on_errors
+from .evaluators import check_ann_files, metrics_fill_fields, only_writes_predictions
+from .findings import Finding
 from .shapes_dataset import ShapesDataset, ensure_shapes
-
-__all__ = ['Finding', 'check_config', 'fill_evaluator_ann_file', 'raise_on_errors']
 
 SPLITS = ('train', 'val', 'test')
 
