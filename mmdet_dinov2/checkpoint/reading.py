@@ -111,14 +111,9 @@ def state_dict_of(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> d
     return state
 
 
-def cached_path(url: str) -> Path:
-    """Returns where the download of a URL is kept."""
-    name = os.path.basename(urllib.parse.urlparse(url).path)
-    return Path(torch.hub.get_dir()) / 'checkpoints' / name
-
-
 def _download(url: str) -> Path:
-    path = cached_path(url)
+    name = os.path.basename(urllib.parse.urlparse(url).path)
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -72,7 +72,7 @@ class IntactCheckpointHook(CheckpointHook):
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
 
     def _best_paths(self) -> dict[str, str | None]:
-        """Returns the best checkpoints by metric; mmengine has a place of its own for a single one."""
+        """Returns the best checkpoints by metric; mmengine keeps a single one elsewhere."""
         if not self.save_best:
             return {}
         if len(self.key_indicators) == 1:

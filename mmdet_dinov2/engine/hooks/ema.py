@@ -85,13 +85,7 @@ class TrainedEMAHook(EMAHook):
         """Puts the trained weights back into the model."""
         self.exchange_weights()
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Puts the averaged weights into the model."""
-        self.exchange_weights()
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Puts the trained weights back into the model."""
-        self.exchange_weights()
+    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
 
     def exchange_weights(self) -> None:
         """Exchanges the weights of the model and the averaged ones.
