@@ -135,7 +135,7 @@ def test_half_a_backbone_is_refused(other_detector):
         fine_tune(state, ('a', 'b', 'c'), None)
 
 
-def test_a_backbone_of_another_size_is_refused(other_detector):
+def test_a_backbone_of_a_different_size_is_refused(other_detector):
     state = {
         name: torch.zeros(*tensor.shape, 2) if name.startswith('backbone.') else tensor
         for name, tensor in other_detector.items()

@@ -144,7 +144,7 @@ def test_an_evaluation_that_was_broken_off_is_made_up_for(tmp_path, data, loop, 
     assert_same(states_of(work), states_of(tmp_path / 'undisturbed'))
 
 
-def test_epochs_of_another_length_are_refused(tmp_path, data, capfd):
+def test_epochs_of_a_different_length_are_refused(tmp_path, data, capfd):
     config = write_config(tmp_path, EPOCHS, data=data)
     run_tool('train', config, '--work-dir', tmp_path / 'work')
     run_tool(
@@ -214,7 +214,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, data):
     assert not (tmp_path / 'work/stopped.pth').exists()
 
 
-def test_resuming_without_a_checkpoint_starts_anew(tmp_path, data, capfd):
+def test_resuming_without_a_checkpoint_starts_from_scratch(tmp_path, data, capfd):
     config = write_config(tmp_path, 'train_cfg = dict(max_epochs=1)\n', data=data)
     run_tool('train', config, '--work-dir', tmp_path / 'new', '--resume')
     assert 'has no checkpoint to resume from' in capfd.readouterr().out

@@ -134,7 +134,7 @@ def test_nothing_to_go_on_from_is_not_a_new_start(work, shapes, tmp_path):
         choose_checkpoint(work, shapes)
 
 
-def test_a_config_that_resumes_starts_anew_in_an_empty_folder(run, tmp_path):
+def test_a_config_that_resumes_starts_from_scratch_in_an_empty_folder(run, tmp_path):
     run_tool(
         'train', run / 'tiny.py', '--work-dir', tmp_path / 'work',
         '--cfg-options', 'resume=True', 'train_cfg.max_epochs=1',
