@@ -23,7 +23,7 @@ def check_reproducible(cfg: Config) -> bool:
         raise InputError(f'reproducible must be True or False, but is {reproducible!r}')
     if reproducible and (cfg.get('randomness') or {}).get('seed') is None:
         raise InputError(
-            'reproducible=True needs a fixed seed; set randomness=dict(seed=0) or another number'
+            'reproducible=True needs a fixed seed; set one, such as randomness=dict(seed=0)'
         )
     return reproducible
 

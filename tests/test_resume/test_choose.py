@@ -196,7 +196,7 @@ def test_ctrl_c_saves_the_state(tmp_path, data, capfd):
         run_tool('train', config, '--work-dir', tmp_path / 'work')
     assert caught.value.code == STOPPED_EXIT_CODE
     assert find_last_checkpoint(tmp_path / 'work') == str(tmp_path / 'work/stopped.pth')
-    assert 'Stopping after this step; Ctrl-C again ends at once' in capfd.readouterr().err
+    assert 'Stopping after this step; Ctrl-C again stops at once' in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -250,5 +250,5 @@ def test_a_job_without_the_commands_of_slurm_is_not_requeued(monkeypatch):
 
 
 def test_unknown_signals_are_refused():
-    with pytest.raises(ValueError, match="no signals \\['SIGNOTHING'\\]"):
+    with pytest.raises(ValueError, match="\\['SIGNOTHING'\\] do not exist"):
         PreemptionHook(['SIGTERM', 'SIGNOTHING'])

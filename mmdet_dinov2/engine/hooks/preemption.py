@@ -1,4 +1,4 @@
-"""Runs that survive being stopped."""
+"""Saves a run exactly when it is asked to stop."""
 
 from __future__ import annotations
 
