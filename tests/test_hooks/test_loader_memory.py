@@ -90,8 +90,8 @@ def growth_of_a_worker(path, **kwargs):
 
 
 def test_annotations_are_shared_by_processes(large_file):
-    # Serialised annotations are one array, whose pages no process writes to. Objects are copied page
-    # by page when their references are counted.
+    # Serialised annotations are one array, whose pages no process writes to. Objects are copied
+    # page by page when their references are counted.
     shared = growth_of_a_worker(large_file)
     copied = growth_of_a_worker(large_file, serialize_data=False)
     print(f'own memory of a loading process: {shared:.1f} MiB, with objects {copied:.1f} MiB')
