@@ -211,7 +211,9 @@ def test_every_registered_class_is_on_a_page_of_the_api():
         module
         for registry in REGISTRIES
         for module in registry.module_dict.values()
-        if re.match(r'mmdet_dinov2\.(?!analysis|benchmark)', module.__module__)  # configs name no others
+        if re.match(
+            r'mmdet_dinov2\.(?!analysis|benchmark)', module.__module__
+        )  # configs name no others
     }
     assert len(registered) > 25
     for module in registered:
