@@ -2,7 +2,8 @@
 
 Command:    tools/dist_train.sh configs/dino_dinov2_l_ft_12ep.py 4
 Batch:      4 GPUs x 4 images x 1 accumulation step = 16
-Reference:  none published with DINOv2; EVA-02-L with LSJ 1024: 58.9, MAE ViT-L: 52.9 (detrex)
+Reference:  none published with DINOv2; box AP of similar recipes in detrex: EVA-02-L with LSJ 1024
+            58.9, MAE ViT-L 52.9
 """
 
 _base_ = [

@@ -1,4 +1,4 @@
-"""What a training tells the model about the samples of a step, as metadata of the samples.
+"""What a training passes to the model about the samples of a step, as their metadata.
 
 Metadata of samples is the only thing besides images and boxes that mmdet's data preprocessor and
 ``train_step`` pass on from the loop to the head.
@@ -31,7 +31,7 @@ def sample_seeds(batch_data_samples: SampleList) -> list[int]:
 
 
 def announce_step(micro_batches: Sequence[SampleList]) -> None:
-    """Tells each data sample of an accumulated step how many boxes the whole step has.
+    """Records in each data sample of an accumulated step how many boxes the whole step has.
 
     Losses are divided by the number of boxes. If all micro-batches of a step divide by the boxes of
     the whole step, their gradients add up to that of one large batch.

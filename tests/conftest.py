@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The launch scripts run the interpreter of the tests, in a checkout without an environment too.
 os.environ.setdefault('PYTHON', sys.executable)
-# mmengine's data sets collect garbage when they are built, which goes over all that was imported.
+# mmengine's datasets collect garbage when they are built, which goes over all that was imported.
 gc.freeze()
 
 # Fixtures of a wider scope build models before the ones of a test.

@@ -1,4 +1,4 @@
-"""Imports between the rooms of the package, as CONTRIBUTING.md says."""
+"""Imports between the rooms (folders) of the package, as CONTRIBUTING.md allows them."""
 
 import ast
 import re

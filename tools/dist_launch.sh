@@ -15,11 +15,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 launch() {
   local script=$1 gpus=$2 python visible free_port cores port
   shift 2
-  [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "GPUS must be a positive integer, but is '$gpus'." "$usage"
+  [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "GPUS must be a positive integer, but is '$gpus'" "$usage"
   local nodes=${NNODES:-1} rank=${NODE_RANK:-0}
-  [[ $nodes =~ ^[1-9][0-9]*$ ]] || die 2 "NNODES must be a positive integer, but is '$nodes'."
+  [[ $nodes =~ ^[1-9][0-9]*$ ]] || die 2 "NNODES must be a positive integer, but is '$nodes'"
   ((nodes == 1)) || [[ -n ${MASTER_ADDR:-} ]] ||
-    die 2 "with NNODES=$nodes, MASTER_ADDR must name the first machine, the same on all of them."
+    die 2 "with NNODES=$nodes, MASTER_ADDR must name the first machine, the same on all of them"
 
   python=$(find_python)
   # On one machine the port is bound here to see whether it is free; 0 stands for any free port.
@@ -46,12 +46,12 @@ EOF
     "$python" "$root/tools/check_env.py" >&2 || true
     exit 1
   fi
-  [[ $free_port != taken ]] || die 2 "port ${PORT:-} is in use; set PORT to a different one, or leave it unset to use a free one."
+  [[ $free_port != taken ]] || die 2 "port ${PORT:-} is in use; set PORT to a different one, or leave it unset to use a free one"
   if ((visible == 0)); then
     # torchrun would give each process one thread; PyTorch without it would give each process all cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > gpus ? cores / gpus : 1))}
   elif ((gpus > visible)); then
-    die 2 "GPUS is $gpus, but PyTorch sees $visible on this machine (CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset})."
+    die 2 "GPUS is $gpus, but PyTorch sees $visible on this machine (CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset})"
   fi
   if ((nodes == 1)); then port=${PORT:-$free_port}; else port=${PORT:-29500}; fi
 

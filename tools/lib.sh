@@ -25,7 +25,7 @@ find_python() {
   elif [[ -x $root/.venv/bin/python ]]; then
     echo "$root/.venv/bin/python"
   else
-    command -v python || command -v python3 || die 1 'there is no python on PATH; run "make env" or set PYTHON.'
+    command -v python || command -v python3 || die 1 'there is no python on PATH; run "make env" or set PYTHON'
   fi
 }
 

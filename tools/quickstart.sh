@@ -46,7 +46,7 @@ after_test=$(now)
 pictures=$(find "$work_dir/test" -type d -name pictures | sort | tail -n 1)
 count=0
 [[ -z $pictures ]] || count=$(find "$pictures" -name '*.png' -o -name '*.jpg' | wc -l)
-((count > 0)) || die 1 "the evaluation did not draw pictures in $work_dir/test."
+((count > 0)) || die 1 "the evaluation did not draw pictures in $work_dir/test"
 
 scores=$(find "$work_dir/test" -path '*/20*/20*.json' | sort | tail -n 1)
 # score NAME: prints the last value of a metric, rounded.

@@ -24,7 +24,7 @@ launch() {
   shift 4
   command -v srun >/dev/null || die 1 'srun does not exist on this machine; run this on a login node of a Slurm cluster,' \
     'or use the dist_*.sh script of the same name.'
-  [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "GPUS must be a positive integer, but is '$gpus'."
+  [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "GPUS must be a positive integer, but is '$gpus'"
   sinfo --noheader --partition="$partition" --format=%P 2>/dev/null | grep -q . ||
     die 2 "partition '$partition' does not exist; this cluster has: $(sinfo --noheader --format=%R | sort -u | xargs)"
   local per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}

@@ -52,7 +52,7 @@ class ReportInput:
         config: Resolved config.
         config_path: File of that config.
         base: Name and settings of the config to compare with; None takes the nearest one.
-        environment: Names and values that the log tells about the environment.
+        environment: Names and values of the environment, from the log.
         annotations: Annotations of the validation split.
         image_folder: Folder of the images of that split.
         predictions: Predictions in COCO's result format.

@@ -117,7 +117,7 @@ def _count_varlen_attention(
 
 
 def _register_attention() -> None:
-    """Tells torch's counter about the attention kernels that it does not know."""
+    """Registers the attention kernels that torch's counter does not know."""
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     if on_cpu not in flop_registry:
         register_flop_formula(on_cpu)(_count_cpu_attention)

@@ -84,7 +84,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
     """Reads a pickle file of tensors, arrays and plain values, without running any of it.
 
     Raises:
-        pickle.UnpicklingError: If it refers to anything else. A damaged file can raise any error.
+        pickle.UnpicklingError: If it refers to other objects. A damaged file can raise any error.
     """
     with open(path, 'rb') as file:
         return _PlainUnpickler(file).load()

@@ -23,7 +23,7 @@ def read_plain_config(text: str) -> dict[str, Any]:
         Values by name.
 
     Raises:
-        NotPlainError: If the text has anything else.
+        NotPlainError: If the text contains anything else.
     """
     try:
         content = {}

@@ -46,8 +46,8 @@ def generate_shapes(
         ``root`` as a path.
 
     Raises:
-        InputError: If an argument is out of range, or if ``root`` holds anything else. Nothing is
-            ever overwritten.
+        InputError: If an argument is out of range, or if ``root`` holds anything but this dataset.
+            Nothing is ever overwritten.
     """
     arguments = dict(
         num_train=_whole_number('num_train', num_train, minimum=1),
@@ -72,7 +72,7 @@ def _whole_number(name: str, value: Any, minimum: int) -> int:
 
 
 def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
-    """Returns whether ``root`` holds this dataset; raises if it holds anything else."""
+    """Returns whether ``root`` holds this dataset; raises if it holds other files."""
     if not os.path.lexists(root):
         return False
     if not root.is_dir():

@@ -20,7 +20,7 @@ _GENERATE_KEYS = ('num_train', 'num_val', 'seed')
 class ShapesDataset(ClassNameCocoDataset):
     """Dataset of generated shapes, created at ``data_root`` on first use.
 
-    Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and the same
+    Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and likewise
     for ``val``.
 
     Args:
@@ -30,8 +30,8 @@ class ShapesDataset(ClassNameCocoDataset):
         **kwargs: As for :class:`ClassNameCocoDataset`.
 
     Raises:
-        InputError: If ``generate`` has unknown keys or values out of range, or if ``data_root``
-            is not a local folder or holds anything else.
+        InputError: If ``generate`` is not a dict, has unknown keys or values out of range, or if
+            ``data_root`` is not a local folder or holds anything but this dataset.
     """
 
     METAINFO = dict(classes=CLASSES, palette=class_colours(len(CLASSES)))

@@ -22,7 +22,7 @@ def outlive_signals(loader: DataLoader) -> DataLoader:
         loader: A dataloader; its ``worker_init_fn`` still runs.
 
     Returns:
-        The same dataloader. It is not changed where the system does not tell who sent a signal
+        The same dataloader. It is not changed where the system does not report who sent a signal
         (macOS).
     """
     if not hasattr(signal, 'sigwaitinfo'):

@@ -32,7 +32,7 @@ class OptimizerStepLoop:
     a run can resume at any step.
 
     Attributes:
-        step: What the last step tells hooks.
+        step: What the last step and the hooks exchange.
         bad_images: The training images that could not be read.
     """
 

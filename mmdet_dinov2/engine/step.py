@@ -1,4 +1,4 @@
-"""What the processes of a training tell each other, and their hooks, in a step."""
+"""What the processes of a training exchange in a step, with each other and with hooks."""
 
 from __future__ import annotations
 

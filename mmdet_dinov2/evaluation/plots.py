@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# With more classes, axes have no names and cells no numbers.
+# With more classes, axes are not labelled and cells do not show numbers.
 _MAX_NAMED = 40
 _MAX_CURVES = 20
 _COLUMNS = ('ap', 'ap_50', 'ap_75', 'ap_s', 'ap_m', 'ap_l', 'precision', 'recall', 'best_score')

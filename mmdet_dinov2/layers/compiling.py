@@ -62,7 +62,7 @@ def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not self.compiled or torch.compiler.is_compiling() or not len(streams[0]):
             return method(self, *streams)
         function = compiled(_BACKEND)
-        # Private: `torch.compiler` has no name for this error.
+        # Private: `torch.compiler` does not export this error.
         from torch._dynamo.exc import BackendCompilerFailed
 
         try:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from mmcv.ops import MultiScaleDeformableAttention, get_compiling_cuda_version
+
+# Private: `mmcv.ops` does not export the operator.
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from mmengine.logging import print_log
 from torch import Tensor

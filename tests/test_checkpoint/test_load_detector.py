@@ -1,3 +1,5 @@
+"""Loading whole detectors: exactly, or as the start of a training with different classes."""
+
 import pytest
 import torch
 from mmdet.registry import MODELS

@@ -1,4 +1,4 @@
-"""Errors in one sentence, warnings, progress."""
+"""What the tools print: errors in one sentence, warnings, progress."""
 
 import os
 

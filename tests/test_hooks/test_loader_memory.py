@@ -24,7 +24,7 @@ from mmdet_dinov2.engine.hooks.loader_memory import (
 )
 
 pytestmark = pytest.mark.skipif(
-    proportional_memory(os.getpid()) is None, reason='only Linux tells parts of shared pages'
+    proportional_memory(os.getpid()) is None, reason='only Linux reports shared pages by process'
 )
 
 

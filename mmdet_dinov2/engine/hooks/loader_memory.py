@@ -19,11 +19,11 @@ _MIB = 2**20
 class LoaderMemoryHook(Hook):
     """Logs the memory of the process and of its loading processes after each pass over the data.
 
-    Returns freed memory to the system before; see :func:`return_freed_memory`.
+    Returns freed memory to the system first; see :func:`return_freed_memory`.
 
     Each process counts its part of the pages that several share, such as the annotations, so the
-    sum is the memory that the machine gives to the run. Only Linux tells the parts; nothing is
-    logged on other systems.
+    sum is the memory that the machine gives to the run. Only Linux reports these parts; nothing
+    is logged on other systems.
     """
 
     priority = 'LOW'
@@ -73,7 +73,7 @@ def proportional_memory(pid: int) -> float | None:
     """Returns the resident memory of a process in MiB, with its part of shared pages.
 
     Returns:
-        None if the system does not tell (only Linux does) or the process has ended.
+        None if the system does not report it (only Linux does) or the process has ended.
     """
     try:
         used = psutil.Process(pid).memory_full_info()

@@ -129,7 +129,7 @@ def describe_changes(
 def check_epoch_length(meta: Mapping[str, Any], length: int, path: str) -> None:
     """Checks that epochs are as long as they were.
 
-    Otherwise the number of steps would not tell the place within an epoch.
+    Otherwise the number of steps would not determine the position within an epoch.
 
     Args:
         meta: ``meta`` of the checkpoint.

@@ -175,7 +175,7 @@ def _finite(value: Any) -> bool:
 
 
 def _plain_sample(sample: DetDataSample) -> dict:
-    """Converts a data sample to dicts of numbers, texts and tensors; leaves out all else."""
+    """Converts a data sample to dicts of numbers, texts and tensors; leaves out the rest."""
     return dict(
         metainfo={key: value for key, value in sample.metainfo.items() if _is_plain(value)},
         gt_instances={
