@@ -20,7 +20,7 @@ cd "$root"
 
 part=${1:-}
 [[ $part =~ ^(lint|env|tests|docs)$ ]] || die 2 'usage: setup_env.sh lint|env|tests|docs'
-[[ ${MMCV_OPS:-cpu} =~ ^(cpu|cuda)$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda."
+[[ ${MMCV_OPS:-cpu} =~ ^(cpu|cuda)$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda"
 venv=${VENV:-.venv}
 lock=requirements/lock.txt
 trap 'exit 130' INT TERM
@@ -128,7 +128,7 @@ make_venv() {
   log=$venv/setup.log
   check_machine "$python"
   if [[ -n ${PYTHON:-} ]]; then
-    wanted=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || die 1 "'$PYTHON' does not run."
+    wanted=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || die 1 "'$PYTHON' does not run"
     "$python" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$wanted')" ||
       die 1 "$venv was made with $("$python" --version), but PYTHON is $wanted." \
         "Remove it (rm -r $venv) or choose a different folder: VENV=.venv-$wanted"
