@@ -42,6 +42,7 @@ from .batch import (
     check_accumulation,
     describe_training_batch,
 )
+from .hooks.preemption import PreemptionHook
 from .loading_processes import outlive_signals
 from .loops import OptimizerStepLoop
 from .optim.fsdp import FullyShardedModel, clip_grad_norm
@@ -141,7 +142,13 @@ class StrictRunner(Runner):
     def train(self) -> nn.Module:
         """Trains; see mmengine's ``Runner.train``."""
         self.running = 'train'
-        return super().train()
+        try:
+            return super().train()
+        finally:
+            # A process that outlives a failed training, such as a notebook, gets its Ctrl-C back.
+            for hook in self.hooks:
+                if isinstance(hook, PreemptionHook):
+                    hook.stop_listening()
 
     def val(self) -> dict:
         """Evaluates on the validation data; see mmengine's ``Runner.val``."""

@@ -208,6 +208,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path, data):
     try:
         with pytest.raises(KeyboardInterrupt):
             run_tool('train', config, '--work-dir', tmp_path / 'work')
+        assert {name: signal.getsignal(name) for name in names} == before
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)

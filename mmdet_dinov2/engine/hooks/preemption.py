@@ -72,8 +72,8 @@ class PreemptionHook(Hook):
         for name in self.signals:
             self._previous[name] = signal.signal(getattr(signal, name), request)
 
-    def after_train(self, runner: Runner) -> None:
-        """Restores the handlers of the signals."""
+    def stop_listening(self) -> None:
+        """Restores the handlers of the signals; the runner calls it, however a training ends."""
         for name, handler in self._previous.items():
             signal.signal(getattr(signal, name), handler)
         self._previous = {}
@@ -131,7 +131,6 @@ class PreemptionHook(Hook):
             )
         # No process may leave earlier: srun would end the others.
         barrier()
-        self.after_train(runner)
         raise SystemExit(STOPPED_EXIT_CODE)
 
 
