@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import join_path
+from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
@@ -177,6 +178,11 @@ class StrictRunner(Runner):
                 f'but is {type(built).__name__}; set train_cfg.type'
             )
         return built
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
+        """Registers the default hooks; see mmengine's ``Runner.register_default_hooks``."""
+        default = dict(checkpoint=dict(type='IntactCheckpointHook', interval=1))
+        super().register_default_hooks({**default, **(hooks or {})})
 
     @staticmethod
     def build_dataloader(

@@ -7,7 +7,7 @@ import mmengine.registry
 import pytest
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
-from mmengine.hooks import EMAHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 
@@ -15,6 +15,7 @@ from mmdet_dinov2.config.own_types import EARLIER_NAMES, OWN_TYPES, own_type, us
 from mmdet_dinov2.data.loading import CheckedLoadImageFromFile
 from mmdet_dinov2.engine import StrictRunner
 from mmdet_dinov2.engine.batch import EffectiveBatch
+from mmdet_dinov2.engine.hooks import IntactCheckpointHook
 from mmdet_dinov2.engine.resume.changes import describe_changes, training_settings
 from mmdet_dinov2.errors import InputError
 
@@ -172,16 +173,35 @@ def test_a_resumed_run_does_not_report_replaced_types_as_changes():
     assert [row.key for row in rows] == ['train_cfg.type']
 
 
-def test_a_runner_built_directly_refuses_loops_of_micro_batches(tmp_path):
+def direct_runner(tmp_path, **settings):
     cfg = Config.fromfile(write_config(tmp_path))
-    runner = StrictRunner(
+    return StrictRunner(
         cfg.model,
         str(tmp_path / 'work'),
         train_dataloader=cfg.train_dataloader,
-        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
         optim_wrapper=cfg.optim_wrapper,
         default_scope='mmdet',
-        experiment_name='direct',
+        **settings,
     )
+
+
+def test_a_runner_built_directly_refuses_loops_of_micro_batches(tmp_path):
+    train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+    runner = direct_runner(tmp_path, train_cfg=train_cfg, experiment_name='direct')
     with pytest.raises(InputError, match='must be EpochTrainLoop, .* but is EpochBasedTrainLoop'):
         runner.train()
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'expected'),
+    [(None, [IntactCheckpointHook]), (dict(checkpoint=None), [])],
+    ids=['not named', 'left out'],
+)
+def test_checkpoints_are_intact_if_no_hook_is_named(tmp_path, hooks, expected):
+    runner = direct_runner(
+        tmp_path,
+        train_cfg=dict(max_epochs=1),
+        default_hooks=hooks,
+        experiment_name=f'hooks_{len(expected)}',
+    )
+    assert [type(hook) for hook in runner.hooks if isinstance(hook, CheckpointHook)] == expected
