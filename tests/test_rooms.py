@@ -44,6 +44,12 @@ def test_every_room_is_in_the_table(root, allowed):
     assert folders == set(allowed)
 
 
+def test_rooms_come_after_those_that_they_import(allowed):
+    order = list(allowed)
+    for room, below in allowed.items():
+        assert below & set(order) <= set(order[: order.index(room)]), room
+
+
 def test_rooms_import_what_lies_below_them(root, allowed):
     package = root / 'mmdet_dinov2'
     wrong = []

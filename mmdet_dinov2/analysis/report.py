@@ -96,12 +96,12 @@ def render_report(given: ReportInput) -> str:
 
 
 def _points(value: float) -> str:
-    """AP with one decimal, a dash where it is not defined."""
+    """Words AP with one decimal, a dash where it is not defined."""
     return '–' if math.isnan(value) else f'{value:.1f}'
 
 
 def read_environment(run: RunLog) -> list[tuple[str, str]]:
-    """The environment that MMEngine writes at the start of the log of the last part of a run."""
+    """Returns the environment in the log of the last part of a run, as MMEngine writes it."""
     if not run.files or run.files[-1].name != 'scalars.json':
         return []
     logs = sorted(run.files[-1].parents[1].glob('*.log'))

@@ -75,7 +75,7 @@ def count_boxes(coco: CocoFile, classes: Sequence[str], min_size: float = 0) -> 
 
 
 def is_trained_on(annotation: Mapping[str, Any], image: Mapping[str, Any] | None) -> bool:
-    """Whether a box is used in training, if its category is a class."""
+    """Returns whether a box is used in training, if its category is a class."""
     complete = complete_annotation(annotation)
     return not complete['iscrowd'] and not _reason_to_drop(complete, image)
 
@@ -101,7 +101,7 @@ def _reason_to_drop(annotation: Mapping[str, Any], image: Mapping[str, Any] | No
 
 
 def looks_normalised(coco: CocoFile) -> bool:
-    """Whether all boxes lie between 0 and 1, as fractions of the image instead of pixels."""
+    """Returns whether all boxes lie between 0 and 1, as fractions of the image, not pixels."""
     boxes = [annotation['bbox'] for annotation in coco.annotations or ()]
     return any(w > 0 and h > 0 for _, _, w, h in boxes) and all(
         min(x, y, w, h) >= 0 and max(x + w, y + h) <= 1.001 for x, y, w, h in boxes
@@ -109,7 +109,7 @@ def looks_normalised(coco: CocoFile) -> bool:
 
 
 def look_like_corners(coco: CocoFile) -> bool:
-    """Whether the boxes look like ``x1, y1, x2, y2`` instead of ``x, y, width, height``.
+    """Returns whether the boxes look like ``x1, y1, x2, y2`` instead of ``x, y, width, height``.
 
     They do if all of them are valid inside their image as ``x1, y1, x2, y2``, and most would extend
     beyond it as ``x, y, width, height``.

@@ -74,7 +74,7 @@ def category_ids(coco: CocoFile, classes: Sequence[str]) -> list[Any]:
 
 
 def leaves_folder(folder: str, file_name: str) -> bool:
-    """Whether a file name leads out of the folder that it is relative to.
+    """Returns whether a file name leads out of the folder that it is relative to.
 
     Absolute names, ``..`` and URLs may do so. Links inside the folder are not followed: they are up
     to its owner.

@@ -102,7 +102,7 @@ def dataset_class(key: str, config: Mapping[str, Any]) -> type:
 
 
 def is_coco_format(cls: type) -> bool:
-    """Whether a class reads COCO JSON as ``CocoDataset`` or ``ClassNameCocoDataset`` does.
+    """Returns whether a class reads COCO JSON as ``CocoDataset`` or ``ClassNameCocoDataset`` does.
 
     A subclass with its own loading or parsing (LVIS, Objects365, panoptic) does not.
     """
@@ -137,7 +137,7 @@ def annotation_path(config: Mapping[str, Any]) -> str:
 
 
 def is_remote(path: str, config: Mapping[str, Any]) -> bool:
-    """Whether mmdet reads the path through a backend other than the local file system."""
+    """Returns whether mmdet reads the path through a backend other than the local file system."""
     backend = (config.get('backend_args') or {}).get('backend', 'local')
     return '://' in path or backend != 'local'
 

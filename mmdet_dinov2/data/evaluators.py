@@ -37,13 +37,13 @@ def iter_metrics(cfg: Config, split: str) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def only_writes_predictions(cfg: Config, split: str) -> bool:
-    """Whether all metrics of a split write predictions only, so that they need no annotations."""
+    """Returns whether all metrics of a split only write predictions, without annotations."""
     metrics = [metric for _, metric in iter_metrics(cfg, split)]
     return bool(metrics) and all(metric.get('format_only') for metric in metrics)
 
 
 def metrics_fill_fields(cfg: Config, split: str) -> bool:
-    """Whether all COCO metrics of a split fill in ``area`` and ``iscrowd`` where missing.
+    """Returns whether all COCO metrics of a split fill in ``area`` and ``iscrowd`` where missing.
 
     Metrics that do so have an attribute ``fills_missing_fields``.
     """

@@ -90,7 +90,7 @@ def check_size(header: ImageHeader, max_pixels: int) -> None:
 
 
 def is_cut_off(content: bytes) -> bool:
-    """Whether a JPEG file ends before its image does; such files decode to grey areas."""
+    """Returns whether a JPEG file ends before its image does; such files decode to grey areas."""
     if content[:2] != b'\xff\xd8':
         return False
     position = 2
@@ -193,7 +193,7 @@ def check_image(path: str | os.PathLike) -> tuple[bytes, ImageHeader]:
 
 
 def ignores_orientation(header: ImageHeader, annotated_size: tuple[float, float] | None) -> bool:
-    """Whether annotations were made on the stored image, without its EXIF rotation."""
+    """Returns whether annotations were made on the stored image, without its EXIF rotation."""
     return (
         annotated_size is not None
         and header.stored_size != header.shown_size

@@ -120,7 +120,7 @@ def _requirements(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def satisfies(version: str, bounds: str) -> bool:
-    """Whether a version is within bounds such as ``>=2.10,<2.12``; only numbers are compared."""
+    """Returns whether a version is in bounds such as ``>=2.10,<2.12``; only numbers count."""
     compare = {
         '==': lambda a, b: a == b,
         '!=': lambda a, b: a != b,
