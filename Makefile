@@ -1,4 +1,4 @@
-# Every target works on its own on a machine with Python 3.10 to 3.12, make and g++. It first installs what it needs into a
+# Every target works on its own on a machine with Python 3.10 to 3.12, make. It first installs what it needs into a
 # virtual environment, and does so again only if a file in requirements/ has changed.
 
 VENV ?= .venv
@@ -21,7 +21,7 @@ help:  ## show this help
 	@echo '  PYTHON=python3.12   interpreter that makes the environment (default: python3)'
 	@echo '  VENV=folder         folder of the environment (default: .venv)'
 	@echo '  WORKERS=2           number of processes that run the tests'
-	@echo '  MMCV_OPS=cpu|cuda   operators of mmcv to compile (default: those that this machine can use)'
+	@echo '  MMCV_OPS=cpu|cuda   operators of mmcv to compile (default: none is needed)'
 
 quickstart: $(VENV)/.done-env  ## train a small detector on generated pictures, evaluate it, draw its boxes (RETRAIN=1: train again)
 	$(RUN) START=$(START) RETRAIN='$(RETRAIN)' tools/quickstart.sh
@@ -40,7 +40,7 @@ format: $(VENV)/.done-lint  ## apply the fixes and the formatting of ruff
 docs: $(VENV)/.done-docs  ## build the documentation into build/site
 	$(BIN) -m mkdocs build
 
-env: $(VENV)/.done-env  ## install the tested set of packages and compile mmcv's operators
+env: $(VENV)/.done-env  ## install the tested set of packages
 
 clean:  ## remove .venv, caches and build files; keep the results in work_dirs/
 	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info

@@ -4,6 +4,8 @@ Importing the package registers its modules, so a config needs only
 ``custom_imports = dict(imports=['mmdet_dinov2'])``.
 """
 
+import mmdet_dinov2_mmcv_ops  # noqa: F401  has to come before mmcv's operators
+
 from .environment import explain_import_error, printed_without
 from .version import __version__
 

@@ -8,7 +8,7 @@
 #
 # VENV      folder of the environment; by default .venv
 # PYTHON    interpreter to create it with; by default python3
-# MMCV_OPS  operators of mmcv to compile, cpu or cuda; by default cuda if there are a GPU and a matching nvcc
+# MMCV_OPS  operators of mmcv to compile, cpu or cuda, which needs g++ and Python's headers; by default none
 # MAX_JOBS  number of compiler processes at a time; by default one per core, each with 2 GB of free memory
 #
 # The versions are those of requirements/lock.txt; pip's configuration applies. Each part writes a stamp file last, so
@@ -20,7 +20,7 @@ cd "$root"
 
 part=${1:-}
 [[ $part =~ ^(lint|env|tests|docs)$ ]] || die 2 'usage: setup_env.sh lint|env|tests|docs'
-[[ ${MMCV_OPS:-cpu} =~ ^(cpu|cuda)$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda"
+[[ ${MMCV_OPS:-} =~ ^(cpu|cuda)?$ ]] || die 2 "MMCV_OPS is '$MMCV_OPS', but must be cpu or cuda"
 venv=${VENV:-.venv}
 lock=requirements/lock.txt
 trap 'exit 130' INT TERM
@@ -60,11 +60,11 @@ EOF
     missing+=("the venv module of Python $version")
     packages+=("python$version-venv")
   fi
-  if [[ $part == env && $lacks == *headers* ]]; then
+  if [[ $part == env && -n ${MMCV_OPS:-} && $lacks == *headers* ]]; then
     missing+=("the C headers of Python $version (Python.h), to compile mmcv's operators")
     packages+=("python$version-dev")
   fi
-  if [[ $part == env ]] && ! command -v "${CXX:-c++}" >/dev/null; then
+  if [[ $part == env && -n ${MMCV_OPS:-} ]] && ! command -v "${CXX:-c++}" >/dev/null; then
     missing+=("a C++ compiler (${CXX:-c++}), to compile mmcv's operators")
     packages+=(g++)
   fi
@@ -150,44 +150,26 @@ EOF
     "Remove them ($venv/bin/python -m pip uninstall $found) or choose a different folder with VENV."
 }
 
-# choose_ops: prints "cuda", or "cpu" and the reason.
-choose_ops() {
-  # Importing CUDA_HOME warns without a GPU; the last step reports a torch that cannot be imported.
-  "$python" - 2>/dev/null <<'EOF'
-import re
-import subprocess
-
-import torch
-from torch.utils.cpp_extension import CUDA_HOME
-
-
-def why_not():
-    if not torch.version.cuda or not torch.cuda.is_available():
-        return 'PyTorch does not see a CUDA GPU'
-    if CUDA_HOME is None:
-        return 'there is a GPU, but nvcc is not installed'
-    text = subprocess.run([f'{CUDA_HOME}/bin/nvcc', '--version'], capture_output=True, text=True).stdout
-    found = re.search(r'release (\d+)', text)
-    if not found or found.group(1) != torch.version.cuda.split('.')[0]:
-        return f'nvcc in {CUDA_HOME} does not match PyTorch, which was built with CUDA {torch.version.cuda}'
-
-
-reason = why_not()
-print('cuda' if reason is None else f'cpu {reason}')
-EOF
-}
-
-# installed_ops: prints none, broken, cpu or cuda.
+# installed_ops: prints none, broken, python, cpu or cuda.
 installed_ops() {
   "$python" - 2>/dev/null <<'EOF' || echo broken
+import importlib.util
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
 try:
     version('onedl-mmcv')
 except PackageNotFoundError:
     print('none')
 else:
-    from mmcv.ops import get_compiling_cuda_version
-    print('cpu' if get_compiling_cuda_version() == 'not available' else 'cuda')
+    # Not imported: without the stand-in mmcv.ops does not load.
+    (folder,) = importlib.util.find_spec('mmcv').submodule_search_locations
+    if not any(Path(folder).glob('_ext.*')):
+        print('python')
+    else:
+        from mmcv.ops import get_compiling_cuda_version
+
+        print('cpu' if get_compiling_cuda_version() == 'not available' else 'cuda')
 EOF
 }
 
@@ -203,41 +185,42 @@ compile_jobs() {
 }
 
 install_openmmlab() {
-  local ops reason text build installed
-  if [[ -n ${MMCV_OPS:-} ]]; then
-    ops=$MMCV_OPS reason='as MMCV_OPS says'
-  else
-    read -r ops reason <<<"$(choose_ops)"
+  local installed
+  installed=$(installed_ops)
+  # Operators that somebody compiled are kept as long as they load.
+  if [[ -n ${MMCV_OPS:-} && $installed != "$MMCV_OPS" && $installed != cuda ]]; then
+    compile_mmcv
+  elif [[ $installed == none || $installed == broken ]]; then
+    # Built in isolation, where torch is not visible, mmcv compiles nothing. A build that pip kept may have been compiled.
+    step 'Installing mmcv, without compiled operators' \
+      pip install -c "$lock" --no-deps --force-reinstall --no-cache-dir onedl-mmcv
   fi
+  step 'Installing mmengine, mmdet and mmpretrain' pip install -c "$lock" -r requirements/mminstall.txt
+}
+
+compile_mmcv() {
+  local text build
   # Debug information and -O2 would double the time; ninja is only found on PATH.
   build=(env "CFLAGS=${CFLAGS:--g0 -O1}" "MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}" "PATH=${python%/*}:$PATH")
-  if [[ $ops == cuda ]]; then
+  if [[ $MMCV_OPS == cuda ]]; then
     build+=(FORCE_CUDA=1)
-    text='CPU and CUDA operators, which takes long: expect 10 to 30 minutes'
-    hint=('The CPU operators are enough for this project: make env MMCV_OPS=cpu')
+    text='CPU and CUDA operators, 10 to 30 minutes'
   else
     build+=(FORCE_CUDA=0 CUDA_VISIBLE_DEVICES=)
-    text="CPU operators only (${reason}); 4 to 9 minutes on 2 cores"
-    hint=('If the compiler was killed for lack of memory: make env MAX_JOBS=1')
+    text='CPU operators, 4 to 9 minutes on 2 cores'
   fi
-  build+=("$python" -m pip install -v --no-build-isolation -c "$lock")
-
-  installed=$(installed_ops)
-  [[ $installed != none ]] || echo "    mmcv is compiled now, unless pip kept an earlier build: $text."
-  step "Installing mmengine, mmcv, mmdet and mmpretrain" "${build[@]}" -r requirements/mminstall.txt
+  hint=('If the compiler was killed for lack of memory: make env MAX_JOBS=1' 'This project does not need these operators: make env')
+  step 'Installing what compiling needs' pip install -c "$lock" -r requirements/build.txt
   # pip's cache does not know for which torch, or with which operators, a build was made.
-  installed=$(installed_ops)
-  if [[ $installed == broken || $ops == cuda && $installed == cpu ]]; then
-    step "Compiling mmcv again, as the present build does not match: $text" \
-      "${build[@]}" --no-deps --force-reinstall --no-cache-dir onedl-mmcv
-  fi
+  step "Compiling mmcv: $text" "${build[@]}" "$python" -m pip install -v --no-build-isolation -c "$lock" \
+    --no-deps --force-reinstall --no-cache-dir onedl-mmcv
   hint=()
 }
 
 install_env() {
   check_no_originals
   step 'Installing PyTorch and the other requirements (several GB the first time)' \
-    pip install -c "$lock" -r requirements/build.txt -r requirements/runtime.txt
+    pip install -c "$lock" -r requirements/runtime.txt
   install_openmmlab
   # Two distributions provide cv2: that for desktops needs libGL, the headless one does not.
   "$python" -c 'import cv2' &>/dev/null ||
@@ -246,9 +229,19 @@ install_env() {
   # compat: adds the path. Otherwise Python, started beside the checkout, takes its folder for the package.
   step 'Installing mmdet_dinov2 (editable)' pip install --no-deps --no-build-isolation \
     --config-settings editable_mode=compat -e .
+  # Every Python of the environment then finds the stand-in, also where mmdet is imported before this package.
+  "$python" -c 'import mmdet_dinov2_mmcv_ops as ops; ops.write_pth()'
   hint=("If a shared library is missing, on Debian and Ubuntu: $(apt_install libgl1 libglib2.0-0)")
   step 'Checking that everything can be imported' "$python" -c \
     'import cv2, torch, torchvision, pycocotools.mask, mmengine, mmcv.ops, mmdet.models, mmpretrain.models'
+}
+
+ops_in_words() {
+  case $(installed_ops) in
+    python) echo "those of torchvision (make env MMCV_OPS=cpu or cuda compiles all)" ;;
+    cpu) echo 'compiled for the CPU' ;;
+    *) echo 'compiled for CPU and CUDA' ;;
+  esac
 }
 
 make_venv
@@ -264,5 +257,5 @@ touch "$stamp"
 if [[ $part == env ]]; then
   echo "Environment ready in $venv after $(elapsed $SECONDS): $("$python" --version)," \
     "torch $("$python" -c 'from importlib.metadata import version; print(version("torch"))')," \
-    "mmcv with $(installed_ops | tr '[:lower:]' '[:upper:]') operators."
+    "operators of mmcv: $(ops_in_words)."
 fi

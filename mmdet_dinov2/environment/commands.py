@@ -25,7 +25,7 @@ def install_all() -> str:
     """Returns the command that installs the whole tested set."""
     if (ROOT / 'Makefile').is_file():
         return f'make -C {ROOT} env'
-    return f'{PIP} mmdet_dinov2 && ' + build_mmcv().replace('--no-deps --force-reinstall ', '')
+    return f'{PIP} mmdet_dinov2 onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain'
 
 
 def build_mmcv() -> str:

@@ -23,8 +23,9 @@ _OPENMMLAB = dict(
 _CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     (
         r"No module named 'mmcv\._ext'",
-        'mmcv is installed without its compiled operators',
-        build_mmcv,
+        'mmcv is installed without its compiled operators, and the stand-in of this project for '
+        'them is not installed',
+        install_all,
     ),
     (
         r'mmcv/_ext\S*: undefined symbol|_ext\S*\.so: undefined symbol',

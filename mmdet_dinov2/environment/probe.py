@@ -58,6 +58,7 @@ if hasattr(torch, 'cuda'):
 if 'mmcv.ops' in sys.modules:
     try:
         facts['mmcv_cuda'] = sys.modules['mmcv.ops'].get_compiling_cuda_version()
+        facts['mmcv_stand_in'] = getattr(sys.modules.get('mmcv._ext'), 'is_stand_in', False)
     except Exception:
         pass
 try:
@@ -166,7 +167,10 @@ def _check_devices(facts: dict) -> Iterator[Problem]:
     if 'mmcv_cuda' in facts:
         compiled = facts['mmcv_cuda']
         for_cuda = compiled != 'not available'
-        yield Problem('info', f'mmcv operators: CPU{f" and CUDA {compiled}" if for_cuda else ""}')
+        ops = f'CPU and CUDA {compiled}' if for_cuda else 'CPU'
+        if facts.get('mmcv_stand_in'):
+            ops = 'those of torchvision; make env MMCV_OPS=cpu or cuda compiles all'
+        yield Problem('info', f'mmcv operators: {ops}')
         built = facts.get('torch_cuda')
         if for_cuda and built and compiled.split('.')[0] != built.split('.')[0]:
             yield Problem(

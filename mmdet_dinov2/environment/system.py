@@ -1,4 +1,4 @@
-"""Checks the machine: interpreter, compiler, disk."""
+"""Checks the machine: interpreter and disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ _LITTLE_DISK = 2**29
 
 
 def check_system(work_dir: str | Path = '.') -> Iterator[Problem]:
-    """Checks the interpreter, what compiling needs, and the disk of the work folder.
+    """Checks the interpreter and the disk of the work folder.
 
     Args:
         work_dir: Folder for checkpoints, which need not exist yet.
@@ -43,19 +42,6 @@ def check_system(work_dir: str | Path = '.') -> Iterator[Problem]:
             'warning',
             f'this Python cannot create virtual environments, as it lacks {" and ".join(lacking)}',
             apt_install(f'python{short}-venv'),
-        )
-    if not os.path.exists(os.path.join(sysconfig.get_paths()['include'], 'Python.h')):
-        yield Problem(
-            'warning',
-            "the headers of Python (Python.h), needed to compile mmcv's operators, are missing",
-            apt_install(f'python{short}-dev'),
-        )
-    compiler = os.environ.get('CXX', 'c++')
-    if shutil.which(compiler) is None:
-        yield Problem(
-            'warning',
-            f"the C++ compiler ({compiler}), needed to compile mmcv's operators, is missing",
-            apt_install('g++'),
         )
     yield from _check_disk(Path(work_dir))
 

@@ -25,6 +25,7 @@ VERSIONS = {
     'filelock': '4.2.11',
     'psutil': '7.2.2',
     'rich': '15.0.0',
+    'setuptools': '80.10.2',
     'onedl-mmengine': '0.10.12',
     'onedl-mmcv': '2.3.6',
     'onedl-mmdetection': '3.5.1',

@@ -33,7 +33,7 @@ ERRORS = {
         'not installed: pycocotools',
         'lock.txt pycocotools',
     ),
-    'no operators': ({}, {'mmcv.ops': NO_OPS}, 'without its compiled operators', BUILD),
+    'no operators': ({}, {'mmcv.ops': NO_OPS}, 'without its compiled operators', 'make -C'),
     'other torch': ({}, {'mmcv.ops': SYMBOL}, 'compiled for a different version of torch', BUILD),
     'crash': ({}, {'mmcv.ops': CRASH}, '`import mmcv.ops`: .* ended with signal 11', 'make -C'),
     'transformers 5': (
@@ -113,10 +113,9 @@ def test_the_environment_of_the_tests():
 def test_warnings_are_not_errors(tmp_path):
     modules = {'torch': torch_with(('Tesla V100', 7)), 'triton': 'raise ImportError'}
     site = make_environment(tmp_path, {'torch': '2.10.0+cu130', 'numpy': '2.4.0'}, modules)
-    result = run_in(site, 'check_env', CXX='no-such-compiler')
+    result = run_in(site, 'check_env')
     assert result.returncode == 0, result.stdout
     assert 'untested versions: numpy 2.4.0 (tested: 2.2.6), torch' in result.stdout
-    assert 'the C++ compiler (no-such-compiler), needed to compile' in result.stdout
     assert 'GPU 0: Tesla V100, 80 GiB, fp32, fp16\n' in result.stdout
     assert 'optim_wrapper.type=AmpOptimWrapper' in result.stdout
     assert 'deformable attention: PyTorch, which is slow' in result.stdout
@@ -167,14 +166,11 @@ def test_the_disk_is_looked_at(tmp_path, monkeypatch):
 def test_the_interpreter_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(system, '_PYTHONS', ((3, 5), (3, 6)))
     monkeypatch.setattr(system.importlib.util, 'find_spec', lambda name: None)
-    monkeypatch.setattr(system.sysconfig, 'get_paths', lambda: dict(include=str(tmp_path)))
     found = {p.what: p.remedy for p in check_system(tmp_path)}
     (version,) = [what for what in found if '3.5 to 3.6 are supported' in what]
     assert 'PYTHON=python3.6' in found[version]
     (venv,) = [what for what in found if 'lacks venv and ensurepip' in what]
     assert '-venv' in found[venv]
-    (headers,) = [what for what in found if 'Python.h' in what]
-    assert '-dev' in found[headers]
 
 
 @pytest.mark.parametrize(
