@@ -34,8 +34,7 @@ setup(
     long_description=read_readme(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
-    py_modules=['mmdet_dinov2_mmcv_ops'],
-    packages=find_packages(include=['mmdet_dinov2', 'mmdet_dinov2.*']),
+    packages=find_packages(include=['mmdet_dinov2', 'mmdet_dinov2.*', 'mmdet_dinov2_mmcv_ops']),
     package_data={'mmdet_dinov2.analysis': ['*.j2']},
     python_requires='>=3.10,<3.13',  # what onedl-mmcv and onedl-mmdetection name as supported
     # mmengine, mmcv, mmdet and mmpretrain are not listed: see requirements/mminstall.txt.

@@ -1,19 +1,6 @@
 """12 epochs: linear warm-up from 0.01 x lr in the first one, then cosine down to 0.01 x lr.
 
-A recipe of a different length sets both numbers::
-
-    max_epochs = 30
-    warmup_epochs = 2.5
-    train_cfg = dict(max_epochs=max_epochs)
-    param_scheduler = [
-        dict(_base_.param_scheduler[0], end=warmup_epochs),
-        dict(
-            _base_.param_scheduler[1],
-            begin=warmup_epochs,
-            end=max_epochs,
-            T_max=max_epochs - warmup_epochs,
-        ),
-    ]
+A recipe of a different length sets both numbers, as `dino_dinov2_b_30ep_adamw.py` does.
 """
 
 max_epochs = 12
