@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from .. import models
 from ..config.names import did_you_mean
 from ..errors import InputError
 from .processes import is_first_process, process_rank
@@ -109,7 +110,7 @@ def _describe(error: Exception) -> str:
     if match is None:
         return message or type(error).__name__
     class_name, key = match.groups()
-    cls = MODELS.get(class_name)
+    cls = MODELS.get(class_name) or getattr(models, class_name, None)
     if cls is None:
         return message
     known = [name for name in inspect.signature(cls).parameters if name not in ('args', 'kwargs')]

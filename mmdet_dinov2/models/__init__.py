@@ -1,15 +1,22 @@
-"""Models in mmdet's registry."""
+"""Models in mmdet's registry, and the transformer that the detector builds."""
 
 from .dino import PaddingAwareDINO
+from .dino_decoder import PaddingAwareDecoder
+from .dino_encoder import PaddingAwareEncoder
 from .dino_head import BatchedDINOHead
 from .dinov2 import DINOv2
 from .matching import BatchedHungarianAssigner
 from .simple_feature_pyramid import SimpleFeaturePyramid
+from .transformer_layers import DecoderLayer, EncoderLayer
 
 __all__ = [
     'BatchedDINOHead',
     'BatchedHungarianAssigner',
     'DINOv2',
+    'DecoderLayer',
+    'EncoderLayer',
     'PaddingAwareDINO',
+    'PaddingAwareDecoder',
+    'PaddingAwareEncoder',
     'SimpleFeaturePyramid',
 ]

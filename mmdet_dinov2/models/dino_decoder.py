@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, inverse_sigmoid
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import PyramidLayout
 from .dino_encoder import sampling_shift
-from .transformer_layers import DecoderLayer, num_recomputed
+from .transformer_layers import DecoderLayer, build_layers
 
 
 class PaddingAwareDecoder(BaseModule):
@@ -61,16 +61,10 @@ class PaddingAwareDecoder(BaseModule):
                 'norm behind them is fixed'
             )
         self.num_layers = num_layers
-        recomputed = num_recomputed(with_cp, num_cp, num_layers, 'decoder')
-        self.layers = ModuleList(
-            DecoderLayer(
-                **layer_cfg,
-                deformable_attention=deformable_attention,
-                with_cp=i < recomputed,
-                compiled=compiled,
-            )
-            for i in range(num_layers)
-        )
+        self.layers = build_layers(
+            DecoderLayer, num_layers, 'decoder', with_cp, num_cp,
+            **layer_cfg, deformable_attention=deformable_attention, compiled=compiled,
+        )  # fmt: skip
         self.embed_dims = self.layers[0].embed_dims
         self.ref_point_head = MLP(2 * self.embed_dims, self.embed_dims, self.embed_dims, 2)
         self.norm = nn.LayerNorm(self.embed_dims)

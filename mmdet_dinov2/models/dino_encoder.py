@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..layers import PyramidLayout
-from .transformer_layers import EncoderLayer, num_recomputed
+from .transformer_layers import EncoderLayer, build_layers
 
 # Rounding errors of coordinates are a hundred times smaller.
 _SHIFT_IN_CELLS = 2.0**-10
@@ -44,16 +44,10 @@ class PaddingAwareEncoder(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.num_layers = num_layers
-        recomputed = num_recomputed(with_cp, num_cp, num_layers, 'encoder')
-        self.layers = ModuleList(
-            EncoderLayer(
-                **layer_cfg,
-                deformable_attention=deformable_attention,
-                with_cp=i < recomputed,
-                compiled=compiled,
-            )
-            for i in range(num_layers)
-        )
+        self.layers = build_layers(
+            EncoderLayer, num_layers, 'encoder', with_cp, num_cp,
+            **layer_cfg, deformable_attention=deformable_attention, compiled=compiled,
+        )  # fmt: skip
         self.embed_dims = self.layers[0].embed_dims
 
     def forward(self, query: Tensor, query_pos: Tensor, layout: PyramidLayout) -> Tensor:

@@ -165,17 +165,29 @@ def _norms(norm_cfg: dict | None, embed_dims: int, number: int) -> ModuleList:
     return ModuleList(build_norm_layer(norm_cfg, embed_dims)[1] for _ in range(number))
 
 
-def num_recomputed(with_cp: bool, num_cp: int, num_layers: int, owner: str) -> int:
-    """Returns how many layers, from the first, compute their activations again.
+def build_layers(
+    layer: type[EncoderLayer] | type[DecoderLayer],
+    num_layers: int,
+    owner: str,
+    with_cp: bool,
+    num_cp: int,
+    **layer_cfg,
+) -> ModuleList:
+    """Builds equal layers, of which some compute their activations again.
 
     Args:
-        with_cp: Whether all do.
-        num_cp: How many do, by mmdet's name; -1 for none.
-        num_layers: How many there are.
+        layer: Class of the layers.
+        num_layers: Number of layers.
         owner: What has the layers, for the message.
+        with_cp: Whether all compute their activations again in the backward pass.
+        num_cp: Number of layers, from the first, that do, by mmdet's name; -1 for none.
+        **layer_cfg: Arguments of each layer.
+
+    Returns:
+        The layers.
 
     Raises:
-        InputError: If there are not so many layers, or both are given.
+        InputError: If there are fewer layers than ``num_cp``, or both are given.
     """
     if isinstance(num_cp, bool) or not isinstance(num_cp, int) or not -1 <= num_cp <= num_layers:
         raise InputError(
@@ -186,4 +198,4 @@ def num_recomputed(with_cp: bool, num_cp: int, num_layers: int, owner: str) -> i
         raise InputError(
             f'{owner} has with_cp=True (all layers) and num_cp={num_cp}; leave one of them out'
         )
-    return num_layers if with_cp else max(num_cp, 0)
+    return ModuleList(layer(**layer_cfg, with_cp=with_cp or i < num_cp) for i in range(num_layers))

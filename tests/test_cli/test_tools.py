@@ -200,6 +200,14 @@ BAD_OPTIONS = {
         ('model.neck.channels=3',),
         ('channels', 'SimpleFeaturePyramid', 'out_channels'),
     ),
+    'unknown encoder key': (
+        ('model.encoder.num_layer=3',),
+        ('num_layer', 'PaddingAwareEncoder', 'did you mean num_layers'),
+    ),
+    'unknown key of a decoder layer': (
+        ('model.decoder.layer_cfg.norm_cfgs=3',),
+        ('norm_cfgs', 'DecoderLayer', 'did you mean norm_cfg'),
+    ),
     'windows without global blocks': (
         ('model.backbone.window_size=4',),
         ('window_size=4', 'global_attn_indexes'),
