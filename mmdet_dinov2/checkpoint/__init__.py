@@ -2,7 +2,13 @@
 
 from .embedded_config import embedded_config, for_prediction
 from .load_backbone import LoadReport, load_backbone
-from .load_detector import check_classes, checkpoint_classes, load_for_fine_tuning, load_state_dict
+from .load_detector import (
+    check_classes,
+    checkpoint_classes,
+    inner_model,
+    load_for_fine_tuning,
+    load_state_dict,
+)
 from .reading import read_checkpoint, state_dict_of, trust_checkpoints
 
 __all__ = [
@@ -11,6 +17,7 @@ __all__ = [
     'checkpoint_classes',
     'embedded_config',
     'for_prediction',
+    'inner_model',
     'load_backbone',
     'load_for_fine_tuning',
     'load_state_dict',

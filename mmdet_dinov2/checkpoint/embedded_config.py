@@ -9,13 +9,16 @@ transforms are accepted.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import mmcv.ops
 from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
+from torch import nn
 
 from ..config.plain import NotPlainError, read_plain_config
 from ..errors import InputError
@@ -45,6 +48,7 @@ _MODULES = (
     'mmdet.models.task_modules.samplers',
     'mmdet_dinov2',
     'mmengine.model',
+    'mmengine.utils.dl_utils',
     'torch.nn',
 )
 _PACKAGES = ('mmcv', 'mmdet', 'mmdet_dinov2', 'mmengine', 'torch')
@@ -159,7 +163,7 @@ def _refuse_foreign_imports(imports: Sequence[str], source: str | os.PathLike) -
 
 def _refuse_foreign_types(content: Mapping[str, Any], source: str | os.PathLike) -> None:
     known = set(_FUNCTIONS).union(
-        *map(_registered, (MODELS.root, TRANSFORMS.root, TASK_UTILS.root))
+        _roi_layers(), *map(_registered, (MODELS.root, TRANSFORMS.root, TASK_UTILS.root))
     )
     for node in _walk(content):
         if not isinstance(node, Mapping):
@@ -187,6 +191,16 @@ def _registered(registry: Registry) -> Iterator[str]:
             yield name
     for child in registry.children.values():
         yield from _registered(child)
+
+
+@functools.cache
+def _roi_layers() -> frozenset[str]:
+    """Returns the modules of mmcv that mmdet takes by name for ``roi_layer``, registered or not."""
+    return frozenset(
+        name
+        for name, found in vars(mmcv.ops).items()
+        if isinstance(found, type) and issubclass(found, nn.Module)
+    )
 
 
 def _walk(node: Any) -> Iterator[Any]:

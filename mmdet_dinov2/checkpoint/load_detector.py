@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -18,6 +19,13 @@ from .sharded import gather, load_model_state
 _CLASS_ROWS = re.compile(
     r'bbox_head\.cls_branches\.\d+\.(weight|bias)|dn_query_generator\.label_embedding\.weight'
 )
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """Returns the model inside wrappers for several processes and for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:

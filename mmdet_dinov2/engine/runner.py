@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import (
     check_classes,
     checkpoint_classes,
+    inner_model,
     load_for_fine_tuning,
     load_state_dict,
     read_checkpoint,
@@ -38,6 +39,7 @@ from ..errors import InputError
 from ..evaluation.coco_metric import ClassNameCocoMetric
 from ..evaluation.evaluator import BadImageEvaluator
 from ..files import write_checkpoint
+from ..wording import first_names
 from .batch import (
     EffectiveBatch,
     check_accumulation,
@@ -47,9 +49,11 @@ from .hooks.preemption import PreemptionHook
 from .loading_processes import outlive_signals
 from .loops import OptimizerStepLoop
 from .optim.fsdp import FullyShardedModel, clip_grad_norm
+from .optim.known_optimizers import check_optimizer_type
 from .reproducible import check_reproducible, use_reproducible_algorithms
 from .resume.changes import check_changes, check_epoch_length, training_settings
 from .resume.choose import agree_on_checkpoint, check_bytes, check_training_state
+from .resume.plain import make_plain, restore_histories
 from .resume.training_state import build_checkpoint
 
 
@@ -121,6 +125,7 @@ class StrictRunner(Runner):
         self.resumes = resume
         self.running: str | None = None
         self._weights_loaded = False
+        self._left_out: set[str] = set()  # of checkpoints; each key is logged once
         if isinstance(train_dataloader, dict):
             self._batch_size = train_dataloader['batch_size']
             if isinstance(optim_wrapper, dict):
@@ -276,6 +281,14 @@ class StrictRunner(Runner):
         )
         checkpoint['meta'] = position | checkpoint['meta'] | (meta or {})
         self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        checkpoint, left_out = make_plain(checkpoint)
+        fresh = [f'{key} ({name})' for key, name in left_out.items() if key not in self._left_out]
+        if fresh:
+            self._left_out.update(left_out)
+            self.logger.warning(
+                'checkpoints hold tensors, numbers, texts, lists and dicts only, so they lack '
+                f'{first_names(fresh)}'
+            )
         if '://' in str(out_dir):
             path = join_path(out_dir, filename, backend_args=backend_args)
             save_checkpoint(checkpoint, path, backend_args=backend_args)
@@ -293,6 +306,7 @@ class StrictRunner(Runner):
         # A config of several optimizers has no 'optimizer', but a constructor of its own.
         if isinstance(optim_wrapper, dict) and 'optimizer' in optim_wrapper:
             optim_wrapper = {'type': 'GuardedOptimWrapper', **optim_wrapper}
+            check_optimizer_type(optim_wrapper['optimizer'])
         wrapper = super().build_optim_wrapper(optim_wrapper)
         if isinstance(self.model, FullyShardedModel) and wrapper.clip_grad_kwargs:
             if wrapper.clip_func is nn.utils.clip_grad_norm_:
@@ -328,7 +342,7 @@ class StrictRunner(Runner):
         # mmengine would run this text as Python code to compare the numbers of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = inner_model(self.model)
         state = state_dict_of(checkpoint, filename)
         training = self.running == 'train'
         if training and not self.resumes:
@@ -349,6 +363,7 @@ class StrictRunner(Runner):
                     self.logger,
                 )
                 self._check_epoch_length(checkpoint['meta'], filename)
+                restore_histories(checkpoint['message_hub'])
             check_classes(checkpoint, self._classes(), filename)
             load_state_dict(model, state, source=filename)
             if training and is_sharded(model) and 'optimizer' in checkpoint:

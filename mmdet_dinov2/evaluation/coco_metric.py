@@ -88,8 +88,8 @@ class ClassNameCocoMetric(CocoMetric):
     ) -> None:
         if metric not in ('bbox', ['bbox'], ('bbox',)):
             raise InputError(
-                f"metric of ClassNameCocoMetric must be 'bbox', but is {metric!r}; use CocoMetric "
-                'for others'
+                f"metric of ClassNameCocoMetric must be 'bbox', but is {metric!r}; for others take "
+                f"mmdet's metric: val_evaluator=dict(type='CocoMetric', metric={metric!r})"
             )
         if format_only and not outfile_prefix:
             raise InputError(

@@ -15,8 +15,9 @@ import torch
 from mmcv.transforms import Compose
 from mmdet.registry import MODELS, TRANSFORMS
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.model import BaseTTAModel
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -24,10 +25,12 @@ from ..checkpoint import (
     checkpoint_classes,
     embedded_config,
     for_prediction,
+    inner_model,
     load_state_dict,
     read_checkpoint,
     state_dict_of,
 )
+from ..config.tta import tta_model, tta_pipeline
 from ..data.image_file import check_image
 from ..errors import InputError
 
@@ -56,6 +59,7 @@ def load(
     checkpoint: str | os.PathLike,
     config: str | os.PathLike | Config | None = None,
     device: str | torch.device | None = None,
+    tta: bool = False,
 ) -> Detector:
     """Loads a trained detector.
 
@@ -67,6 +71,8 @@ trust_checkpoints`.
         checkpoint: Path or URL.
         config: Config to use instead of the one in the checkpoint. A config file is run as Python.
         device: Device such as ``'cuda:1'``; by default a GPU, if there is one.
+        tta: Whether to detect in flipped and scaled views of each image and to merge the
+            detections; see :mod:`mmdet_dinov2.config.tta`.
 
     Returns:
         The detector.
@@ -82,17 +88,22 @@ trust_checkpoints`.
     else:
         cfg = config if isinstance(config, Config) else Config.fromfile(config)
         parts = for_prediction(cfg, cfg.filename or 'config')
-    model = MODELS.build(parts['model'])
-    load_state_dict(model, state_dict_of(content, checkpoint), source=str(checkpoint))
+    # mmdet's detectors of two stages read their settings as attributes.
+    model_cfg, pipeline = ConfigDict(parts['model']), parts['pipeline']
+    if tta:
+        model_cfg, pipeline = tta_model(model_cfg), tta_pipeline(pipeline)
+    model = MODELS.build(model_cfg)
+    detector = inner_model(model)
+    load_state_dict(detector, state_dict_of(content, checkpoint), source=str(checkpoint))
     classes = checkpoint_classes(content)
-    num_classes = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
+    num_classes = _num_classes(detector)
     if classes is None:
         classes = tuple(f'class_{index}' for index in range(num_classes or 0))
     elif num_classes not in (None, len(classes)):
         raise InputError(
             f'{checkpoint} names {len(classes)} classes, but its model has {num_classes}'
         )
-    return Detector(model.to(device or get_device()), parts['pipeline'], classes)
+    return Detector(model.to(device or get_device()), pipeline, classes)
 
 
 class Detector:
@@ -233,8 +244,10 @@ class Detector:
         batch = [data for _, data in prepared if data is not None]
         samples: Iterator[DetDataSample] = iter(())
         if batch:
-            keys = ('inputs', 'data_samples')
-            samples = iter(self.model.test_step({key: [d[key] for d in batch] for key in keys}))
+            data = {key: [d[key] for d in batch] for key in ('inputs', 'data_samples')}
+            if isinstance(self.model, BaseTTAModel):  # it takes a list for each view
+                data = {key: list(zip(*images, strict=True)) for key, images in data.items()}
+            samples = iter(self.model.test_step(data))
         for prediction, data in prepared:
             if data is None:
                 yield prediction
@@ -243,6 +256,18 @@ class Detector:
             found = sample.pred_instances
             sample.pred_instances = found[found.scores >= score_thr]
             yield ImagePrediction(prediction.source, prediction.image, sample)
+
+
+def _num_classes(model: nn.Module) -> int | None:
+    """Returns the number of classes of a detector of mmdet, None if it does not say."""
+    head = getattr(model, 'bbox_head', None)
+    if head is None:
+        head = getattr(getattr(model, 'roi_head', None), 'bbox_head', None)
+    if isinstance(head, nn.ModuleList):  # one for each stage of a cascade
+        head = head[0]
+    if head is None:
+        return getattr(getattr(model, 'panoptic_head', None), 'num_things_classes', None)
+    return getattr(head, 'num_classes', None)
 
 
 def _from_array(image: np.ndarray) -> dict[str, Any]:

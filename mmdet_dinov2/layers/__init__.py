@@ -7,7 +7,7 @@ from .deformable_operator import deformable_attention, triton_problem
 from .dense_attention import dense_attention
 from .focal_loss import focal_gap, negative_focal_loss
 from .frozen import HoldsFrozenWeights
-from .padding import padding_mask, valid_cells, zero_padding
+from .padding import note_sizes, noted_sizes, padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import interpolate_pos_embed
 from .pyramid import PyramidLayout
@@ -32,6 +32,8 @@ __all__ = [
     'focal_gap',
     'interpolate_pos_embed',
     'negative_focal_loss',
+    'note_sizes',
+    'noted_sizes',
     'padding_mask',
     'recomputable',
     'resample_patch_kernel',

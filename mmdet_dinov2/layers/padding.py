@@ -47,3 +47,26 @@ def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Ten
 def zero_padding(maps: Tensor, mask: Tensor | None, value: float = 0.0) -> Tensor:
     """Sets the padding cells of maps (B, C, rows, cols) to ``value``."""
     return maps if mask is None else maps.masked_fill(mask[:, None], value)
+
+
+def note_sizes(maps: Tensor, img_shapes: Sequence[Size], stride: float = 1) -> Tensor:
+    """Notes on a tensor which parts of it belong to the images.
+
+    mmdet's detectors hand a tensor from the data preprocessor to the backbone and from there to the
+    neck, and nothing else.
+
+    Args:
+        maps: Images or maps, shape (B, C, rows, cols); the note is an attribute of this object.
+        img_shapes: Height and width of each image in pixels.
+        stride: Pixels per cell.
+
+    Returns:
+        The tensor itself.
+    """
+    maps.image_sizes = tuple(img_shapes), stride
+    return maps
+
+
+def noted_sizes(maps: Tensor) -> tuple[tuple[Size, ...], float] | None:
+    """Returns what :func:`note_sizes` noted, image shapes and stride; None without a note."""
+    return getattr(maps, 'image_sizes', None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,11 +31,10 @@ def interpolate_pos_embed(
     Raises:
         ValueError: If the number of embeddings is not a square.
     """
-    side = round(pos_embed.shape[1] ** 0.5)
-    if side * side != pos_embed.shape[1]:
-        raise ValueError(
-            f'position embeddings must form a square grid, got {pos_embed.shape[1]} of them'
-        )
+    count = int(pos_embed.shape[1])  # a tensor while torch.jit traces
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(f'position embeddings must form a square grid, got {count} of them')
     if size == (side, side):
         return pos_embed[0].float()
     with torch.autocast(pos_embed.device.type, enabled=False):

@@ -1,5 +1,6 @@
 """Models in mmdet's registry, and the transformer that the detector builds."""
 
+from .data_preprocessor import SizedDataPreprocessor
 from .dino import PaddingAwareDINO
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
@@ -8,6 +9,7 @@ from .dinov2 import DINOv2
 from .matching import BatchedHungarianAssigner
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .transformer_layers import DecoderLayer, EncoderLayer
+from .tta import PackedTTAModel
 
 __all__ = [
     'BatchedDINOHead',
@@ -15,8 +17,10 @@ __all__ = [
     'DINOv2',
     'DecoderLayer',
     'EncoderLayer',
+    'PackedTTAModel',
     'PaddingAwareDINO',
     'PaddingAwareDecoder',
     'PaddingAwareEncoder',
     'SimpleFeaturePyramid',
+    'SizedDataPreprocessor',
 ]

@@ -22,6 +22,8 @@ from ..layers import (
     TokenLayout,
     extract_patches,
     interpolate_pos_embed,
+    note_sizes,
+    noted_sizes,
     valid_cells,
 )
 from .dinov2_archs import FFNS, resolve_arch
@@ -176,8 +178,8 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         Args:
             x: Normalised images, shape (B, 3, H, W), any size.
             img_shapes: Valid height and width of each image in pixels, at the top left of ``x``.
-                Pixels outside are not used, and their cells are zero. None takes all of ``x`` as
-                valid.
+                Pixels outside are not used, and their cells are zero. None takes those that
+                ``SizedDataPreprocessor`` noted on ``x``, else all of ``x`` as valid.
             sample_seeds: Seed of the stochastic depth of each image; None draws from PyTorch's
                 global random numbers.
 
@@ -188,7 +190,8 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         Raises:
             ValueError: If ``img_shapes`` does not fit the batch.
         """
-        shapes = _check_img_shapes(img_shapes, x)
+        noted = noted_sizes(x) if img_shapes is None else None
+        shapes = _check_img_shapes(noted[0] if noted else img_shapes, x)
         layout = TokenLayout(
             tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
         )
@@ -197,7 +200,8 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         stream = self.embed(x, shapes, layout)
         streams = self.run_blocks(stream, layout, sample_seeds)
         (size,) = valid_cells([x.shape[-2:]], self.patch_size)
-        return tuple(self.to_maps(streams[i], layout, size) for i in self.out_indices)
+        maps = tuple(self.to_maps(streams[i], layout, size) for i in self.out_indices)
+        return tuple(note_sizes(m, shapes, self.patch_size) for m in maps) if noted else maps
 
     def embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
         """Makes the token stream of a batch.

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..layers import padding_mask, valid_cells, zero_padding
+from ..layers import noted_sizes, padding_mask, valid_cells, zero_padding
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -126,8 +126,8 @@ class SimpleFeaturePyramid(BaseModule):
 
         Args:
             inputs: A map of shape (B, in_channels, H, W), or several of which the last is taken.
-            img_shapes: Valid height and width of each image in pixels; None takes all cells as
-                valid.
+            img_shapes: Valid height and width of each image in pixels; None takes those that the
+                backbone noted on the map, else all cells as valid.
             stride: Stride of the input map in pixels; needed with ``img_shapes``.
 
         Returns:
@@ -138,6 +138,8 @@ class SimpleFeaturePyramid(BaseModule):
             ValueError: If ``img_shapes`` comes without ``stride``.
         """
         x = inputs if isinstance(inputs, Tensor) else inputs[-1]
+        if img_shapes is None and noted_sizes(x) is not None:
+            img_shapes, stride = noted_sizes(x)
         if img_shapes is not None and stride is None:
             raise ValueError(
                 'img_shapes are in pixels and need the stride of the input, got stride=None'

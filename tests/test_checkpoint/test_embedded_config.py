@@ -11,6 +11,7 @@ from mmdet_dinov2.checkpoint.embedded_config import (
 from mmdet_dinov2.checkpoint.reading import trust_checkpoints
 from mmdet_dinov2.errors import InputError
 
+from ..families import CONFIGS, FAMILIES, family_cfg
 from ..tiny import detector_cfg
 
 PIPELINE = [
@@ -45,6 +46,15 @@ def test_a_config_is_read_as_it_was_written(way):
     assert isinstance(found['pipeline'][1]['scale'], tuple)
 
 
+@pytest.mark.parametrize('name', FAMILIES)
+def test_the_detectors_of_mmdet_are_read(name):
+    published = Config.fromfile(CONFIGS / FAMILIES[name][0]).to_dict()
+    content = dict(model=published['model'], test_dataloader=published['test_dataloader'])
+    assert read(content, 'plain')['model']['type'] == published['model']['type']
+    ours = family_cfg(name).to_dict()
+    assert read(config(model=ours), 'text')['model']['backbone']['type'] == 'DINOv2'
+
+
 def test_text_of_other_than_plain_values_is_refused():
     reason = r'plain values \(line 2: __import__\(.*also name a config file'
     text = 'a = 1\nb = __import__("os").system("touch x")'
@@ -68,6 +78,8 @@ EVIL = {
     'package as scope': evil_model(neck=dict(type='antigravity.SimpleFeaturePyramid')),
     'what mmcv evaluates': evil_model(test_cfg=dict(nms=dict(type='torch.x[open("x","w")].nms'))),
     'tracker': evil_model(motion=dict(type='CameraMotionCompensation', warp_mode='open("x","w")')),
+    'function of mmcv': evil_model(neck=dict(type='roi_align')),
+    'function behind mmcv': evil_model(neck=dict(type='mmcv.ops.nms.os.system')),
     'no name': evil_model(neck=dict(type=['SimpleFeaturePyramid'])),
     'transform': config(
         test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, dict(type='os.system')]))

@@ -249,7 +249,11 @@ def test_the_backend_is_what_is_installed():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (dict(metric='segm'), "must be 'bbox', but is 'segm'; use CocoMetric"),
+        (
+            dict(metric=['bbox', 'segm']),
+            r"must be 'bbox', but is \['bbox', 'segm'\]; for others take mmdet's metric: "
+            r"val_evaluator=dict\(type='CocoMetric', metric=\['bbox', 'segm'\]\)",
+        ),
         (dict(format_only=True), 'format_only=True needs outfile_prefix'),
         (dict(backend='lvis'), "but is 'lvis'"),
         (dict(metric_items=['AR@7']), r"must be among .*, but has \['AR@7'\]"),

@@ -110,3 +110,15 @@ def test_padding_mask_is_true_outside_the_valid_cells():
     mask = padding_mask([(1, 2), (2, 3)], (2, 3), torch.device('cpu'))
     assert mask.tolist() == [[[False, False, True], [True] * 3], [[False] * 3, [False] * 3]]
     assert padding_mask([(2, 3)], (2, 3), torch.device('cpu')) is None
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_positions_while_pytorch_traces():
+    """Sizes are tensors then, as in mmdet's count of operations."""
+    pos_embed = torch.randn(1, 36, 4)
+
+    def interpolate(embedding):
+        return interpolate_pos_embed(embedding, (3, 4), False, 0.1)
+
+    traced = torch.jit.trace(interpolate, pos_embed)
+    torch.testing.assert_close(traced(pos_embed), interpolate(pos_embed))

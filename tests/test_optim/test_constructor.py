@@ -1,6 +1,7 @@
 """Parameter groups by name."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from mmdet_dinov2.engine.optim.param_names import clean_param_name
@@ -196,3 +198,24 @@ def test_without_weight_decay_it_is_that_of_the_optimizer(optimizer, decay):
 def test_an_optimizer_without_weight_decay():
     with pytest.raises(InputError, match='Rprop does not have a weight_decay'):
         linear_groups('Rprop')
+
+
+@pytest.mark.parametrize('options', [dict(weight_decay=0.1), {}])
+@pytest.mark.parametrize(
+    ('optimizer', 'remedy'),
+    [
+        ('Lion', 'it comes with the package lion-pytorch: pip install lion-pytorch'),
+        ('DAdaptAdam', 'package dadaptation'),
+        ('AdmaW', 'did you mean AdamW?'),
+        ('Unheard', 'use one of torch.optim'),
+    ],
+)
+def test_an_optimizer_that_is_not_installed(optimizer, remedy, options):
+    if optimizer in OPTIMIZERS:
+        pytest.skip('the package is installed')
+    cfg = dict(
+        constructor='LayerDecayOptimWrapperConstructor',
+        optimizer=dict(type=optimizer, lr=0.1, **options),
+    )
+    with pytest.raises(InputError, match=f'type is {optimizer!r}, .*{re.escape(remedy)}'):
+        build_optim_wrapper(nn.Linear(2, 2), cfg)

@@ -10,6 +10,7 @@ from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
 from ...errors import InputError
+from .known_optimizers import check_optimizer_type
 from .param_names import clean_param_name
 
 _PARAMWISE_KEYS = (
@@ -137,6 +138,7 @@ def _one_depth(name: str) -> tuple[int, int]:
 def _with_weight_decay(optim_wrapper_cfg: dict) -> dict:
     """Adds the default weight decay of the optimizer, as mmpretrain's constructor needs one."""
     optimizer = optim_wrapper_cfg.get('optimizer') or {}
+    check_optimizer_type(optimizer)
     cls = optimizer.get('type')
     if isinstance(cls, str):
         cls = OPTIMIZERS.get(cls)
