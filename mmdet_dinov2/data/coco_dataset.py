@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -17,7 +18,7 @@ from ..config.own_types import use_own_types
 from ..errors import InputError
 from ..sample_meta import BAD_IMAGES
 from .coco_file import category_ids, complete_annotation, leaves_folder, read_coco_file
-from .image_file import MAX_PIXELS
+from .image_header import MAX_PIXELS, is_extreme
 from .loading import BadImageError
 
 # Side in pixels of the blank image that replaces an unreadable one without a usable size.
@@ -95,18 +96,24 @@ class ClassNameCocoDataset(CocoDataset):
         Raises:
             BadImageError: If the image cannot be read, except in tests.
         """
+        shrinks_away = False
         try:
             return super().prepare_data(idx)
         except BadImageError as error:
-            if not self.test_mode:
-                raise
-            info = self.get_data_info(idx)
-            height, width = int(info['height']), int(info['width'])
-            if not 0 < height * width <= MAX_PIXELS:
-                height = width = _BLANK_SIDE
-            blank = np.zeros((height, width, 3), dtype=np.uint8)
-            sample = self.pipeline({**info, 'img': blank})
-            if not hasattr(sample.get('data_samples'), 'set_metainfo'):
-                raise  # nothing would tell the blank image from a real one
-            sample['data_samples'].set_metainfo({BAD_IMAGES: (error.described,)})
-            return sample
+            bad = error
+        except cv2.error as error:  # a side that would have less than a pixel
+            shrinks_away = True
+            reason = f'it cannot be resized ({error.err or error})'
+            bad = BadImageError(self.get_data_info(idx)['img_path'], reason)
+        if not self.test_mode:
+            raise bad
+        info = self.get_data_info(idx)
+        height, width = int(info['height']), int(info['width'])
+        if shrinks_away or not 0 < height * width <= MAX_PIXELS or is_extreme(width, height):
+            height = width = _BLANK_SIDE
+        blank = np.zeros((height, width, 3), dtype=np.uint8)
+        sample = self.pipeline({**info, 'img': blank})
+        if not hasattr(sample.get('data_samples'), 'set_metainfo'):
+            raise bad  # nothing would tell the blank image from a real one
+        sample['data_samples'].set_metainfo({BAD_IMAGES: (bad.described,)})
+        return sample

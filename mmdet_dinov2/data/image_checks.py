@@ -10,19 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from ..wording import name_some
 from .coco_file import CocoFile, leaves_folder
 from .dataset_source import DatasetSource, is_remote
 from .findings import Finding
-from .image_file import (
+from .image_header import (
     MAX_PIXELS,
     ImageHeader,
     check_size,
-    decode,
     ignores_orientation,
     read_header,
 )
+from .image_pixels import read_pixels, value_range
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class InspectedImage:
         header: What it declares; ``None`` if the header cannot be read.
         digest: Hash of its bytes; empty if they cannot be read.
         problem: Why the image cannot be used; empty if it can.
+        depth: Bits and range of its values, if they have more than 8 bits; otherwise empty.
     """
 
     header: ImageHeader | None
     digest: bytes
     problem: str
+    depth: str = ''
 
 
 def inspect_image(path: str) -> InspectedImage:
@@ -49,10 +53,14 @@ def inspect_image(path: str) -> InspectedImage:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         header = read_header(content)
         check_size(header, MAX_PIXELS)
-        decode(content, header)
+        pixels = read_pixels(content, header)
     except (InputError, OSError) as error:
         return InspectedImage(header, digest, str(error))
-    return InspectedImage(header, digest, '')
+    depth = ''
+    if pixels.dtype != np.uint8:
+        low, high = value_range(pixels)
+        depth = f'{8 * pixels.dtype.itemsize} bits, {low:g} to {high:g}'
+    return InspectedImage(header, digest, '', depth)
 
 
 def image_paths(source: DatasetSource, coco: CocoFile) -> dict[str, Mapping[str, Any]]:
@@ -99,13 +107,15 @@ def check_inspected(
         entries: Entries of its images by path; see :func:`image_paths`.
         inspected: Inspected files by path; see :func:`inspect_images`.
     """
-    broken, wrong_size, unrotated, ambiguous = [], [], [], []
+    broken, wrong_size, unrotated, ambiguous, deep = [], [], [], [], []
     for path, image in entries.items():
         result = inspected[path]
         if result.problem:
             broken.append(f'{path}: {result.problem}')
             continue
         header, annotated = result.header, (image['width'], image['height'])
+        if result.depth:
+            deep.append(f'{image["file_name"]}: {result.depth}')
         name = f'{image["file_name"]} ({header.orientation})'
         if ignores_orientation(header, annotated):
             unrotated.append(name)
@@ -152,6 +162,12 @@ def check_inspected(
         'images have an EXIF orientation (in brackets: {}) that is applied when they are loaded, '
         'and their size does not show whether the annotations apply it too; look at their boxes in '
         'the picture of this check',
+    )
+    add(
+        'info',
+        deep,
+        'images have values of more than 8 bits ({}); when one is loaded, its lowest value becomes '
+        '0 and its highest 255',
     )
     return findings
 

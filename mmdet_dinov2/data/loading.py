@@ -10,7 +10,8 @@ from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 
 from ..errors import InputError
-from .image_file import MAX_PIXELS, check_size, decode, read_header
+from .image_header import MAX_PIXELS, check_size, read_header
+from .image_pixels import decode
 
 
 class BadImageError(InputError):

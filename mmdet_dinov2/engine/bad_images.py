@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
 
-from ..data.image_file import check_image
+from ..data.image_file import read_image
 from ..errors import InputError
 
 # Key of the message hub, which checkpoints hold.
@@ -82,7 +82,7 @@ def _still_bad(known: Mapping[str, str]) -> list[tuple[str, str]]:
     bad = []
     for path, reason in known.items():
         try:
-            check_image(path)
+            read_image(path)
         except (InputError, OSError):  # gone, damaged, or not a local file
             bad.append((path, reason))
     return bad

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -30,11 +30,12 @@ from ..checkpoint import (
     read_checkpoint,
     state_dict_of,
 )
+from ..config.own_types import own_type
 from ..config.tta import tta_model, tta_pipeline
-from ..data.image_file import check_image
+from ..data.loading import BadImageError
 from ..errors import InputError
+from .image_sources import ImageLike, list_images, pixels_of
 
-ImageLike = str | os.PathLike | np.ndarray
 _NUM_LOADERS = 2
 
 
@@ -133,13 +134,13 @@ class Detector:
             )
         self.model = model.eval()
         self.classes = tuple(classes)
-        self._load_file = TRANSFORMS.build(first)
+        self._load_file = TRANSFORMS.build({**first, 'type': own_type(first['type'])})
         others = [cfg for cfg in others if 'LoadAnnotations' not in str(cfg['type'])]
         self._transform = Compose(others)
 
     def predict(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         batch_size: int = 1,
         score_thr: float = 0.0,
         channel_order: str = 'bgr',
@@ -149,7 +150,8 @@ class Detector:
         Predictions do not depend on the batch size.
 
         Args:
-            images: One or more images: paths, or arrays of H x W x 3, uint8.
+            images: One or more images: paths, PIL images, or arrays of H x W x 3, uint8. Grey
+                arrays of H x W, and a fourth channel of transparency, are taken too.
             batch_size: Number of images that the model takes at once.
             score_thr: Detections with a lower score, between 0 and 1, are left out.
             channel_order: Order of the channels of arrays: 'bgr', as OpenCV and mmcv load them, or
@@ -166,30 +168,31 @@ class Detector:
         """
         if channel_order not in ('bgr', 'rgb'):
             raise InputError(f"channel_order must be 'bgr' or 'rgb', but is {channel_order!r}")
-        if isinstance(images, (str, os.PathLike, np.ndarray)):
-            images = [images]
-        if channel_order == 'rgb':
-            images = [im[..., ::-1] if isinstance(im, np.ndarray) else im for im in images]
         samples = []
-        for prediction in self.predict_each(images, batch_size, score_thr):
+        for prediction in self.predict_each(
+            list_images(images), batch_size, score_thr, channel_order
+        ):
             if prediction.sample is None:
-                missing = (
-                    isinstance(prediction.source, (str, os.PathLike))
-                    and not Path(prediction.source).is_file()
-                )
+                source = prediction.source
+                missing = isinstance(source, (str, os.PathLike)) and not os.path.exists(source)
                 raise (FileNotFoundError if missing else InputError)(prediction.problem)
             samples.append(prediction.sample)
         return samples
 
     def predict_each(
-        self, images: Iterable[ImageLike], batch_size: int = 1, score_thr: float = 0.0
+        self,
+        images: Iterable[ImageLike],
+        batch_size: int = 1,
+        score_thr: float = 0.0,
+        channel_order: str = 'bgr',
     ) -> Iterator[ImagePrediction]:
         """Detects objects in one image after the other; goes on after one that cannot be read.
 
         Args:
-            images: Paths, or arrays of H x W x 3, uint8, BGR. They are taken as they are needed.
+            images: As for :meth:`predict`. They are taken as they are needed.
             batch_size: Number of images that the model takes at once.
             score_thr: Detections with a lower score, between 0 and 1, are left out.
+            channel_order: Order of the channels of arrays, 'bgr' or 'rgb'.
 
         Yields:
             A prediction for each image, in order.
@@ -200,7 +203,7 @@ class Detector:
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, but is {batch_size}')
         waiting: list[tuple[ImagePrediction, dict | None]] = []
-        for prepared in self._prepare_ahead(images, batch_size):
+        for prepared in self._prepare_ahead(images, batch_size, channel_order):
             waiting.append(prepared)
             if sum(data is not None for _, data in waiting) == batch_size:
                 yield from self._finish(waiting, score_thr)
@@ -208,34 +211,51 @@ class Detector:
         yield from self._finish(waiting, score_thr)
 
     def _prepare_ahead(
-        self, images: Iterable[ImageLike], batch_size: int
+        self, images: Iterable[ImageLike], batch_size: int, channel_order: str
     ) -> Iterator[tuple[ImagePrediction, dict | None]]:
         """Loads the images of the next batch while the model works on one."""
         with ThreadPoolExecutor(_NUM_LOADERS) as pool:
             queue: deque = deque()
             for image in images:
-                queue.append(pool.submit(self._prepare, image))
+                queue.append(pool.submit(self._prepare, image, channel_order))
                 if len(queue) > 2 * batch_size:
                     yield queue.popleft().result()
             while queue:
                 yield queue.popleft().result()
 
-    def _prepare(self, source: ImageLike) -> tuple[ImagePrediction, dict | None]:
+    def _prepare(
+        self, source: ImageLike, channel_order: str
+    ) -> tuple[ImagePrediction, dict | None]:
         try:
-            if isinstance(source, np.ndarray):
-                loaded = _from_array(source)
+            if isinstance(source, (str, os.PathLike)):
+                loaded = self._from_file(os.fspath(source))
             else:
-                loaded = self._from_file(str(source))
+                image = pixels_of(source, channel_order)
+                shape = image.shape[:2]
+                loaded = dict(img=image, img_path=None, img_shape=shape, ori_shape=shape)
+            return ImagePrediction(source, loaded['img']), self._transform(dict(loaded))
         except (InputError, FileNotFoundError) as error:
             return ImagePrediction(source, problem=str(error)), None
-        return ImagePrediction(source, loaded['img']), self._transform(dict(loaded))
+        except cv2.error as error:
+            problem = f'an image of {loaded["img"].shape[:2]} pixels cannot be resized'
+            if isinstance(source, (str, os.PathLike)):
+                problem = f'{source}: {problem}'
+            return ImagePrediction(source, problem=f'{problem} ({error.err or error})'), None
 
     def _from_file(self, path: str) -> dict[str, Any]:
-        check_image(path)
+        if '://' in path:
+            raise InputError(f'{path} is not a file but a URL; download it first')
+        if os.path.isdir(path):
+            raise InputError(f'{path} is not a file but a folder; name the files in it')
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f'image {path} does not exist; check the path')
         try:
             return self._load_file(dict(img_path=path))
-        except Exception as error:  # OpenCV and mmcv raise many types for an invalid image
-            raise InputError(f'{path} is not a valid image') from error
+        except BadImageError as error:
+            raise InputError(f'{path} is not a valid image ({error.reason})') from error
+        except Exception as error:  # loading of a different project
+            reason = ' '.join(str(error).split())
+            raise InputError(f'{path} is not a valid image ({reason})') from error
 
     @torch.no_grad()
     def _finish(
@@ -268,13 +288,3 @@ def _num_classes(model: nn.Module) -> int | None:
     if head is None:
         return getattr(getattr(model, 'panoptic_head', None), 'num_things_classes', None)
     return getattr(head, 'num_classes', None)
-
-
-def _from_array(image: np.ndarray) -> dict[str, Any]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise InputError(
-            f'an image must be an array of H x W x 3, uint8, but has the shape {image.shape} and '
-            f'the dtype {image.dtype}'
-        )
-    shape = image.shape[:2]
-    return dict(img=np.ascontiguousarray(image), img_path=None, img_shape=shape, ori_shape=shape)

@@ -66,3 +66,46 @@ BROKEN = {
     ),
     'broken rows': (bomb_png(300, 200)[:60] + b'\xff' * 20, ''),
 }
+
+
+def tiff(pixels, orientation=1):
+    """Returns an uncompressed TIFF file of (H, W) or (H, W, 3) pixels, RGB, of any type.
+
+    Pillow does not write several channels of more than 8 bits.
+    """
+    pixels = np.ascontiguousarray(pixels)
+    height, width = pixels.shape[:2]
+    channels = 1 if pixels.ndim == 2 else 3
+    bits = 8 * pixels.dtype.itemsize
+    kind = {'u': 1, 'i': 2, 'f': 3}[pixels.dtype.kind]
+    start = 8 + 3 * 2
+    tags = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, channels, bits if channels == 1 else 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1 if channels == 1 else 2),
+        (273, 4, 1, start),
+        (274, 3, 1, orientation),
+        (277, 3, 1, channels),
+        (278, 3, 1, height),
+        (279, 4, 1, pixels.nbytes),
+        (284, 3, 1, 1),
+        (339, 3, 1, kind) if channels == 1 else (339, 3, 3, start + pixels.nbytes),
+    ]
+    data = struct.pack('<3H', *[bits] * 3) + pixels.tobytes() + struct.pack('<3H', *[kind] * 3)
+    entries = b''.join(struct.pack('<HHII', *tag) for tag in tags)
+    directory = struct.pack('<H', len(tags)) + entries + struct.pack('<I', 0)
+    return b'II*\0' + struct.pack('<I', 8 + len(data)) + data + directory
+
+
+def encoded(image, format_, orientation=None, **kwargs):
+    """Returns an image of Pillow as a file of a format."""
+    buffer = io.BytesIO()
+    if orientation is not None and format_ == 'TIFF':
+        kwargs['tiffinfo'] = {0x0112: orientation}
+    elif orientation is not None:
+        kwargs['exif'] = Image.Exif()
+        kwargs['exif'][0x0112] = orientation
+    image.save(buffer, format_, **kwargs)
+    return buffer.getvalue()

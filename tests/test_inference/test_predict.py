@@ -95,12 +95,6 @@ def test_paths_and_arrays_in_both_orders_of_channels(detector, images, tmp_path)
 @pytest.mark.parametrize(
     ('image', 'options', 'error', 'message'),
     [
-        (
-            np.zeros((4, 5), np.uint8),
-            {},
-            InputError,
-            r'but has the shape \(4, 5\)',
-        ),
         (np.zeros((4, 5, 3)), {}, InputError, 'float64'),
         (np.zeros((0, 5, 3), np.uint8), {}, InputError, r'shape \(0, 5, 3\)'),
         ('none.jpg', {}, FileNotFoundError, 'none.jpg does not exist'),
@@ -124,7 +118,7 @@ def test_results_of_the_tool(trained, detector, tmp_path, capfd):
     out = tmp_path / 'out'
     (tmp_path / 'more').mkdir()
     picture = sorted((folder / 'shapes/val').iterdir())[0]
-    for name in ('a.jpg', 'more/a.jpg', 'more/b.gif', 'more/notes.txt'):
+    for name in ('a.jpg', 'more/a.jpg', 'more/b.xyz', 'more/notes.txt'):
         shutil.copy(picture, tmp_path / name)
     printed = predict(
         capfd, checkpoint, tmp_path / 'more', str(tmp_path / '*.jpg'), '--out', out,
@@ -204,7 +198,7 @@ def test_72_photos_with_a_broken_one(trained, shared, tmp_path, capfd):
         capfd, trained[1], photos, '--out', out, '--batch-size', '8', '--score-thr', '0', code=3
     )
     assert '71 images predicted' in printed and 'error: 1 of 72 inputs' in printed
-    assert re.search(rf'not read: {broken} is not a valid image \(image file is truncated', printed)
+    assert re.search(rf'not read: {broken} is not a valid image \(the file is cut off\)', printed)
     results = COCO(out / 'images.json').loadRes(str(out / 'predictions.json'))
     assert len(results.imgToAnns) == len(list((out / 'pictures').iterdir())) == 71
 

@@ -12,7 +12,8 @@ from mmengine.fileio import get
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...data.image_file import decode, read_header
+from ...data.image_header import read_header
+from ...data.image_pixels import decode
 from ...drawing.picture_names import PictureNames
 from ...sample_meta import BAD_IMAGES
 
