@@ -54,7 +54,7 @@ def family_cfg(name: str) -> ConfigDict:
     file, neck = FAMILIES[name]
     model = Config.fromfile(CONFIGS / file).model
     old = model.data_preprocessor
-    model = _shrink(model)
+    model = shrink(model)
     model.data_preprocessor = dict(old, type='SizedDataPreprocessor', batch_augments=None)
     model.backbone = dict(type='DINOv2', arch=ARCH, img_size=56, patch_size=PATCH)
     model.neck = dict(
@@ -93,12 +93,12 @@ def batch_of(name: str, *sizes: tuple[int, int]) -> dict[str, list]:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def _shrink(value: Any, key: str = '') -> Any:
+def shrink(value: Any, key: str = '') -> Any:
     """Copies a config with small widths, few layers and few classes."""
     if isinstance(value, dict):
-        return ConfigDict({k: v if k in _KEPT else _shrink(v, k) for k, v in value.items()})
+        return ConfigDict({k: v if k in _KEPT else shrink(v, k) for k, v in value.items()})
     if key in _COUNTS and not isinstance(value, (list, tuple)):
         return _COUNTS[key]
     if isinstance(value, (list, tuple)):
-        return type(value)(_shrink(item, key) for item in value)
+        return type(value)(shrink(item, key) for item in value)
     return _WIDTHS.get(value, value) if isinstance(value, int) else value

@@ -184,7 +184,7 @@ def test_the_model_index_lists_every_config_once():
     listed = {model['Config']: model['Metadata']['Epochs'] for model in index['Models']}
     assert len(listed) == len(index['Models'])
     assert listed == {
-        f'configs/{path.name}': Config.fromfile(path).train_cfg.max_epochs
-        for path in CONFIGS
+        f'{path.relative_to(ROOT)}': Config.fromfile(path).train_cfg.max_epochs
+        for path in (*CONFIGS, *ROOT.glob('configs/vitdet/*.py'))
         if 'quickstart' not in path.name
     }

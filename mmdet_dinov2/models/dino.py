@@ -17,6 +17,7 @@ from ..sample_meta import sample_seeds
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
+from .dinov2 import detector_layer_depth
 from .targets import BoxTargets
 
 # Classification logit of queries without a proposal. They carry no gradient.
@@ -351,11 +352,7 @@ class PaddingAwareDINO(DINO):
         Returns:
             The depth and the number of depths, as the backbone counts them.
         """
-        backbone = f'{prefix}backbone.'
-        if param_name.startswith(backbone):
-            return self.backbone.get_layer_depth(param_name, backbone)
-        num_depths = self.backbone.get_layer_depth(backbone, backbone)[1]
-        return num_depths - 1, num_depths
+        return detector_layer_depth(self.backbone, param_name, prefix)
 
 
 def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list[tuple[int, int]]:

@@ -348,6 +348,26 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         return num_depths - 1, num_depths
 
 
+def detector_layer_depth(backbone: nn.Module, param_name: str, prefix: str = '') -> tuple[int, int]:
+    """Returns the depth of a parameter of a detector for layer-wise learning-rate decay.
+
+    Everything after the backbone has the depth of the last layer.
+
+    Args:
+        backbone: A backbone with ``get_layer_depth``.
+        param_name: Name of the parameter in the detector, starting with ``prefix``.
+        prefix: Prefix of the detector's parameters.
+
+    Returns:
+        The depth and the number of depths, as the backbone counts them.
+    """
+    prefix = f'{prefix}backbone.'
+    if param_name.startswith(prefix):
+        return backbone.get_layer_depth(param_name, prefix)
+    num_depths = backbone.get_layer_depth(prefix, prefix)[1]
+    return num_depths - 1, num_depths
+
+
 def _is_pretrained(init_cfg: dict | list[dict] | None) -> bool:
     return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
 

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from ..layers import noted_sizes, padding_mask, valid_cells, zero_padding
 
 
+@MODELS.register_module()
 class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of each position of a map (B, C, H, W)."""
+    """LayerNorm over the channels of each position of a map (B, C, H, W).
+
+    ViTDet's LN of convolutions: ``norm_cfg=dict(type='ChannelLayerNorm', eps=1e-6)``.
+
+    Args:
+        *args: As for PyTorch's ``LayerNorm``.
+        **kwargs: As for PyTorch's ``LayerNorm``.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
@@ -10,6 +11,7 @@ from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
 from ...errors import InputError
+from ...models.dinov2 import detector_layer_depth
 from .known_optimizers import check_optimizer_type
 from .param_names import clean_param_name
 
@@ -30,8 +32,9 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
     The learning rate of a parameter at depth d of D is lr * layer_decay_rate ** (D - 1 - d), times
     the ``lr_mult`` of the longest key of ``custom_keys`` that is part of its name (mmpretrain's
-    constructor ignores ``lr_mult``). Depths come from ``get_layer_depth`` of the model. Parameters
-    with the same settings share a group; frozen parameters are in no group.
+    constructor ignores ``lr_mult``). Depths come from ``get_layer_depth`` of the model, else from
+    that of its backbone. Parameters with the same settings share a group; frozen parameters are in
+    no group.
 
     Each group lists the names of its parameters as ``names``.
 
@@ -90,11 +93,14 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             super().add_params(params, module, prefix, get_layer_depth)
             return
         depth_of = get_layer_depth or getattr(module, 'get_layer_depth', None)
+        if depth_of is None and hasattr(getattr(module, 'backbone', None), 'get_layer_depth'):
+            depth_of = partial(detector_layer_depth, module.backbone)
         if depth_of is None:
             if self.paramwise_cfg['layer_decay_rate'] != 1.0:
                 raise InputError(
                     f'layer_decay_rate={self.paramwise_cfg["layer_decay_rate"]} needs a model with '
-                    f'get_layer_depth(name), which {type(module).__name__} does not have'
+                    f'get_layer_depth(name); neither {type(module).__name__} nor its backbone has '
+                    'it'
                 )
             depth_of = _one_depth
         single: list[dict] = []

@@ -1,0 +1,95 @@
+"""The configs of ViTDet: they build, follow the recipe, train and test through the tools."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from mmdet_dinov2.config.own_types import use_own_types
+from mmdet_dinov2.models.simple_feature_pyramid import ChannelLayerNorm
+
+from .families import batch_of, shrink
+from .tiny import ARCH, total_loss
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(ROOT.glob('configs/vitdet/*.py'))
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def cfg(request):
+    return Config.fromfile(request.param)
+
+
+def test_there_are_two_families_in_two_sizes():
+    assert [path.stem for path in CONFIGS] == [
+        f'{kind}_rcnn_dinov2_{size}_100ep' for kind in ('faster', 'mask') for size in 'bs'
+    ]
+
+
+def test_the_recipe_of_vitdet(cfg):
+    with torch.device('meta'):
+        model = MODELS.build(copy.deepcopy(cfg.model))
+    depth = len(model.backbone.blocks)
+    windowed = [i for i, block in enumerate(model.backbone.blocks) if block.windowed]
+    assert (depth, windowed) == (12, [0, 1, 3, 4, 6, 7, 9, 10])
+    assert len(model.rpn_head.rpn_conv) == 2
+    heads = [model.roi_head.bbox_head]
+    assert len(heads[0].shared_convs) == 4 and len(heads[0].shared_fcs) == 1
+    if cfg.model.type == 'MaskRCNN':
+        heads.append(model.roi_head.mask_head)
+        assert len(heads[1].convs) == 4
+    for head in heads:
+        assert sum(isinstance(module, ChannelLayerNorm) for module in head.modules()) == 4
+    optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)).optimizer
+    groups = {name: g for g in optimizer.param_groups for name in g['names']}
+    assert set(groups) == {name for name, _ in model.named_parameters()}
+    assert groups['rpn_head.rpn_cls.weight']['lr'] == pytest.approx(1e-4)
+    assert groups['backbone.blocks.11.mlp.fc2.weight']['lr'] == pytest.approx(1e-4 * 0.7)
+    assert groups['backbone.patch_embed.proj.weight']['lr'] == pytest.approx(1e-4 * 0.7**13)
+    decays = {name: groups[name]['weight_decay'] for name in groups}
+    assert decays['backbone.pos_embed'] == decays['backbone.blocks.0.norm1.weight'] == 0
+    assert decays['roi_head.bbox_head.fc_cls.weight'] == 0.1
+    strides = [s[0] for s in model.rpn_head.prior_generator.strides]
+    assert strides == list(model.neck.strides(model.backbone.patch_size)) == [4, 8, 16, 32, 64]
+
+
+def test_they_name_what_runs(cfg):
+    named = cfg.to_dict()
+    assert use_own_types(cfg) == []
+    assert cfg.to_dict() == named
+
+
+def test_command_and_batch(cfg):
+    text = Path(cfg.filename).read_text()
+    path = Path(cfg.filename).relative_to(ROOT)
+    assert f'tools/dist_train.sh {path} {cfg.reference_world_size}' in text
+    assert cfg.train_dataloader.batch_size * cfg.reference_world_size == 64
+    assert cfg.auto_scale_lr.base_batch_size == 64 and '= 64' in text
+    assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+    assert (
+        cfg.val_dataloader.dataset.pipeline
+        == cfg.test_pipeline
+        == (cfg.test_dataloader.dataset.pipeline)
+    )
+
+
+def test_a_step_at_reduced_size(cfg):
+    model = shrink(cfg.model)
+    model.backbone.update(arch=dict(ARCH, num_layers=12), init_cfg=None)
+    model.neck.in_channels = ARCH['embed_dims']
+    detector = MODELS.build(model)
+    detector.init_weights()
+    optim_wrapper = build_optim_wrapper(detector, cfg.optim_wrapper)
+    name = 'Mask R-CNN' if cfg.model.type == 'MaskRCNN' else 'Faster R-CNN'
+    data = detector.data_preprocessor(batch_of(name, (70, 100), (150, 61)), True)
+    before = {n: p.detach().clone() for n, p in detector.named_parameters()}
+    loss = total_loss(detector(**data, mode='loss'))
+    assert torch.isfinite(loss)
+    optim_wrapper.update_params(loss)
+    for name in ('backbone.blocks.0.mlp.fc1', 'rpn_head.rpn_cls', 'roi_head.bbox_head.fc_cls'):
+        name = f'{name}.weight'
+        assert not torch.equal(detector.get_parameter(name), before[name]), name
