@@ -6,14 +6,17 @@ Importing the package registers its modules, so a config needs only
 
 import mmdet_dinov2_mmcv_ops  # noqa: F401  has to come before mmcv's operators
 
-from .environment import explain_import_error, printed_without
+from .environment import explain_import_error, limit_spinning, printed_without
 from .version import __version__
+
+limit_spinning()  # has to come before torch
 
 try:
     # mmdet prints that it lacks the datasets of a product that this project does not use.
     with printed_without('Could not import OneDL'):
         from . import data, drawing, engine, evaluation, models
         from .config.own_types import register_names
+        from .engine.training import train
         from .inference import load
 except (ImportError, TypeError, AttributeError, AssertionError, OSError) as error:
     if (getattr(error, 'name', None) or '').startswith(__name__):
@@ -21,9 +24,9 @@ except (ImportError, TypeError, AttributeError, AssertionError, OSError) as erro
     # Packages that do not fit together raise any of these.
     raise ImportError(
         f'mmdet_dinov2 cannot be imported: {explain_import_error(error)}; '
-        'tools/check_env.py checks the whole environment'
+        '`mmdet_dinov2 env` (tools/check_env.py of a checkout) checks the whole environment'
     ) from error
 
 register_names()
 
-__all__ = ['__version__', 'data', 'drawing', 'engine', 'evaluation', 'load', 'models']
+__all__ = ['__version__', 'data', 'drawing', 'engine', 'evaluation', 'load', 'models', 'train']

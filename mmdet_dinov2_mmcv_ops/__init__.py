@@ -63,9 +63,13 @@ def missing_operator(name: str) -> NoReturn:
     )
 
 
-def write_pth() -> None:
-    """Lets every Python of this environment import this module when it starts."""
-    path = Path(sysconfig.get_path('purelib')) / f'{__name__}.pth'
+def write_pth(folder: str | Path | None = None) -> None:
+    """Lets every Python of an environment import this module when it starts.
+
+    Args:
+        folder: Folder whose ``.pth`` files Python reads; by default that of this environment.
+    """
+    path = Path(folder or sysconfig.get_path('purelib')) / f'{__name__}.pth'
     # Nothing happens where the module is gone: an error would be printed at each start.
     path.write_text(
         f"import importlib.util; importlib.util.find_spec('{__name__}') and "

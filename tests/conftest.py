@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# As the package sets it: libgomp reads it when torch is imported.
+os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 try:
     import torch
 except ImportError:

@@ -106,12 +106,13 @@ def run_tool(name: str, *args: object) -> None:
     # mmengine keeps these for the life of the process, which is a single run for a tool.
     for keeper in (BoxVisualizer, MessageHub, MMLogger):
         keeper._instance_dict.clear()
-    argv = sys.argv
+    argv, path = sys.argv, list(sys.path)
     sys.argv = [f'tools/{name}.py', *map(str, args)]
+    sys.path.insert(0, str(ROOT / 'tools'))
     try:
         runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
     finally:
-        sys.argv = argv
+        sys.argv, sys.path[:] = argv, path
 
 
 def failure_of(capfd: pytest.CaptureFixture, name: str, *args: object) -> str:

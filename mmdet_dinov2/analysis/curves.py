@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from ..engine.log_processor import summarize_losses
+from ..engine.log.processor import summarize_losses
 from ..errors import InputError
 from ..runs.run_log import RunLog
 

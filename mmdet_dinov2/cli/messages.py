@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
-import torch
 from mmdet.registry import MODELS
 from rich.console import Console
 from rich.progress import Progress
@@ -52,23 +50,10 @@ def one_sentence_errors(every_error: bool = False) -> Iterator[None]:
         sys.exit(1)
 
 
-def warn_of_busy_cpu() -> None:
-    """Warns if other programs keep the cores busy that the threads of PyTorch wait for."""
-    threads = torch.get_num_threads()
-    if torch.cuda.is_available() or 'OMP_NUM_THREADS' in os.environ or threads == 1:
-        return
-    if 'RANK' in os.environ or 'SLURM_PROCID' in os.environ:
-        return  # the other processes of this run are busy too
-    cores = os.cpu_count() or 1
-    # Not the load average, which remembers programs that ended a minute ago.
-    busy = cores * psutil.cpu_percent(interval=0.2) / 100
-    if busy > cores / 2:
-        print(
-            f'warning: other programs keep {busy:.1f} of {cores} cores busy; the {threads} threads '
-            'of PyTorch then wait for each other, and a step may take many times as long; put '
-            'OMP_NUM_THREADS=1 in front of the command to avoid it',
-            file=sys.stderr,
-        )
+def tell(text: str) -> None:
+    """Prints text in the first process; warnings go to the error output."""
+    if is_first_process():
+        print(text, file=sys.stderr if text.startswith('warning') else sys.stdout)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from ..data.seeded import SeededDataset, StepBatchSampler, derive_seed, seed_eve
 from ..errors import InputError
 from ..sample_meta import announce_step, bad_images
 from .bad_images import BadImages
+from .log.summary import describe_training
 from .step import StepState
 
 MAX_BAD_SHARE = 0.001
@@ -55,6 +56,12 @@ class OptimizerStepLoop:
         """Evaluates, and notes the step for later checkpoints."""
         self.runner.val_loop.run()
         self.runner.message_hub.update_info(_EVALUATED, self.iter)
+
+    def _begin(self) -> None:
+        """Says what is trained, and starts the hooks."""
+        self.runner.logger.info(describe_training(self.runner))
+        self.runner.call_hook('before_train')
+        self._make_up_for_evaluation()
 
     def _make_up_for_evaluation(self) -> None:
         """Evaluates first if the checkpoint was saved before an evaluation that was due."""
@@ -101,8 +108,7 @@ class EpochTrainLoop(OptimizerStepLoop, EpochBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Runs the remaining epochs and returns the model."""
-        self.runner.call_hook('before_train')
-        self._make_up_for_evaluation()
+        self._begin()
         while self.epoch < self.max_epochs and not self.stop_training:
             self.run_epoch()
             if self._evaluation_is_due():
@@ -151,8 +157,7 @@ class IterTrainLoop(OptimizerStepLoop, IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Runs the remaining steps and returns the model."""
-        self.runner.call_hook('before_train')
-        self._make_up_for_evaluation()
+        self._begin()
         self.runner.call_hook('before_train_epoch')
         batches = self._batches()
         while self.iter < self.max_iters and not self.stop_training:

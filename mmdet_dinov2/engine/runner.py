@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
+import logging
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -14,10 +16,13 @@ from mmengine.dist import init_dist, is_distributed, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import join_path
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, save_checkpoint
+from mmengine.visualization import Visualizer
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -31,6 +36,7 @@ from ..checkpoint import (
     state_dict_of,
 )
 from ..checkpoint.sharded import divide_optimizer_state, is_sharded
+from ..config.loggers import drop_missing_tensorboard
 from ..config.own_types import use_own_types
 from ..config.text import readable_config
 from ..data.class_names import fill_classes
@@ -47,6 +53,8 @@ from .batch import (
 )
 from .hooks.preemption import PreemptionHook
 from .loading_processes import outlive_signals
+from .log import LiveBarHook
+from .log.console import limit_console
 from .loops import OptimizerStepLoop
 from .optim.fsdp import FullyShardedModel, clip_grad_norm
 from .optim.known_optimizers import check_optimizer_type
@@ -96,7 +104,7 @@ class StrictRunner(Runner):
         replaced = use_own_types(cfg)
         fill_classes(cfg)
         fill_evaluator_ann_file(cfg)
-        notes = _drop_missing_tensorboard(cfg)
+        notes = drop_missing_tensorboard(cfg)
         if replaced:
             notes.append(f'Replaced types of the config: {"; ".join(replaced)}')
         sharded = (cfg.get('model_wrapper_cfg') or {}).get('type') == 'FullyShardedModel'
@@ -148,23 +156,42 @@ class StrictRunner(Runner):
     def train(self) -> nn.Module:
         """Trains; see mmengine's ``Runner.train``."""
         self.running = 'train'
-        try:
+        with self._released():
             return super().train()
-        finally:
-            # A process that outlives a failed training, such as a notebook, gets its Ctrl-C back.
-            for hook in self.hooks:
-                if isinstance(hook, PreemptionHook):
-                    hook.stop_listening()
 
     def val(self) -> dict:
         """Evaluates on the validation data; see mmengine's ``Runner.val``."""
         self.running = 'val'
-        return super().val()
+        with self._released():
+            return super().val()
 
     def test(self) -> dict:
         """Evaluates on the test data; see mmengine's ``Runner.test``."""
         self.running = 'test'
-        return super().test()
+        with self._released():
+            return super().test()
+
+    @contextmanager
+    def _released(self) -> Iterator[None]:
+        """Gives back what hooks take of the process, also to a notebook whose run failed."""
+        try:
+            yield
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, PreemptionHook):
+                    hook.stop_listening()
+                elif isinstance(hook, LiveBarHook):
+                    hook.stop()
+
+    def build_logger(self, log_level: int | str = 'INFO', *args, **kwargs) -> MMLogger:
+        """Builds the logger; see mmengine's ``Runner.build_logger``.
+
+        Its console shows what a person needs to see, and everything if the level is 'DEBUG'.
+        """
+        logger = super().build_logger(log_level, *args, **kwargs)
+        if log_level not in ('DEBUG', logging.DEBUG):
+            limit_console(logger)
+        return logger
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Builds the training loop; see mmengine's ``Runner.build_train_loop``.
@@ -188,6 +215,9 @@ class StrictRunner(Runner):
         """Registers the default hooks; see mmengine's ``Runner.register_default_hooks``."""
         default = dict(checkpoint=dict(type='IntactCheckpointHook', interval=1))
         super().register_default_hooks({**default, **(hooks or {})})
+        console = Console()
+        if console.is_terminal and not console.is_dumb_terminal and is_main_process():
+            self.register_hook(LiveBarHook())
 
     @staticmethod
     def build_dataloader(
@@ -199,6 +229,16 @@ class StrictRunner(Runner):
         """
         loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         return loader if isinstance(dataloader, DataLoader) else outlive_signals(loader)
+
+    def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
+        """Builds the visualizer; see mmengine's ``Runner.build_visualizer``.
+
+        It is that of this run alone: mmengine keeps visualizers by their names, and a second run of
+        the same process would write into the folder of the first.
+        """
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, 'name': self.experiment_name}
+        return super().build_visualizer(visualizer)
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
         """Builds an evaluator; see mmengine's ``Runner.build_evaluator``.
@@ -410,16 +450,6 @@ class StrictRunner(Runner):
             return None
         loop = getattr(self, f'{self.running}_loop')
         return loop.dataloader.dataset.metainfo.get('classes')
-
-
-def _drop_missing_tensorboard(cfg: Config) -> list[str]:
-    """Removes the TensorBoard backend if TensorBoard is missing; returns notes for the log."""
-    backends = cfg.get('visualizer', {}).get('vis_backends') or []
-    kept = [backend for backend in backends if backend['type'] != 'TensorboardVisBackend']
-    if len(kept) == len(backends) or importlib.util.find_spec('tensorboard') is not None:
-        return []
-    cfg.visualizer.vis_backends = kept
-    return ['TensorBoard is not installed: its log is left out (`pip install tensorboard`)']
 
 
 def _init_cpu_processes(launcher: str, timeout: float | None) -> None:

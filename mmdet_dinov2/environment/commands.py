@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-# requirements/ exists in a checkout only, not in an installed package.
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = ROOT / 'requirements'
+# An installed package has them where OpenMMLab's packages keep such files.
+_INSTALLED = ROOT / 'mmdet_dinov2' / '.mim' / 'requirements'
+REQUIREMENTS = _INSTALLED if _INSTALLED.is_dir() else ROOT / 'requirements'
 PIP = f'{sys.executable} -m pip install'
 
 
@@ -25,7 +26,8 @@ def install_all() -> str:
     """Returns the command that installs the whole tested set."""
     if (ROOT / 'Makefile').is_file():
         return f'make -C {ROOT} env'
-    return f'{PIP} mmdet_dinov2 onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain'
+    files = ' '.join(f'-r {REQUIREMENTS / name}' for name in ('runtime.txt', 'mminstall.txt'))
+    return f'{PIP} -c {REQUIREMENTS / "lock.txt"} {files}'
 
 
 def build_mmcv() -> str:

@@ -1,10 +1,6 @@
 """What the tools print: errors in one sentence, warnings, progress."""
 
-import os
-
-import psutil
 import pytest
-import torch
 
 from mmdet_dinov2 import cli
 from mmdet_dinov2.errors import InputError
@@ -25,29 +21,6 @@ def test_every_process_of_slurm_reports_its_error(monkeypatch, capsys, tmp_path)
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error.json'))
     assert 'error: ' not in fail()
     assert 'there is no disk' in (tmp_path / 'error.json').read_text()
-
-
-@pytest.mark.parametrize(
-    ('busy', 'variables', 'warned'),
-    [
-        (80, {}, True),
-        (20, {}, False),
-        (80, {'OMP_NUM_THREADS': '1'}, False),
-        (80, {'RANK': '0'}, False),
-    ],
-)
-def test_a_busy_machine_is_reported(monkeypatch, capfd, busy, variables, warned):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
-    monkeypatch.setattr(psutil, 'cpu_percent', lambda interval: busy)
-    monkeypatch.setattr(os, 'cpu_count', lambda: 2)
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    cli.warn_of_busy_cpu()
-    text = capfd.readouterr().err
-    assert ('OMP_NUM_THREADS=1 in front of the command' in text) == warned
-    assert ('keep 1.6 of 2 cores busy' in text) == warned
 
 
 @pytest.mark.parametrize('terminal', [True, False])

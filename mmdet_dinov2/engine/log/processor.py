@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psutil
+import torch
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
 
@@ -39,13 +40,20 @@ class ReadableLogProcessor(LogProcessor):
             return tag, line
         header = line[: len(line) - len(text)]
         if 'memory' not in tag:
-            tag['memory'] = psutil.Process().memory_info().rss // 2**20
+            tag['memory'] = used_memory()
             header += f'memory: {tag["memory"]}  '
         shown = summarize_losses(items)
         return tag, header + '  '.join(f'{k}: {self._format(v)}' for k, v in shown.items())
 
     def _format(self, value) -> str:
         return f'{value:.{self.num_digits}f}' if isinstance(value, float) else str(value)
+
+
+def used_memory() -> int:
+    """Returns MiB of this process: the most on the GPU so far, or in memory without a GPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    return psutil.Process().memory_info().rss // 2**20
 
 
 def summarize_losses(items: dict) -> dict:
