@@ -1,0 +1,52 @@
+"""Converts DINOv2 weights from any layout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ...checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
+from ...checkpoint.layouts import recognise
+from ...files import whole_file
+from ..arguments import add_trust_argument
+from ..messages import one_sentence_errors
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.description = (
+        'Write DINOv2 weights under the names of this project. Configs load every '
+        'layout directly; converted files are for sharing and for other programs.'
+    )
+    parser.add_argument(
+        'src', help='checkpoint file or URL in any layout; it may hold a whole detector'
+    )
+    parser.add_argument('dst', type=Path, help='file to write, .pth or .safetensors')
+    add_trust_argument(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Runs the command."""
+    with one_sentence_errors(every_error=True):
+        if args.dst.suffix not in ('.pth', '.safetensors'):
+            raise ValueError(f'{args.dst} must end in .pth or .safetensors')
+        if args.dst.exists():
+            raise ValueError(f'{args.dst} exists; remove it or name another file')
+        if not args.dst.parent.is_dir():
+            raise FileNotFoundError(f'folder {args.dst.parent} does not exist; make it first')
+        if args.trust_checkpoint:
+            trust_checkpoints()
+        content = state_dict_of(read_checkpoint(args.src), args.src)
+        layout, state = recognise(content)
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        with whole_file(args.dst) as partial:
+            if args.dst.suffix == '.safetensors':
+                save_file(state, partial)
+            else:
+                torch.save(state, partial)
+    print(
+        f'{args.src} ({layout.name} layout): {len(state)} of {len(content)} tensors in {args.dst}'
+    )

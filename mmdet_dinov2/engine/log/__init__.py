@@ -1,0 +1,6 @@
+"""What a run tells people: log lines, the console, the live bar. Importing registers them."""
+
+from .live_bar import LiveBarHook
+from .processor import ReadableLogProcessor
+
+__all__ = ['LiveBarHook', 'ReadableLogProcessor']

@@ -1,0 +1,50 @@
+"""Trainings that are started from Python."""
+
+import os
+
+import pytest
+
+import mmdet_dinov2
+from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
+from mmdet_dinov2.engine.runner import StrictRunner
+from mmdet_dinov2.errors import InputError
+
+from ..tools import write_config
+
+
+def test_a_training_returns_its_folder_and_scores(tmp_path):
+    config = write_config(tmp_path)
+    options = {'train_cfg.max_epochs': 2}
+    first = mmdet_dinov2.train(str(config), work_dir=tmp_path / 'a', options=options)
+    assert first.work_dir == str(tmp_path / 'a')
+    assert 0 <= first.scores['coco/bbox_mAP'] <= first.scores['coco/bbox_mAP_50'] <= 1
+    assert os.path.isfile(first.checkpoint)
+    # A notebook trains again in the same process: the second run has a log of its own.
+    second = mmdet_dinov2.train(str(config), work_dir=tmp_path / 'b', options=options)
+    assert second.scores == first.scores
+    for folder in ('a', 'b'):
+        (scalars,) = (tmp_path / folder).glob('*/vis_data/scalars.json')
+        assert scalars.read_text().count('"loss"') == 8  # steps
+
+
+def test_errors_are_exceptions(tmp_path):
+    with pytest.raises(InputError, match='no_such_config does not exist'):
+        mmdet_dinov2.train('no_such_config')
+    with pytest.raises(FileNotFoundError, match='nothing_here'):
+        mmdet_dinov2.train(
+            'dino_dinov2_s_ft', tmp_path / 'nothing_here', work_dir=tmp_path / 'work'
+        )
+    with pytest.raises(InputError, match='logger must be'):
+        mmdet_dinov2.train('dino_dinov2_quickstart', loggers=['tensorbord'])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_training_is_an_interrupt(tmp_path, monkeypatch):
+    config = write_config(tmp_path)
+
+    def stop(runner):
+        raise SystemExit(STOPPED_EXIT_CODE)
+
+    monkeypatch.setattr(StrictRunner, 'train', stop)
+    with pytest.raises(KeyboardInterrupt, match='resume=True continues'):
+        mmdet_dinov2.train(str(config), work_dir=tmp_path / 'work')
