@@ -36,8 +36,7 @@ env_cfg = dict(
 )
 randomness = dict(seed=0)  # mmdet: a random seed
 
-# TensorBoard is used where it is installed. Weights & Biases, also offline, is one more entry:
-# dict(type='WandbVisBackend', init_kwargs=dict(mode='offline'))
+# TensorBoard is used where it is installed; `--logger` adds W&B, MLflow and ClearML.
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='BoxVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='ReadableLogProcessor', window_size=50, by_epoch=True)

@@ -33,6 +33,10 @@ OWN_TYPES = {
         'checks the header of an image before decoding it',
     ),
     'OptimWrapper': ('GuardedOptimWrapper', 'leaves out steps with a non-finite gradient'),
+    'WandbVisBackend': (
+        'NoCodeWandbVisBackend',
+        'does not upload every Python file below the current folder',
+    ),
 }
 
 # Names that earlier versions gave to classes of this project, and their names now.

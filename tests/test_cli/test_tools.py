@@ -117,12 +117,9 @@ def test_settings_that_do_not_fit(tmp_path, capfd, extra, arguments, message):
 @pytest.mark.parametrize('installed', [True, False])
 def test_tensorboard_is_used_where_installed(tmp_path, capfd, monkeypatch, installed):
     find_spec = importlib.util.find_spec
+    instead = dict(tensorboard='json' if installed else 'no_module')
     monkeypatch.setattr(
-        importlib.util,
-        'find_spec',
-        lambda name, *args: (
-            find_spec('json' if installed else 'no_module') if name == 'tensorboard' else find_spec(name, *args)
-        ),
+        importlib.util, 'find_spec', lambda name, *args: find_spec(instead.get(name, name), *args)
     )
     run_tool('train', write_config(tmp_path), '--work-dir', tmp_path / 'work')
     assert bool(list((tmp_path / 'work').glob('*/vis_data/events.out.*'))) == installed

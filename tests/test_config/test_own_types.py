@@ -35,6 +35,7 @@ REGISTRIES = [
         'OPTIM_WRAPPER_CONSTRUCTORS',
         'RUNNERS',
         'TRANSFORMS',
+        'VISBACKENDS',
     )
 ]
 
