@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -62,6 +64,24 @@ def training_times(
     cases = {str(i): _passes(detector, batches, seed) for i, detector in enumerate(detectors)}
     times = measure_in_turns(cases, repeats, detectors[0].device, warmup)
     return dict(seconds=[[t / len(batches) for t in times[name]] for name in cases])
+
+
+def training_times_beside(busy: int, **work) -> dict:
+    """Times training steps while other processes keep cores busy.
+
+    Args:
+        busy: Number of busy processes.
+        **work: As for :func:`training_times`.
+
+    Returns:
+        As :func:`training_times`.
+    """
+    others = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(busy)]
+    try:
+        return training_times(**work)
+    finally:
+        for process in others:
+            process.kill()
 
 
 def training_cost(

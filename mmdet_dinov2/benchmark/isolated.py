@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +27,18 @@ class CaseError(RuntimeError):
     """A case failed; the message says why."""
 
 
-def run_isolated(function: Callable[..., dict], time_limit: float, **kwargs) -> dict:
+def run_isolated(
+    function: Callable[..., dict],
+    time_limit: float,
+    variables: Mapping[str, str] | None = None,
+    **kwargs,
+) -> dict:
     """Calls a function in a new process.
 
     Args:
         function: A function at the top level of a module, whose result is JSON.
         time_limit: Seconds after which the process is ended.
+        variables: Environment variables of the process, besides those of this one.
         **kwargs: Arguments of the function, as JSON.
 
     Returns:
@@ -48,7 +54,7 @@ def run_isolated(function: Callable[..., dict], time_limit: float, **kwargs) -> 
         try:
             process = subprocess.run(
                 [sys.executable, '-m', __name__, case, str(result)],
-                env={**os.environ, 'PYTHONPATH': paths},
+                env={**os.environ, **(variables or {}), 'PYTHONPATH': paths},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,

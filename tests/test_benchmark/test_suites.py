@@ -19,7 +19,7 @@ from mmdet_dinov2.models.dino import PaddingAwareDINO
 pytest.importorskip('timm')
 
 
-def run_here(function, time_limit, **kwargs):
+def run_here(function, time_limit, variables=None, **kwargs):
     """Calls a case in this process, with arguments and results as JSON."""
     try:
         return json.loads(json.dumps(function(**json.loads(json.dumps(kwargs)))))
@@ -120,3 +120,17 @@ def test_gpu_suite(tmp_path):
     assert published == [(f'{seconds:.4f}', str(mib)) for seconds, mib in PUBLISHED.values()]
     for row in checks.rows:
         assert float(row['forward differs']) <= float(row['expected'].removeprefix('<= '))
+
+
+def test_threads(tmp_path):
+    (table,) = run_suite('threads', tmp_path)
+    assert [(row['machine'], row['spins']) for row in table.rows] == [
+        ('idle', 'GOMP_SPINCOUNT=1000'),
+        ('idle', 'GOMP_SPINCOUNT=300000'),
+        ('one core busy', 'GOMP_SPINCOUNT=1000'),
+        ('one core busy', 'GOMP_SPINCOUNT=300000'),
+    ]
+    for row in table.rows:
+        assert row['ratio'].median == pytest.approx(
+            row['step s'].median / table.rows[1]['step s'].median
+        )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..settings import Settings
 from ..tables import BenchmarkReport
-from . import backbone_speed, batch_mates, gpu, matching_and_losses, training_step
+from . import backbone_speed, batch_mates, gpu, matching_and_losses, threads, training_step
 
 SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'backbone': backbone_speed.equal_sizes,
@@ -16,5 +16,6 @@ SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'matching': matching_and_losses.matching_and_losses,
     'batch-mates': batch_mates.batch_mates,
     'reproducible': training_step.reproducible,
+    'threads': threads.threads,
     'gpu': gpu.everything,
 }
