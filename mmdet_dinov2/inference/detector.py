@@ -48,12 +48,14 @@ class ImagePrediction:
         image: Its pixels, H x W x 3, uint8, BGR; None if it could not be read.
         sample: Detections in pixels of the image, the best first; None if it could not be read.
         problem: Why it could not be read, as a sentence; otherwise empty.
+        error: Type of the error that says so.
     """
 
     source: ImageLike
     image: np.ndarray | None = None
     sample: DetDataSample | None = None
     problem: str = ''
+    error: type[Exception] = InputError
 
 
 def load(
@@ -173,9 +175,7 @@ class Detector:
             list_images(images), batch_size, score_thr, channel_order
         ):
             if prediction.sample is None:
-                source = prediction.source
-                missing = isinstance(source, (str, os.PathLike)) and not os.path.exists(source)
-                raise (FileNotFoundError if missing else InputError)(prediction.problem)
+                raise prediction.error(prediction.problem)
             samples.append(prediction.sample)
         return samples
 
@@ -235,7 +235,7 @@ class Detector:
                 loaded = dict(img=image, img_path=None, img_shape=shape, ori_shape=shape)
             return ImagePrediction(source, loaded['img']), self._transform(dict(loaded))
         except (InputError, FileNotFoundError) as error:
-            return ImagePrediction(source, problem=str(error)), None
+            return ImagePrediction(source, problem=str(error), error=type(error)), None
         except cv2.error as error:
             problem = f'an image of {loaded["img"].shape[:2]} pixels cannot be resized'
             if isinstance(source, (str, os.PathLike)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from ..drawing.box_pictures import draw_detections
@@ -13,13 +16,16 @@ from .detector import Detector, ImagePrediction
 from .image_inputs import InputFile, Video
 from .prediction_files import PredictionFiles, VideoFile, write_picture
 
+# Errors that every other picture would meet too.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
 
 class FilePredictor:
-    """Predicts on files, collects the results and draws the pictures.
+    """Predicts on files, writes the results and draws the pictures, one after the other.
 
     Args:
         detector: The detector.
-        results: Collects the detections.
+        results: Writes the detections.
         pictures: Folder for pictures and videos with boxes; None draws none.
         batch_size: Number of images that the model takes at once.
         score_thr: Detections with a lower score, between 0 and 1, are left out.
@@ -27,6 +33,7 @@ class FilePredictor:
     Attributes:
         num_images: Number of images and frames predicted so far.
         problems: A sentence for each file that could not be read.
+        not_drawn: Why, for each file that was predicted, but whose picture could not be written.
     """
 
     def __init__(
@@ -43,6 +50,7 @@ class FilePredictor:
         self._options = dict(batch_size=batch_size, score_thr=score_thr)
         self.num_images = 0
         self.problems: list[str] = []
+        self.not_drawn: dict[Path, str] = {}
 
     def predict(
         self,
@@ -71,7 +79,8 @@ class FilePredictor:
             else:
                 picture = self._keep(file.name, prediction)
                 if picture is not None:
-                    write_picture(self._pictures / file.name, picture)
+                    with self._drawing(file):
+                        write_picture(self._pictures / file.picture, picture)
             advance()
 
     def _predict_video(self, file: InputFile, start: Callable[[int], Callable[[], None]]) -> None:
@@ -83,13 +92,16 @@ class FilePredictor:
         advance = start(len(video))
         out = None
         if self._pictures is not None:
-            name = file.name if file.name.endswith('.mp4') else f'{file.name}.mp4'
-            out = VideoFile(self._pictures / name, video.fps)
+            out = VideoFile(self._pictures / file.picture, video.fps)
         try:
             for index, prediction in enumerate(self._detector.predict_each(video, **self._options)):
+                if prediction.sample is None:
+                    self.problems.append(f'{file.path}, frame {index}: {prediction.problem}')
+                    return
                 picture = self._keep(f'{file.name}/{index:06d}', prediction)
-                if out is not None:
-                    out.append(picture)
+                if out is not None and file.path not in self.not_drawn:
+                    with self._drawing(file):
+                        out.append(picture)
                 advance()
         finally:
             if out is not None:
@@ -97,9 +109,24 @@ class FilePredictor:
 
     def _keep(self, name: str, prediction: ImagePrediction) -> np.ndarray | None:
         """Adds a prediction to the results; returns its picture, if pictures are drawn."""
-        self.num_images += 1
         self._results.add(name, prediction.sample)
+        self.num_images += 1
         if self._pictures is None:
             return None
         found = prediction.sample.pred_instances
         return draw_detections(prediction.image, found, self._detector.classes)
+
+    @contextmanager
+    def _drawing(self, file: InputFile) -> Iterator[None]:
+        """Notes a picture that cannot be written; a full disk ends the prediction."""
+        try:
+            yield
+        except (OSError, cv2.error) as error:
+            reason = getattr(error, 'strerror', None) or error
+            path = self._pictures / file.picture
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise InputError(
+                    f'{path} cannot be written ({reason}); the results before it are kept; make '
+                    'room, or leave the pictures out with --no-pictures'
+                ) from error
+            self.not_drawn[file.path] = f'{path} cannot be written ({reason})'

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import glob
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from mmcv.video import VideoReader
 
-from ..data.yolo import IMAGE_SUFFIXES
+from ..data.data_folder import IMAGE_SUFFIXES, DataFolder
 from ..drawing.picture_names import PictureNames
 from ..errors import InputError
+from .output_folder import EarlierOutputs
+from .prediction_files import picture_name, video_name
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
@@ -24,11 +29,13 @@ class InputFile:
     Attributes:
         path: Where it is.
         name: Name of its results: the path within the folder that was given, unique among the
-            files.
+            files. Bytes of a name that is not in UTF-8 are written as ``\\xe9``.
+        picture: Name of its picture or video with boxes, unique among the files.
     """
 
     path: Path
     name: str
+    picture: str
 
     @property
     def is_video(self) -> bool:
@@ -51,7 +58,8 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._reader = VideoReader(str(path), cache_capacity=1)
+        with _utf_8_name(path) as name:
+            self._reader = VideoReader(name, cache_capacity=1)
         self.fps = self._reader.fps or 25.0
         if not len(self):
             raise InputError(f'{path} is not a valid video')
@@ -68,34 +76,51 @@ class Video:
             yield frame
 
 
-def expand_inputs(arguments: Sequence[str]) -> list[InputFile]:
+def expand_inputs(
+    arguments: Sequence[str], earlier: EarlierOutputs | None = None
+) -> list[InputFile]:
     """Lists the images and videos that files, folders and patterns name.
 
-    Folders are searched with their subfolders, for the usual suffixes. A file that is named itself
-    may have any suffix.
+    Folders are searched with their subfolders, for the usual suffixes. Links are followed, hidden
+    and system folders are left out. A file that is named itself may have any suffix.
+
+    Args:
+        arguments: Names of files and folders, and patterns.
+        earlier: The pictures that predictions drew, which are left out.
 
     Raises:
         FileNotFoundError: If an argument names nothing.
-        InputError: If a folder has no images or videos.
+        InputError: If a folder has no images or videos, or if only pictures of earlier predictions
+            are named.
     """
+    earlier = EarlierOutputs() if earlier is None else earlier
     files: dict[Path, str] = {}
     for argument in arguments:
         for path, name in _expand(argument):
-            files.setdefault(path, name)
-    names = PictureNames()
-    return [InputFile(path, names.name_of(path, name)) for path, name in files.items()]
+            if path not in files and not earlier.leaves_out(path):
+                files[path] = name
+    if not files:
+        raise InputError(f'there is nothing to predict on: {earlier.note()}')
+    names, pictures = PictureNames(), PictureNames()
+    listed = []
+    for path, name in files.items():
+        unique = names.name_of(path, _printable(name))
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        drawn = video_name(unique) if is_video else picture_name(unique)
+        listed.append(InputFile(path, unique, pictures.name_of(path, drawn)))
+    return listed
 
 
 def _expand(argument: str) -> Iterator[tuple[Path, str]]:
     path = Path(argument)
     if path.is_dir():
-        found = sorted(file for file in path.rglob('*') if _is_input(file))
+        found = [file for file in DataFolder(path).files if _is_input(file)]
         if not found:
             suffixes = ' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
             raise InputError(
                 f'folder {path} has no images or videos; looked for files that end in {suffixes}'
             )
-        yield from ((file, file.relative_to(path).as_posix()) for file in found)
+        yield from ((file, file.relative_to(path).as_posix()) for file in sorted(found))
     elif path.is_file():
         yield path, path.name
     else:
@@ -110,3 +135,19 @@ def _expand(argument: str) -> Iterator[tuple[Path, str]]:
 
 def _is_input(path: Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and path.is_file()
+
+
+@contextmanager
+def _utf_8_name(path: Path) -> Iterator[str]:
+    """Yields a name of the file in UTF-8; OpenCV crashes on others."""
+    if _printable(str(path)) == str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = os.path.join(folder, f'video{_printable(path.suffix)}')
+        os.symlink(path.absolute(), link)
+        yield link
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode('utf-8', 'backslashreplace')

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,33 +15,45 @@ import numpy as np
 from mmdet.structures import DetDataSample
 
 from ..data.coco_file import CocoFile
-from ..data.yolo import IMAGE_SUFFIXES
 from ..errors import InputError
-from ..files import whole_file, write_text
 from ..wording import name_some
+from .growing_file import GrowingFile
+from .output_folder import IMAGES, RESULTS, TABLE, images_head, keeps_pictures
 
-RESULTS, IMAGES, TABLE = 'predictions.json', 'images.json', 'predictions.csv'
+# Formats that OpenCV writes in any build.
+_PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 _HEADINGS = ('image', 'class', 'score', 'x1', 'y1', 'x2', 'y2')
 
 
 class PredictionFiles:
-    """Collects predictions and writes them as COCO results and CSV.
+    """Writes predictions as COCO results and CSV, image by image.
 
     ``predictions.json`` holds a list of results in COCO's format. ``images.json`` holds the images
     and categories that their ids refer to: ``COCO('images.json').loadRes('predictions.json')``
-    works. ``predictions.csv`` has a line for each detection, with its corners in pixels.
+    works. ``predictions.csv`` has a line for each detection, with its corners in pixels. All three
+    are complete after each image. Those of an earlier prediction are replaced with the first image.
 
     Args:
+        folder: Where to write.
         classes: Class names, in the order of the labels.
         annotations: Annotation file whose image ids (by file name) and category ids (by name) are
             used; without it both count from 1.
+        draws: Whether pictures are drawn into the folder, too.
 
     Raises:
         InputError: If ``annotations`` lacks a class.
     """
 
-    def __init__(self, classes: Sequence[str], annotations: CocoFile | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        annotations: CocoFile | None = None,
+        draws: bool = True,
+    ) -> None:
+        self.folder = folder
         self.classes = tuple(classes)
+        self._draws = draws
         self._category_ids = {name: index + 1 for index, name in enumerate(classes)}
         self._image_ids: dict[str, int] | None = None
         if annotations is not None:
@@ -50,9 +65,8 @@ class PredictionFiles:
                     f'{name_some(missing)}; it has {name_some(annotations.category_names)}'
                 )
             self._image_ids = {im['file_name']: im['id'] for im in annotations.images}
-        self._images: list[dict] = []
-        self._results: list[dict] = []
-        self._rows: list[tuple] = []
+        self._num_images = 0
+        self._files: tuple[GrowingFile, GrowingFile, GrowingFile] | None = None
 
     def check_names(self, names: Sequence[str]) -> None:
         """Checks that the annotation file, if there is one, lists all images.
@@ -72,18 +86,23 @@ class PredictionFiles:
                 )
 
     def add(self, name: str, sample: DetDataSample) -> None:
-        """Adds the detections of an image, under its file name."""
+        """Writes the detections of an image, under its file name.
+
+        Raises:
+            InputError: If they cannot be written. The files are as they were before.
+        """
         height, width = sample.ori_shape
         ids = self._image_ids
-        image_id = len(self._images) + 1 if ids is None else ids[name]
-        self._images.append(dict(id=image_id, file_name=name, width=width, height=height))
+        image_id = self._num_images + 1 if ids is None else ids[name]
+        image = dict(id=image_id, file_name=name, width=width, height=height)
         found = sample.pred_instances
+        results, rows = [], []
         for box, label, score in zip(
             found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
         ):
             x1, y1, x2, y2 = box
             class_name = self.classes[label]
-            self._results.append(
+            results.append(
                 dict(
                     image_id=image_id,
                     category_id=self._category_ids[class_name],
@@ -92,19 +111,66 @@ class PredictionFiles:
                 )
             )
             corners = (f'{value:.2f}' for value in box)
-            self._rows.append((name, class_name, f'{score:.4f}', *corners))
+            rows.append((name, class_name, f'{score:.4f}', *corners))
+        with self._writing():
+            images, detections, table = self._opened()
+            written: list[GrowingFile] = []
+            try:
+                # Results refer to images: a program that is killed in between leaves a valid pair.
+                for file, part in (
+                    (images, _json_entries([image])),
+                    (detections, _json_entries(results)),
+                    (table, _csv_lines(rows)),
+                ):
+                    file.append(part)
+                    written.append(file)
+            except BaseException:
+                for file in written:
+                    file.undo()
+                raise
+        self._num_images += 1
 
-    def write(self, folder: Path) -> None:
-        """Writes the three files, each of them whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        categories = [dict(id=self._category_ids[name], name=name) for name in self.classes]
-        listing = dict(images=self._images, annotations=[], categories=categories)
-        write_text(folder / RESULTS, json.dumps(self._results) + '\n')
-        write_text(folder / IMAGES, json.dumps(listing) + '\n')
-        with whole_file(folder / TABLE) as partial, partial.open('w', newline='') as file:
-            writer = csv.writer(file)
-            writer.writerow(_HEADINGS)
-            writer.writerows(self._rows)
+    def close(self) -> None:
+        """Closes the files. Without any image they are empty, unless there are earlier ones."""
+        if self._files is None and not (self.folder / IMAGES).exists():
+            with self._writing():
+                self._opened()
+        for file in self._files or ():
+            file.close()
+
+    def _opened(self) -> tuple[GrowingFile, GrowingFile, GrowingFile]:
+        if self._files is None:
+            categories = [dict(id=self._category_ids[name], name=name) for name in self.classes]
+            head = (
+                f'{images_head(keeps_pictures(self.folder, self._draws))}, "annotations": [], '
+                f'"categories": {json.dumps(categories)}, "images": ['
+            )
+            self._files = (
+                GrowingFile(self.folder / IMAGES, f'{head}\n'.encode(), b'\n]}\n', b',\n'),
+                GrowingFile(self.folder / RESULTS, b'[\n', b'\n]\n', b',\n'),
+                GrowingFile(self.folder / TABLE, _csv_lines([_HEADINGS])),
+            )
+        return self._files
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f'the results in {self.folder} cannot be written ({error.strerror or error}); '
+                'those of earlier images are kept; make room or choose another folder with --out'
+            ) from error
+
+
+def _json_entries(entries: Sequence[dict]) -> bytes:
+    return ',\n'.join(map(json.dumps, entries)).encode()
+
+
+def _csv_lines(rows: Sequence[Sequence[str]]) -> bytes:
+    text = io.StringIO(newline='')
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode('utf-8')
 
 
 class VideoFile:
@@ -128,13 +194,14 @@ class VideoFile:
         """
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            name = os.fsencode(self.path).decode('utf-8', 'replace')
+            if name != str(self.path):
+                raise OSError('OpenCV takes names in UTF-8 only, those of folders too')
             size = picture.shape[1::-1]
             codec = cv2.VideoWriter_fourcc(*'mp4v')
             self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, size)
             if not self._writer.isOpened():
-                raise OSError(
-                    f'video {self.path} cannot be written: OpenCV does not have an encoder for mp4'
-                )
+                raise OSError(f'OpenCV cannot write an mp4 of {size[0]} x {size[1]} pixels there')
         self._writer.write(picture)
 
     def close(self) -> None:
@@ -143,14 +210,30 @@ class VideoFile:
             self._writer.release()
 
 
+def picture_name(name: str) -> str:
+    """Returns the name of the picture of an image: its own if OpenCV writes that format."""
+    return name if name.lower().endswith(_PICTURE_SUFFIXES) else f'{name}.jpg'
+
+
+def video_name(name: str) -> str:
+    """Returns the name of the video with the boxes of a video."""
+    return name if name.endswith('.mp4') else f'{name}.mp4'
+
+
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Writes a picture, H x W x 3, uint8, BGR, in the format of its suffix.
 
-    Without the suffix of an image format, ``.jpg`` is appended to the name.
+    Raises:
+        OSError: If it cannot be written. No part of it is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        path = path.with_name(f'{path.name}.jpg')
     # Not cv2.imwrite, which does not raise an error when the disk is full.
-    _, data = cv2.imencode(path.suffix, picture)
-    path.write_bytes(data.tobytes())
+    done, data = cv2.imencode(path.suffix, picture)
+    if not done:
+        height, width = picture.shape[:2]
+        raise OSError(f'OpenCV cannot write {width} x {height} pixels as {path.suffix}')
+    try:
+        path.write_bytes(data.tobytes())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

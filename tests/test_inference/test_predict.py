@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 
 import mmdet_dinov2
@@ -17,7 +19,7 @@ from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.inference.detector import Detector
 from mmdet_dinov2.inference.image_inputs import expand_inputs
 
-from ..test_data.images import BROKEN
+from ..test_data.images import BROKEN, jpeg, picture, tiff
 from ..tools import failure_of, run_tool, write_config
 
 CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
@@ -230,6 +232,60 @@ def test_an_interrupted_prediction_keeps_its_results(
     assert '1 images predicted' in printed and 'error: interrupted; what was' in printed
     assert len(json.loads((out / 'images.json').read_text())['images']) == 1
     assert (out / 'predictions.csv').is_file() and len(list((out / 'pictures').iterdir())) == 1
+
+
+def test_odd_pictures_beside_sound_ones(trained, tmp_path, capfd, monkeypatch):
+    """Modes, depths and shapes; twice in the folder of the pictures, which gets the results."""
+    image = Image.fromarray(np.asarray(picture(60, 45)))
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    modes = {
+        'grey.png': 'L', 'palette.png': 'P', 'la.png': 'LA', 'bit.png': '1', 'cmyk.jpg': 'CMYK',
+        'rgba.webp': 'RGBA', 'sub/a.gif': 'RGB',
+    }  # fmt: skip
+    for name, mode in modes.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        image.convert(mode).save(name)
+    cv2.imwrite('deep.png', np.asarray(image).astype(np.uint16) * 16)
+    (folder / 'float.tif').write_bytes(tiff(np.asarray(image.convert('F')) / 255))
+    (folder / 'noend.jpg').write_bytes(jpeg(60, 45)[:-2])
+    Image.new('RGB', (1, 1)).save('one.png')
+    (folder / '.hidden.jpg').write_bytes(b'')
+    os.symlink(folder, folder / 'loop')
+    Image.new('RGB', (2000, 3), 'red').save('strip.png')
+    (folder / 'phone.jpg').write_bytes(b'\0\0\0\x18ftypheic' + bytes(300))
+    for _ in range(2):
+        printed = predict(capfd, trained[1], '.', '--score-thr', '0', '--batch-size', '4', code=3)
+        assert 'error: 2 of 13 inputs could not be read\n' in printed
+        assert re.search('not read: strip.png .*2000 x 3 pixels', printed)
+        assert re.search('not read: phone.jpg .*convert it to JPEG', printed)
+        coco = COCO('predictions/images.json').loadRes('predictions/predictions.json')
+        assert len(coco.dataset['images']) == len(coco.imgToAnns) == 11
+    assert 'were drawn by an earlier prediction and are not inputs' in printed
+    error = failure_of(capfd, 'predict', trained[1], '.', '--out', 'one.png', '--no-pictures')
+    assert 'the output folder one.png cannot be written (it is a file)' in error
+
+
+def test_pil_images_and_grey_arrays(detector, tmp_path):
+    image = picture(60, 45)
+    image.save(tmp_path / 'a.png')
+    expected = detector.predict(tmp_path / 'a.png')
+    assert_same(detector.predict(image), expected)
+    assert_same(detector.predict(np.asarray(image.convert('RGBA')), channel_order='rgb'), expected)
+    grey = np.asarray(image.convert('L'))
+    assert_same(detector.predict(grey), detector.predict(np.dstack([grey] * 3)))
+    assert detector.predict([]) == [] and len(detector.predict(p for p in [image, grey])) == 2
+    for wrong, message in (
+        (jpeg(), 'PIL.Image.open'),
+        (torch.zeros(3, 8, 9), 'permute'),
+        ([['a.jpg']], 'one list of images'),
+        (np.zeros((2, 2000, 3), np.uint8), '2000 x 2 pixels'),
+        (str(tmp_path), 'is not a file but a folder'),
+        ('https://example.com/a.jpg', 'is not a file but a URL; download it first'),
+    ):
+        with pytest.raises(InputError, match=message):
+            detector.predict(wrong)
 
 
 @pytest.mark.parametrize('case', BROKEN)
