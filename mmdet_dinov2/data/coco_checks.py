@@ -12,6 +12,10 @@ from .box_counts import BoxCounts, look_like_corners, looks_normalised
 from .coco_file import CocoFile, leaves_folder
 from .dataset_source import DatasetSource, is_remote
 from .findings import Finding
+from .similar_files import suggest_file
+
+# COCO has 1.2 % crowd regions. With a larger fraction the check warns.
+_MANY_CROWDS = 0.02
 
 
 def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:
@@ -54,6 +58,53 @@ def _suggestion(names: Sequence[str], known: Sequence[str]) -> str:
 
 def _fold(name: str) -> str:
     return str(name).strip().lower().replace('_', ' ').replace('-', ' ')
+
+
+def check_similar_names(source: DatasetSource) -> list[Finding]:
+    """Checks that no classes differ in case or blanks only, which are mostly slips of typing."""
+    alike: dict[str, list[str]] = {}
+    for name in source.classes:
+        alike.setdefault(''.join(str(name).split()).casefold(), []).append(name)
+    groups = [names for names in alike.values() if len(names) > 1]
+    if not groups:
+        return []
+    listed = '; '.join(map(name_some, groups))
+    return [
+        Finding(
+            'warning',
+            source.split,
+            f'classes of `{source.key}` differ in upper and lower case or in blanks only '
+            f'({listed}), and are learned as different ones; merge them if they are the same',
+        )
+    ]
+
+
+def check_ids(source: DatasetSource, coco: CocoFile) -> list[Finding]:
+    """Checks that ids are not numbers in one place and text in another."""
+    findings = []
+    for key, section in (('image_id', 'images'), ('category_id', 'categories')):
+        ids = {entry['id'] for entry in getattr(coco, section)}
+        texts = {str(known): known for known in ids}
+        wrong = [
+            annotation[key]
+            for annotation in coco.annotations or ()
+            if annotation[key] not in ids and str(annotation[key]) in texts
+        ]
+        if wrong:
+            known = texts[str(wrong[0])]
+            findings.append(
+                _error(
+                    source,
+                    f"{len(wrong)} annotations of '{coco.path}' have the {key} {wrong[0]!r} as "
+                    f"{_type_name(wrong[0])}, but '{section}' has the id {known!r} as "
+                    f'{_type_name(known)}; write both as numbers, or both as text',
+                )
+            )
+    return findings
+
+
+def _type_name(value: object) -> str:
+    return 'text' if isinstance(value, str) else 'a number'
 
 
 def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding]:
@@ -162,6 +213,19 @@ def check_boxes(
                 'add these to the classes if they are to be detected',
             )
         )
+    if counts.crowd > _MANY_CROWDS * total:
+        fate = (
+            'trained on' if source.split == 'train' else 'scored (detections on them do not count)'
+        )
+        findings.append(
+            Finding(
+                'warning',
+                source.split,
+                f"{counts.crowd} of {total} annotations of '{path}' are crowd regions (iscrowd=1), "
+                f'which are not {fate}; some tools mark masks drawn with a brush that way: set '
+                'iscrowd to 0 where each is one object',
+            )
+        )
     if counts.dropped:
         dropped = ', '.join(
             f'{count} {reason} ({_list_examples(counts, reason)})'
@@ -221,6 +285,20 @@ def check_fields(
             )
         ]
     findings = []
+    for key, others in (('bbox', 'segmentation'), ('file_name', 'coco_url')):
+        if coco.derived[key]:
+            what = f"{coco.derived[key]} entries of '{coco.path}' lack '{key}'"
+            if source.by_name and (metric_fills or source.split == 'train'):
+                message = f"{what}, which comes from their '{others}'"
+                findings.append(Finding('info', source.split, message))
+            else:
+                findings.append(
+                    _error(
+                        source,
+                        f'{what}, which mmdet needs; add it, or use ClassNameCocoDataset and '
+                        f"ClassNameCocoMetric, which take it from '{others}'",
+                    )
+                )
     for key, value in (('area', 'the area of the box'), ('iscrowd', '0')):
         missing = counts.filled[key]
         if not missing:
@@ -339,11 +417,14 @@ def check_images(
         if file not in (list_folder(os.path.join(root, folder) or '.') or ()):
             missing.append(name)
     if missing:
+        beside = list_folder(os.path.join(root, missing[0].rpartition('/')[0]) or '.') or ()
+        hint = suggest_file(missing[0], sorted(beside))
         findings.append(
             _error(
                 source,
                 f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
-                f'({name_some(missing, limit=3)}); {remedy}',
+                f'({name_some(missing, limit=3)}{f"; of the first, {hint}" if hint else ""}); '
+                f'{remedy}',
             )
         )
     return findings

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ..errors import InputError
 from ..wording import name_some
+from .segmentation_boxes import box_around
+from .text_file import read_json
 
 # A larger number is a mistake, and arithmetic with it may overflow.
 _LARGEST = 1e12
@@ -29,12 +32,15 @@ class CocoFile:
             in pixels. ``area`` in square pixels and ``iscrowd`` may be missing; see
             :func:`complete_annotation`. ``None`` if the file has no annotations at all, like those
             of test sets whose annotations are not published.
+        derived: Numbers of entries whose ``'bbox'`` comes from their segmentation, or whose
+            ``'file_name'`` from their ``coco_url``.
     """
 
     path: str
     images: list[dict[str, Any]]
     categories: list[dict[str, Any]]
     annotations: list[dict[str, Any]] | None
+    derived: Counter[str] = field(default_factory=Counter)
 
     @property
     def category_names(self) -> list[str]:
@@ -89,8 +95,15 @@ def leaves_folder(folder: str, file_name: str) -> bool:
     return path != root and not path.startswith(root.rstrip('/') + '/')
 
 
-def read_coco_file(path: str) -> CocoFile:
+def read_coco_file(path: str, sizes: bool = True) -> CocoFile:
     """Reads a local COCO annotation file and checks every entry.
+
+    A ``bbox`` that is missing or empty is the box around the segmentation, and a ``file_name`` that
+    is missing is the path of the ``coco_url``, as in LVIS.
+
+    Args:
+        path: The file.
+        sizes: Whether the entries of images need ``width`` and ``height``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -99,13 +112,7 @@ def read_coco_file(path: str) -> CocoFile:
     if not os.path.isfile(path):
         what = 'is a folder, not a file' if os.path.isdir(path) else 'does not exist'
         raise FileNotFoundError(f"annotation file '{path}' {what}")
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"annotation file '{path}' is not valid JSON ({error}); export or download it again"
-        ) from error
+    content = read_json(Path(path))
     if not isinstance(content, dict):
         raise InputError(
             f"annotation file '{path}' must hold a dict with 'images', 'annotations' and "
@@ -117,9 +124,37 @@ def read_coco_file(path: str) -> CocoFile:
                 f"annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
                 f"{', '.join(map(repr, content)) or 'no keys'}); convert it to COCO's format"
             )
+    derived = _derive(content)
     for section in _FIELDS.keys() & content.keys():
-        _check_entries(path, section, content[section])
-    return CocoFile(path, content['images'], content['categories'], content.get('annotations'))
+        fields = _FIELDS[section]
+        if section == 'images' and not sizes:
+            fields = {name: rule for name, rule in fields.items() if name not in SIZE_KEYS}
+        _check_entries(path, section, content[section], fields)
+    return CocoFile(
+        path, content['images'], content['categories'], content.get('annotations'), derived
+    )
+
+
+def _derive(content: dict[str, Any]) -> Counter[str]:
+    """Fills in boxes and file names that other fields say; returns how many of each."""
+    derived: Counter[str] = Counter()
+    for image in _dicts(content.get('images')):
+        url = image.get('coco_url')
+        if not image.get('file_name') and isinstance(url, str) and url:
+            image['file_name'] = unquote(urlsplit(url).path).lstrip('/')
+            derived['file_name'] += 1
+    for annotation in _dicts(content.get('annotations')):
+        box = annotation.get('bbox')
+        if not box or box == [0, 0, 0, 0]:
+            around = box_around(annotation.get('segmentation'))
+            if around is not None and around != box:
+                annotation['bbox'] = around
+                derived['bbox'] += 1
+    return derived
+
+
+def _dicts(entries: Any) -> list[dict[str, Any]]:
+    return [entry for entry in entries if isinstance(entry, dict)] if type(entries) is list else []
 
 
 def _is_id(value: Any) -> bool:
@@ -156,6 +191,8 @@ class _Field:
     required: bool = True
 
 
+# Of entries of images; in pixels.
+SIZE_KEYS = ('width', 'height')
 _ID = _Field(_is_id, 'a whole number or a string')
 _FIELDS = {
     'images': dict(
@@ -177,40 +214,36 @@ _FIELDS = {
 }
 
 
-_REQUIRED = {
-    section: {name for name, field in fields.items() if field.required}
-    for section, fields in _FIELDS.items()
-}
-
-
-def _problem(section: str, index: int, entry: Any) -> str:
+def _problem(
+    section: str, index: int, entry: Any, fields: dict[str, _Field], required: set[str]
+) -> str:
     """Returns what is wrong with an entry, or an empty string."""
-    required = _REQUIRED[section]
     if not isinstance(entry, dict) or not required <= entry.keys():
         missing = required - entry.keys() if isinstance(entry, dict) else required
         return (
             f'lacks {", ".join(map(repr, sorted(missing)))} in {section}[{index}]; add what is '
             f"missing to every entry of '{section}'"
         )
-    for name, field in _FIELDS[section].items():
-        if name in entry and not field.accepts(entry[name]):
+    for name, rule in fields.items():
+        if name in entry and not rule.accepts(entry[name]):
             return (
                 f'has the {name} {entry[name]!r:.100} in {section}[{index}] (id '
-                f'{entry["id"]!r:.100}), where {field.expected} is expected; correct or remove it'
+                f'{entry["id"]!r:.100}), where {rule.expected} is expected; correct or remove it'
             )
     return ''
 
 
-def _check_entries(path: str, section: str, entries: Any) -> None:
+def _check_entries(path: str, section: str, entries: Any, fields: dict[str, _Field]) -> None:
     if not isinstance(entries, list):
         raise InputError(
             f"annotation file '{path}' must have a list as '{section}', but has a "
             f"{type(entries).__name__}; convert it to COCO's format"
         )
+    required = {name for name, rule in fields.items() if rule.required}
     problems = {
         f'{section}[{index}]': problem
         for index, entry in enumerate(entries)
-        if (problem := _problem(section, index, entry))
+        if (problem := _problem(section, index, entry, fields, required))
     }
     if problems:
         first, *others = problems

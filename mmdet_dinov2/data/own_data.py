@@ -1,9 +1,9 @@
 """Finds the splits, files and classes of a user's dataset from its folder alone.
 
-It understands COCO annotations in the usual layouts (:mod:`.coco_layouts`) and YOLO datasets
-(:mod:`.yolo`). It only reads the user's files. Annotations converted from YOLO, and those of a val
-split taken from the training images, are written to a folder of the caller under names that depend
-on the content, so that a config keeps pointing to the files that it was trained with.
+The formats are those of :mod:`.formats`. The user's files are only read. Annotations that had to be
+converted or completed, and those of a val split taken from the training images, are written to a
+folder of the caller under names that depend on the content, so that a config keeps pointing to the
+files that it was trained with.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from ..errors import InputError
 from ..files import write_text
 from ..wording import name_some
 from .coco_file import CocoFile, read_coco_file
-from .coco_layouts import (
-    LOOKED_FOR,
-    find_annotation_files,
-    find_image_folder,
-    find_single_annotation_file,
-)
-from .yolo import YoloData, find_data_yaml, fingerprint, read_data_yaml, to_coco
+from .data_folder import DataFolder
+from .formats import READERS
+from .formats.coco import LOOKED_FOR
+from .formats.found import FoundData, FoundSplit, Remarks, example
+from .formats.json_kinds import json_kind
+from .formats.unknown import describe_folder, name_other_formats
+from .formats.yolo import find_data_yaml, read_data_yaml
+from .formats.yolo_data import found_data
+from .splits import SPLITS
+from .text_file import read_json
 
 # Fraction of the training images that becomes the val split if there is none, up to a limit
 # beyond which evaluations only take longer.
@@ -63,12 +66,14 @@ class OwnData:
         classes: Class names, in the order of the annotations.
         splits: The splits that were found, by 'train', 'val' and 'test'.
         notes: How the folder was understood, as sentences for the user.
+        warnings: What is not used, or may be a mistake, as sentences for the user.
     """
 
     root: str
     classes: tuple[str, ...]
     splits: dict[str, OwnSplit]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
@@ -90,72 +95,98 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
     path, cache = Path(os.path.abspath(path)), Path(os.path.abspath(cache))
     if not path.exists():
         raise FileNotFoundError(f'dataset {path} does not exist; check the path after --data')
-    if path.is_file() and path.suffix not in ('.yaml', '.yml'):
+    if path.is_file() and path.suffix.lower() not in ('.yaml', '.yml'):
         raise InputError(
             f'{path} is a file; give the folder of the dataset, or the data.yaml of a YOLO dataset'
         )
-    notes: list[str] = []
-    files = find_annotation_files(path) if path.is_dir() else {}
-    data_yaml = None if files else find_data_yaml(path)
-    single = find_single_annotation_file(path) if path.is_dir() and not files else None
-    if files:
-        cocos, folders = _read_coco(path, files, notes)
-    elif data_yaml is not None:
-        cocos, folders = _read_yolo(read_data_yaml(data_yaml), cache, notes)
-    elif single is not None:
-        cocos, folders = _read_coco(path, {'train': single}, notes)
-    else:
-        raise InputError(_nothing_found(path))
-    if not cocos:
-        raise InputError(f"{data_yaml} names no images; add 'train' and 'val'")
+    found = _find(path, cache)
+    if not found.splits:
+        raise InputError(f"{path} names no images; add 'train' and 'val'")
+    remarks = Remarks()
+    remarks.add(found.remarks)
+    cocos = {
+        split: _annotations(split, found.splits[split], cache, remarks)
+        for split in SPLITS
+        if split in found.splits
+    }
+    folders = {split: found.splits[split].folder for split in cocos}
+    remarks.warnings += _shared_pictures(cocos, folders)
     if 'train' in cocos and 'val' not in cocos:
-        cocos['train'], cocos['val'] = _split_train(cocos['train'], cache, notes)
+        cocos['train'], cocos['val'] = _split_train(cocos['train'], cache, remarks)
         folders['val'] = folders['train']
+    count = len(found.classes)
+    remarks.notes.append(f'{count} class{"es" if count > 1 else ""}: {name_some(found.classes)}')
     splits = {
         split: OwnSplit(coco.path, str(folders[split]), len(coco.images))
         for split, coco in cocos.items()
     }
-    return OwnData(str(path), _find_classes(cocos, notes), splits, tuple(notes))
+    return OwnData(str(path), found.classes, splits, tuple(remarks.notes), tuple(remarks.warnings))
 
 
-def _read_coco(
-    root: Path, files: dict[str, Path], notes: list[str]
-) -> tuple[dict[str, CocoFile], dict[str, Path]]:
-    cocos = {split: read_coco_file(str(file)) for split, file in files.items()}
-    if 'test' in cocos and cocos['test'].annotations is None:
-        file = cocos.pop('test').path
-        notes.append(f'test: left out, because {file} has no annotations')
-    folders = {split: find_image_folder(root, split, coco) for split, coco in cocos.items()}
-    for split, coco in cocos.items():
-        notes.append(
-            f'{split}: {len(coco.images)} images in {folders[split]}, annotations {coco.path}'
+def _find(path: Path, cache: Path) -> FoundData:
+    if path.is_file():
+        return found_data(read_data_yaml(path))
+    folder = DataFolder(path, skipped=cache)
+    found = next(filter(None, (find(folder) for find in READERS.values())), None)
+    if found is None:
+        raise InputError(_nothing_found(folder))
+    found.remarks.notes.extend(name_other_formats(folder, found.format))
+    # Of YOLO, only the folders that the data.yaml names matter.
+    if folder.dead_links and found.format != 'YOLO':
+        links = [folder.relative(link) for link in folder.dead_links]
+        found.remarks.warnings.append(
+            f'{len(links)} links in {path} lead nowhere {example(links)}; repair or remove them'
         )
-    return cocos, folders
+    return found
 
 
-def _read_yolo(
-    data: YoloData, cache: Path, notes: list[str]
-) -> tuple[dict[str, CocoFile], dict[str, Path]]:
-    cocos, folders = {}, {}
-    for split, files in data.images.items():
-        folders[split] = Path(os.path.commonpath([file.parent for file in files]))
-        target = cache / f'{split}-{fingerprint(data, split)}.json'
-
-        def convert(split: str = split) -> dict[str, Any]:
-            content, _, problems = to_coco(data, split)
-            return dict(content, info=dict(description=f'{data.path}, {split}', notes=problems))
-
-        _write_once(target, convert)
-        cocos[split] = read_coco_file(str(target))
-        notes.append(
-            f'{split}: {len(cocos[split].images)} images in {folders[split]}, converted from the '
-            f'YOLO labels of {data.path} to {target}'
+def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -> CocoFile:
+    """Returns the annotation file of a split, written first if it is converted or completed."""
+    if found.ann_file is not None:
+        coco = read_coco_file(str(found.ann_file))
+        remarks.notes.append(
+            f'{split}: {len(coco.images)} images in {found.folder}, {found.origin}'
         )
-        notes += json.loads(target.read_text())['info']['notes']
-    return cocos, folders
+        return coco
+    target = cache / f'{split}-{found.fingerprint}.json'
+
+    def convert() -> dict[str, Any]:
+        content, said = found.read()
+        info = dict(
+            description=f'{found.origin}, {split}', notes=said.notes, warnings=said.warnings
+        )
+        return dict(content, info=info)
+
+    _write_once(target, convert)
+    coco = read_coco_file(str(target))
+    remarks.notes.append(
+        f'{split}: {len(coco.images)} images in {found.folder}, converted from {found.origin} to '
+        f'{target}'
+    )
+    info = json.loads(target.read_bytes())['info']
+    remarks.add(Remarks(info['notes'], info['warnings']))
+    return coco
 
 
-def _split_train(train: CocoFile, cache: Path, notes: list[str]) -> tuple[CocoFile, CocoFile]:
+def _shared_pictures(cocos: dict[str, CocoFile], folders: dict[str, Path]) -> list[str]:
+    """Returns a warning for each split that has pictures of the training."""
+    paths = {
+        split: {os.path.join(folders[split], image['file_name']) for image in coco.images}
+        for split, coco in cocos.items()
+    }
+    warnings = []
+    for split in ('val', 'test'):
+        shared = sorted(paths.get('train', set()) & paths.get(split, set()))
+        if shared:
+            warnings.append(
+                f'{len(shared)} of {len(paths[split])} {split} images are also in the training '
+                f'data {example(shared)}, so the scores are too high; remove them from one of the '
+                'two'
+            )
+    return warnings
+
+
+def _split_train(train: CocoFile, cache: Path, remarks: Remarks) -> tuple[CocoFile, CocoFile]:
     """Splits the training images into training and validation, the same way every time."""
     if len(train.images) < 2:
         raise InputError(
@@ -182,56 +213,29 @@ def _split_train(train: CocoFile, cache: Path, notes: list[str]) -> tuple[CocoFi
             )
 
         _write_once(target, select)
-    notes.append(
+    remarks.notes.append(
         f'there is no val split: {count} of the {len(train.images)} training images, drawn with '
         f'seed {VAL_SEED}, are used to validate instead of to train ({targets["val"]})'
     )
     return read_coco_file(str(targets['train'])), read_coco_file(str(targets['val']))
 
 
-def _find_classes(cocos: dict[str, CocoFile], notes: list[str]) -> tuple[str, ...]:
-    """Returns the class names of the first split, without the heading that Roboflow adds."""
-    first = next(iter(cocos.values()))
-    used = {entry['category_id'] for coco in cocos.values() for entry in coco.annotations or ()}
-    categories = first.categories
-    if not categories:
-        raise InputError(
-            f"'{first.path}' lists no categories, so there is nothing to detect; list the classes"
-        )
-    heading, *others = categories
-    if (
-        others
-        and heading['id'] not in used
-        and all(category.get('supercategory') == heading['name'] for category in others)
-    ):
-        notes.append(
-            f'category {heading["name"]!r} (id {heading["id"]}) is not a class: it has no boxes '
-            'and is the supercategory of all others'
-        )
-        categories = others
-    names = tuple(str(category['name']) for category in categories)
-    notes.append(f'{len(names)} class{"es" if len(names) > 1 else ""}: {name_some(names)}')
-    return names
-
-
-def _nothing_found(path: Path) -> str:
-    places = '; '.join(LOOKED_FOR)
+def _nothing_found(folder: DataFolder) -> str:
+    for file in folder.with_suffix('.json'):
+        if json_kind(file) == 'broken':
+            read_json(file)  # raises, with the place of the mistake
     message = (
-        f'no dataset found in {path}: looked for COCO annotations ({places}) and for a YOLO '
-        "data.yaml with 'train' and 'names'"
+        f'no dataset found in {folder.root}: {describe_folder(folder)} (looked for COCO '
+        f"annotations ({'; '.join(LOOKED_FOR)}), for a YOLO data.yaml with 'train' and 'names' or "
+        'a classes.txt, for XML files of Pascal VOC and for files of labelme)'
     )
-    if path.is_dir():
-        names = sorted(entry.name + '/' * entry.is_dir() for entry in path.iterdir())
-        message += f'; it holds {name_some(names, limit=8) if names else "nothing"}'
-        inside = [entry for entry in path.iterdir() if entry.is_dir() and _looks_like_data(entry)]
-        if inside:
-            message += f'; did you mean {inside[0]}?'
-    return message
+    inside = [entry for entry in folder.root.iterdir() if entry.is_dir() and _has_yaml(entry)]
+    return f'{message}; did you mean {inside[0]}?' if inside else message
 
 
-def _looks_like_data(folder: Path) -> bool:
+def _has_yaml(folder: Path) -> bool:
     with suppress(InputError, OSError):
-        return bool(find_annotation_files(folder) or find_data_yaml(folder))
+        return find_data_yaml(folder) is not None
     return False
 
 

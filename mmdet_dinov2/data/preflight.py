@@ -23,7 +23,9 @@ from .coco_checks import (
     check_class_names,
     check_class_order,
     check_fields,
+    check_ids,
     check_images,
+    check_similar_names,
 )
 from .coco_file import CocoFile, read_coco_file
 from .dataset_source import (
@@ -103,7 +105,7 @@ def _find_sources(cfg: Config, split: str, findings: list[Finding]) -> Iterator[
 
 def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]:
     """Checks that the datasets have the same classes, as many as the model."""
-    findings = []
+    findings = check_similar_names(sources[0]) if sources else []
     for source in sources[1:]:
         first = sources[0]
         if source.classes != first.classes:
@@ -151,7 +153,9 @@ def _check_annotations(
         if scored:
             fills = metrics_fill_fields(cfg, source.split)
             findings += check_fields(source, coco, counts, fills)
-        findings += check_boxes(source, coco, counts, scored)
+        wrong_ids = check_ids(source, coco)
+        # Annotations whose ids do not match would all be reported again.
+        findings += wrong_ids or check_boxes(source, coco, counts, scored)
         findings += check_capacity(source, coco, counts, _detection_limits(cfg, source.split))
         findings += check_images(source, coco, list_folder)
     findings += check_class_order(files)

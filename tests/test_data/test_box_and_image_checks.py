@@ -48,7 +48,7 @@ def unusable_content():
 
 def test_no_usable_box(data):
     data.write('train', unusable_content())
-    error, other, dropped = data.check('train')
+    error, other, crowd, dropped = data.check('train')
     assert_has(
         only([error]),
         f"'{data.path('train')}' has no usable box",
@@ -66,6 +66,7 @@ def test_no_usable_box(data):
     assert_has(
         only([other], 'warning'), '1 of 9 boxes', 'ignored', 'id 1000, which the file does not list'
     )
+    assert_has(only([crowd], 'warning'), '1 of 9 annotations', 'crowd regions (iscrowd=1)')
     assert_has(
         only([dropped], 'warning'),
         '7 of 9 boxes',

@@ -5,7 +5,11 @@ import copy
 import pytest
 from mmengine.config import Config
 
-from mmdet_dinov2.data.own_config import repeat_small_training_set, use_own_data
+from mmdet_dinov2.data.own_config import (
+    repeat_small_training_set,
+    require_training_data,
+    use_own_data,
+)
 from mmdet_dinov2.data.own_data import OwnData, OwnSplit
 from mmdet_dinov2.drawing.palette import class_colours
 from mmdet_dinov2.errors import InputError
@@ -59,9 +63,41 @@ def test_without_test_split_the_val_split_is_tested(cfg):
 
 
 def test_without_train_split_it_can_be_tested(cfg):
-    before = copy.deepcopy(cfg.train_dataloader)
     use_own_data(cfg, own_data('test'))
     assert cfg.test_dataloader.dataset.ann_file == 'annotations/test.json'
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'val_dataloader', 'val_cfg'):
+        assert cfg[key] is None
+    with pytest.raises(InputError, match=r'cells has no train split, only test \(annotations/test'):
+        require_training_data(cfg)
+
+
+@pytest.mark.parametrize(
+    'splits', [('train', 'val'), ('train', 'val', 'test'), ('val',), ('test',), ('val', 'test')]
+)
+@pytest.mark.parametrize('name', ['dino_dinov2_quickstart', 'dino_dinov2_s_ft'])
+def test_nothing_of_the_data_of_a_saved_config_is_left(root, tmp_path, name, splits):
+    cfg = Config.fromfile(root / f'configs/{name}.py')
+    use_own_data(cfg, own_data('train', 'val', 'test', root='/old/place', images='/old/images'))
+    repeat_small_training_set(cfg, images_per_step=4)
+    cfg.train_dataloader.dataset.setdefault('indices', [1, 2])
+    cfg.test_pipeline[0].backend_args = dict(backend='petrel', path_mapping={'/old': 's3://old'})
+    cfg.val_dataloader.dataset.pipeline = cfg.test_pipeline
+    cfg.dump(tmp_path / 'saved.py')
+    cfg = Config.fromfile(tmp_path / 'saved.py')
+    use_own_data(cfg, own_data(*splits, root='/new/place', images='/new/images', num_images=1000))
+    for split in ('train', 'val', 'test'):
+        dataset = (cfg[f'{split}_dataloader'] or {}).get('dataset')
+        assert (dataset is not None) == (split in splits or split == 'test')
+        if dataset:
+            assert dataset.type == 'ClassNameCocoDataset' and 'indices' not in dataset
+    assert 'old' not in cfg.pretty_text.replace('threshold', '') and 'shapes' not in cfg.pretty_text
+
+
+def test_a_config_that_repeats_its_images_already_is_left_alone(cfg):
+    use_own_data(cfg, own_data('train', 'val'))
+    assert repeat_small_training_set(cfg, images_per_step=4)
+    before = copy.deepcopy(cfg.train_dataloader)
+    assert repeat_small_training_set(cfg, images_per_step=4) is None
     assert cfg.train_dataloader == before
 
 

@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -7,7 +6,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine import Config
 
-from mmdet_dinov2.data import Finding, check_config, raise_on_errors
+from mmdet_dinov2.data import Finding, check_config, coco_file, raise_on_errors
 from mmdet_dinov2.errors import InputError
 
 from .helpers import assert_has, coco_content, only
@@ -134,11 +133,11 @@ def test_shapes_are_generated_first(tmp_path):
 
 def test_files_and_folders_are_read_once(data, monkeypatch):
     parsed, listed = [], []
-    load, scandir = json.load, os.scandir
-    monkeypatch.setattr(json, 'load', lambda file: parsed.append(file.name) or load(file))
+    read_json, scandir = coco_file.read_json, os.scandir
+    monkeypatch.setattr(coco_file, 'read_json', lambda p: parsed.append(p) or read_json(p))
     monkeypatch.setattr(os, 'scandir', lambda path: listed.append(path) or scandir(path))
     assert data.check() == []
-    assert [Path(path).name for path in parsed] == ['train.json', 'val.json']
+    assert [path.name for path in parsed] == ['train.json', 'val.json']
     assert [Path(path).name for path in listed] == ['train', 'val']
 
 

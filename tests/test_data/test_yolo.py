@@ -6,7 +6,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmdet_dinov2.data.yolo import find_data_yaml, label_file, read_data_yaml, to_coco
+from mmdet_dinov2.data.formats.yolo import find_data_yaml, read_data_yaml
+from mmdet_dinov2.data.formats.yolo_data import found_data, label_file, to_coco
 from mmdet_dinov2.errors import InputError
 
 from .data_sets import write_yolo
@@ -26,13 +27,22 @@ def set_keys(path, /, **values):
 
 
 def convert(path, split='train'):
+    """Returns the content of a converted split, and the remarks."""
     return to_coco(read_data_yaml(path), split)
 
 
+def messages(path, split='train'):
+    """Returns notes and warnings of a dataset and one of its splits."""
+    found = found_data(read_data_yaml(path))
+    _, remarks = found.splits[split].read()
+    return [*remarks.notes], [*found.remarks.warnings, *remarks.warnings]
+
+
 def test_boxes_are_those_of_the_labels(yolo):
-    content, folder, notes = convert(yolo)
+    content, _ = convert(yolo)
     expected = coco_content(2)
-    assert folder == str(yolo.parent / 'images/train') and notes == []
+    assert found_data(read_data_yaml(yolo)).splits['train'].folder == yolo.parent / 'images/train'
+    assert messages(yolo) == ([], [])
     assert [c['name'] for c in content['categories']] == list(NAMES)
     assert [image['file_name'] for image in content['images']] == ['0.jpg', '1.jpg']
     assert {(image['width'], image['height']) for image in content['images']} == {(40, 30)}
@@ -71,25 +81,59 @@ def test_names_of_the_val_split(yolo, key):
 @pytest.mark.parametrize(
     ('values', 'names'),
     [
-        (dict(names={1: 'b', 0: 'a', 2: 'c'}), ('a', 'b', 'c')),
-        (dict(names=['yes', True, 1]), ('yes', 'True', '1')),
-        (dict(names=None, nc=3), ('class_0', 'class_1', 'class_2')),
+        (dict(names={1: 'b', 0: 'a', 2: 'c'}), {0: 'a', 1: 'b', 2: 'c'}),
+        (dict(names={'0': 'a', '10': 'b', '2': 'c'}), {0: 'a', 2: 'c', 10: 'b'}),
+        (dict(names={5: 'a', -1: 'b'}, nc=2), {-1: 'b', 5: 'a'}),
+        (dict(names={'a': 3, 'b': 1}), {1: 'b', 3: 'a'}),
+        (dict(names=[{0: 'a'}, {1: 'b'}]), {0: 'a', 1: 'b'}),
+        (dict(names=['yes', True, 1]), {0: 'yes', 1: 'true', 2: '1'}),
+        (dict(names='red, dark green', nc=2), {0: 'red', 1: 'dark green'}),
+        (dict(names='red, of all', nc=1), {0: 'red, of all'}),
+        (dict(names='raccoon'), {0: 'raccoon'}),
+        (dict(names='cells.names'), {0: 'red cell', 1: 'white cell'}),
+        (dict(names=None, nc=3), {0: 'class_0', 1: 'class_1', 2: 'class_2'}),
+        (dict(names={0: 'a', 1: 'b', 5: 'c'}, nc=6), {0: 'a', 1: 'b', 5: 'c'}),
     ],
 )
 def test_class_names(yolo, values, names):
+    (yolo.parent / 'cells.names').write_text('red cell\nwhite cell\n')
     set_keys(yolo, **values)
-    assert read_data_yaml(yolo).classes == names
+    data = read_data_yaml(yolo)
+    assert data.classes == names
+    assert data.class_names == tuple(names[number] for number in sorted(names))
+
+
+def test_class_names_stay_as_they_are_written(yolo):
+    words = ['no', 'Yes', 'on', '02146', '1e3', '0x1F', 'null', '~', '1_000', '12:30', '2024-01-01']
+    rows = ''.join(f'  {number}: {word}\n' for number, word in enumerate(words))
+    yolo.write_text(f'train: images/train\nnames:\n{rows}')
+    assert read_data_yaml(yolo).class_names == tuple(words)
+    yolo.write_text(f'train: images/train\nnames: [{", ".join(words)}]\n')
+    assert read_data_yaml(yolo).class_names == tuple(words)
+
+
+def test_any_whole_numbers_are_classes(yolo):
+    set_keys(yolo, names={1: 'a', 7: 'b', 90: 'c'})
+    for index, line in enumerate(['90 0.5 0.5 0.5 0.2', '7.0 0.5 0.5 0.5 0.2']):
+        (yolo.parent / f'labels/train/{index}.txt').write_text(line)
+    content, _ = convert(yolo)
+    names = {category['id']: category['name'] for category in content['categories']}
+    assert [names[entry['category_id']] for entry in content['annotations']] == ['c', 'b']
+    assert list(names.values()) == ['a', 'b', 'c']
 
 
 @pytest.mark.parametrize(
     ('values', 'message'),
     [
         (
-            dict(names={1: 'a'}),
-            r"the keys of 'names' in .*data.yaml must be 0 to 0, .* but are \[1\]",
+            dict(names={'a': 'b'}),
+            r"the keys of 'names' in .*data.yaml must be whole numbers, .* but are 'a'",
         ),
         (dict(names=None), "'names' in .* must list the class names, but is None"),
+        (dict(names=['a', 'b', 'a']), "'names' in .* lists 'a' more than once"),
+        (dict(names=['a', '']), "'names' in .* must list the class names"),
         (dict(nc=5), "has nc=5, but 3 'names'"),
+        (dict(kpt_shape=[4]), "'kpt_shape' in .* must be the number of key points and 2 or 3"),
         (dict(train='none'), r"'train' in .* is 'none', which does not exist; looked for .*none"),
         (dict(train='../none'), 'which does not exist; looked for .*none and .*/none'),
         (dict(train='labels'), "'train' in .* is 'labels', but .*labels has no images"),
@@ -152,7 +196,7 @@ def write_label(yolo, text):
 )
 def test_boxes_and_polygons(yolo, text, box):
     write_label(yolo, text)
-    content, _, _ = convert(yolo)
+    content, _ = convert(yolo)
     found = [a for a in content['annotations'] if a['image_id'] == 1]
     assert len(found) == 1
     assert found[0]['bbox'] == pytest.approx(box) and found[0]['category_id'] == 3
@@ -166,7 +210,7 @@ def test_boxes_and_polygons(yolo, text, box):
         ('0 nan 0.5 0.2 0.2', "found '0 nan"),
         (
             '3 0.5 0.5 0.2 0.2',
-            "the class must be 0 to 2, as there are 3 'names' in the data file, but is 3",
+            "the class must be 0 to 2, as 'names' of the data file says, but is 3",
         ),
         ('0.5 0.5 0.5 0.2 0.2', 'the class must be 0 to 2, .* but is 0.5'),
         ('0 20 15 10 5', 'must be fractions of width and height'),
@@ -180,14 +224,51 @@ def test_a_bad_line_is_named(yolo, line, message):
 
 def test_images_without_boxes_and_broken_ones(yolo):
     root = yolo.parent
-    (root / 'labels/train/0.txt').unlink()
+    write_label(yolo, '\n')
     (root / 'images/train/2.jpg').write_bytes(b'not an image')
-    content, _, notes = convert(yolo)
+    (root / 'labels/train/2.txt').touch()
+    content, _ = convert(yolo)
     assert [image['file_name'] for image in content['images']] == ['0.jpg', '1.jpg']
     assert {a['image_id'] for a in content['annotations']} == {2}
-    assert notes[0] == '1 of 3 train images have no boxes'
-    assert '1 of 3 train images are left out, because they cannot be read, first ' in notes[1]
-    assert '2.jpg (the file is not an image)' in notes[1]
+    (note,), (warning,) = messages(yolo)
+    assert note.startswith('1 of 3 train images have an empty label file, so no boxes (')
+    assert '1 of 3 train images are left out, because they cannot be read, first ' in warning
+    assert '2.jpg (the file is not an image)' in warning
+
+
+def test_pictures_and_labels_that_do_not_pair(yolo):
+    root = yolo.parent
+    (root / 'labels/train/0.txt').rename(root / 'labels/train/zero.txt')
+    (root / 'labels/train/deep').mkdir()
+    (root / 'labels/train/deep/3.txt').touch()
+    (root / 'labels/train/classes.txt').write_text('cat\n')
+    content, _ = convert(yolo)
+    assert {a['image_id'] for a in content['annotations']} == {2}
+    _, (stray, bare) = messages(yolo)
+    assert stray.startswith('2 label files belong to no picture of ')
+    assert 'labels/train/zero.txt' in stray and 'labels/train/deep/3.txt' in stray
+    assert bare.startswith('1 of 2 train images have no label file') and 'train/0.jpg' in bare
+    assert 'labels/train/0.txt' in bare
+
+
+def test_labels_beside_their_pictures(yolo):
+    root = yolo.parent
+    expected = convert(yolo)[0]
+    (root / 'labels/train/0.txt').rename(root / 'images/train/0.txt')
+    assert convert(yolo)[0] == expected
+    _, (warning,) = messages(yolo)
+    assert warning.startswith('1 of 2 train images have no label file where it should be')
+    (root / 'labels/train/0.txt').write_text('0 0.5 0.5 0.1 0.1')
+    _, (warning,) = messages(yolo)  # the one beside the picture is not read then
+    assert len(convert(yolo)[0]['annotations']) == len(expected['annotations']) - 2
+    assert '1 label files belong to no picture' in warning and 'images/train/0.txt' in warning
+
+
+def test_pictures_that_share_a_label_file(yolo):
+    root = yolo.parent
+    Image.new('RGB', (40, 30)).save(root / 'images/train/0.png')
+    _, (warning,) = messages(yolo)
+    assert '1 label files belong to several pictures' in warning and '0.txt' in warning
 
 
 def test_labels_that_are_nowhere(yolo):
@@ -204,6 +285,128 @@ def test_sizes_are_those_of_the_upright_image(yolo):
     exif[0x0112] = 6  # to be rotated by 90 degrees
     Image.fromarray(np.zeros((20, 50, 3), np.uint8)).save(path, exif=exif)
     height, width = cv2.imread(str(path)).shape[:2]
-    content, _, _ = convert(yolo)
+    content, _ = convert(yolo)
     assert (content['images'][0]['width'], content['images'][0]['height']) == (width, height)
     assert (width, height) == (20, 50)
+
+
+def test_poses_are_boxes_with_points(yolo):
+    write_label(yolo, '2 0.5 0.5 0.5 0.2 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9\n')
+    set_keys(yolo, kpt_shape=[4, 2])
+    content, _ = convert(yolo)
+    assert content['annotations'][0]['bbox'] == pytest.approx([10, 12, 20, 6])
+    notes, _ = messages(yolo)
+    assert notes == ['the key points of 1 train boxes are not used']
+    set_keys(yolo, kpt_shape=[3, 2])
+    with pytest.raises(InputError, match=r'expected .* 3 key points of 2 numbers \(11 in all\)'):
+        convert(yolo)
+
+
+@pytest.mark.parametrize('flags', ['2 2', '0 2'])
+def test_poses_without_kpt_shape_are_no_polygons(yolo, flags):
+    first, second = flags.split()
+    write_label(yolo, f'2 0.5 0.5 0.5 0.2 0.4 0.5 {first} 0.6 0.5 {second}')
+    with pytest.raises(InputError, match=r"no 'kpt_shape'.*add kpt_shape: \[2, 3\]"):
+        convert(yolo)
+
+
+def test_oriented_boxes_are_named(yolo):
+    write_label(yolo, '2 0.5 0.2 0.8 0.5 0.5 0.8 0.2 0.5\n')
+    content, _ = convert(yolo)
+    assert content['annotations'][0]['bbox'] == pytest.approx([8, 6, 24, 18])
+    notes, _ = messages(yolo)
+    assert notes[0].startswith('1 of 4 train labels have four points, as oriented boxes do')
+    write_label(yolo, '2 0.5 0.5 0.2 0.1 0.78')
+    with pytest.raises(InputError, match='a sixth number is the confidence .*, or an angle'):
+        convert(yolo)
+
+
+def test_corners_are_found_before_boxes_are_cut(yolo):
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        lines = []
+        for _ in range(5):
+            x, y = rng.uniform(0.4, 0.7, 2)
+            lines.append(f'0 {x:.4f} {y:.4f} {x + 0.2:.4f} {y + 0.25:.4f}')
+        (yolo.parent / f'labels/train/{index}.txt').write_text('\n'.join(lines))
+    with pytest.raises(InputError, match='train labels .* look like x1, y1, x2, y2: as centre'):
+        convert(yolo)
+
+
+def test_cut_boxes_are_counted(yolo):
+    write_label(yolo, '0 0.1 0.5 0.4 0.2\n1 0.5 0.5 0.1 0.1\n')
+    content, _ = convert(yolo)
+    assert content['annotations'][0]['bbox'] == pytest.approx([0, 12, 12, 6])
+    _, (warning,) = messages(yolo)
+    assert warning.startswith('1 of 5 train boxes extend beyond their image and are cut')
+    assert 'labels/train/0.txt' in warning
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_texts_of_windows(yolo, encoding):
+    expected = convert(yolo)[0]
+    for path in (yolo, *yolo.parent.rglob('*.txt')):
+        path.write_bytes(path.read_text().replace('\n', '\r\n').encode(encoding))
+    assert convert(yolo)[0] == expected
+
+
+def test_links_are_followed_and_loops_are_not(yolo):
+    root = yolo.parent
+    for kind in ('images', 'labels'):
+        (root / kind / 'train').rename(root / f'{kind}_store')
+        (root / kind / 'train').mkdir()
+        (root / kind / 'train/camera').symlink_to(root / f'{kind}_store')
+        (root / kind / 'train/loop').symlink_to(root / kind / 'train')
+        (root / kind / 'train/up').symlink_to(root)
+    (root / 'images/train/gone').symlink_to(root / 'nowhere')
+    content, _ = convert(yolo)
+    assert [i['file_name'] for i in content['images']] == ['0.jpg', '1.jpg']
+    assert len(content['annotations']) == 6
+    assert 'images/train/gone' in read_data_yaml(yolo).remarks.warnings[0]
+
+
+def test_hidden_and_system_files_are_no_pictures(yolo):
+    folder = yolo.parent / 'images/train'
+    for name in ('.ipynb_checkpoints', '@eaDir/0.jpg', '__MACOSX', '$RECYCLE.BIN'):
+        (folder / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(folder / name / 'x.jpg')
+    (folder / '._0.jpg').write_bytes(b'\0\5\x16\7')
+    assert [path.name for path in read_data_yaml(yolo).images['train']] == ['0.jpg', '1.jpg']
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+@pytest.mark.parametrize('place', ['images/none', 'images/empty', '../valid/images'])
+def test_a_split_without_pictures_is_named(yolo, split, place):
+    (yolo.parent / 'images/empty').mkdir()
+    set_keys(yolo, **{split: place})
+    data = read_data_yaml(yolo)
+    assert list(data.images) == ['train']
+    assert place in data.remarks.warnings[0] and f'no {split} split' in data.remarks.warnings[0]
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        '.\\images\\train\\0.jpg',
+        '/home/somebody/data/images/train/0.jpg',
+        'C:\\data\\images\\train\\0.jpg',
+        'images/train/%30.jpg',
+    ],
+)
+def test_lists_of_other_computers(yolo, line):
+    (yolo.parent / 'train.txt').write_text(f'{line}\n')
+    set_keys(yolo, train='train.txt')
+    assert read_data_yaml(yolo).images['train'] == [yolo.parent / 'images/train/0.jpg']
+
+
+@pytest.mark.parametrize('entry', ['images\\train', 'D:\\x\\images\\train', '/x/images/train'])
+def test_folders_of_other_computers(yolo, entry):
+    set_keys(yolo, train=entry)
+    assert len(read_data_yaml(yolo).images['train']) == 2
+
+
+def test_a_list_with_a_folder_too_many_says_what_would_fit(yolo):
+    (yolo.parent / 'train.txt').write_text('data/images/train/0.jpg\n')
+    set_keys(yolo, train='train.txt')
+    with pytest.raises(InputError, match=r"lists 'data/images/train/0.jpg'.*0.jpg would fit"):
+        read_data_yaml(yolo)
