@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import re
@@ -23,6 +24,9 @@ TRUST_FLAG = '--trust-checkpoint'
 _TRUST_VARIABLE = 'MMDET_DINOV2_TRUST_CHECKPOINT'
 # Where checkpoints of several projects keep their tensors.
 _STATE_KEYS = ('state_dict', 'model', 'teacher')
+# Names of the config and the classes in `meta` and in safetensors files of this project.
+CONFIG_TEXT_KEY = 'cfg'
+CLASSES_KEY = 'classes'
 
 
 def trust_checkpoints() -> None:
@@ -51,7 +55,9 @@ def read_checkpoint(
         mmap: Whether tensors stay in the file until they are used.
 
     Returns:
-        The content; a file of tensors alone is a dict of tensors.
+        The content; a file of tensors alone is a dict of tensors. A safetensors file of
+        :func:`~mmdet_dinov2.checkpoint.publish.publish` has ``state_dict`` and ``meta`` like a
+        checkpoint.
 
     Raises:
         FileNotFoundError: If the file does not exist, or cannot be downloaded.
@@ -128,13 +134,21 @@ def _download(url: str) -> Path:
     return path
 
 
-def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path, device=str(map_location))
-    except SafetensorError as error:
+        tensors = load_file(path, device=str(map_location))
+        with safe_open(path, 'pt') as file:
+            texts = file.metadata() or {}
+        if CONFIG_TEXT_KEY not in texts:
+            return tensors
+        meta: dict[str, Any] = {CONFIG_TEXT_KEY: texts[CONFIG_TEXT_KEY]}
+        if CLASSES_KEY in texts:
+            meta['dataset_meta'] = dict(classes=tuple(json.loads(texts[CLASSES_KEY])))
+        return dict(state_dict=tensors, meta=meta)
+    except (SafetensorError, ValueError) as error:
         raise InputError(
             f'checkpoint {path} is not a complete safetensors file ({_first_sentence(error)}); '
             'get it again'

@@ -151,10 +151,15 @@ def check_bytes(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        InputError: If it is damaged.
+        InputError: If it is damaged, or has a format for weights alone.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'checkpoint {path} does not exist')
+    if os.path.splitext(path)[1] == '.safetensors':
+        raise InputError(
+            f'checkpoint {path} holds weights, not the state of a training; to start a new '
+            'training from them, set load_from instead of --resume'
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
