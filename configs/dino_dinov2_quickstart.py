@@ -1,6 +1,6 @@
 """A small model on the sample dataset, from random weights, for a CPU with 2 cores.
 
-Command:    python tools/train.py configs/dino_dinov2_quickstart.py
+Command:    mmdet_dinov2 train dino_dinov2_quickstart
 Batch:      1 process x 8 images x 1 accumulation step = 8
 """
 

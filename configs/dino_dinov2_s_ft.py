@@ -1,6 +1,6 @@
 """DINO, fine-tuned DINOv2-S/14 at patch 16 with windows, for your own data.
 
-Command:    python tools/train.py configs/dino_dinov2_s_ft.py --data PATH
+Command:    mmdet_dinov2 train dino_dinov2_s_ft --data PATH
 Batch:      1 GPU x 4 images x 1 accumulation step = 4
 Learning:   AdamW, layer-wise decay 0.7, cosine, 50 epochs of at least 50 steps, averaged weights;
             ends after 15 epochs without better AP

@@ -36,7 +36,7 @@ PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 ELSEWHERE = {
     'tools/slurm_train.sh': ('test_engine/test_slurm.py', 'tools/slurm_train.sh'),
     'tools/slurm_test.sh': ('test_engine/test_slurm.py', 'tools/slurm_test.sh'),
-    'tools/replay_batch.py': ('test_hooks/test_nonfinite.py', "'replay_batch'"),
+    'mmdet_dinov2 replay': ('test_hooks/test_nonfinite.py', "'replay_batch'"),
     '--suite gpu': ('test_benchmark/test_suites.py', 'gpu'),
 }
 # Commands of others.
@@ -46,6 +46,7 @@ FOREIGN = ('source .venv/bin/activate', 'pre-commit install')
 PLACES = [
     (r'work_dirs/\w+/epoch_\d+\.pth', '{checkpoint}'),
     (r'configs/dino_\w+\.py', '{config}'),
+    (r'(?<=mmdet_dinov2 )(\w+) dino_dinov2_\w+', r'\1 {config}'),
     (r'work_dirs/\w+', '{run}'),
     (r'\bCONFIG\b', '{config}'),
     (r'\bCHECKPOINT\b', '{checkpoint}'),
@@ -100,6 +101,9 @@ def things(tmp_path_factory):
     python = binaries / 'python'
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
+    command = binaries / 'mmdet_dinov2'
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mmdet_dinov2 "$@"\n')
+    command.chmod(0o755)
     # The learning rate drops late: a forecast needs evaluations before it.
     extra = """
 work_dir = 'work_dirs/tiny'
@@ -157,7 +161,7 @@ def test_commands_run(things, command):
 
 def test_there_are_commands():
     assert len(PYTHON_COMMANDS) > 10
-    assert all('{' in command or 'check_env' in command for command in PYTHON_COMMANDS)
+    assert all('{' in command or 'configs' in command for command in PYTHON_COMMANDS)
 
 
 @pytest.mark.parametrize('word', ELSEWHERE)
@@ -272,4 +276,6 @@ def test_python_runs(things, monkeypatch, tmp_path, page, block):
     image = next(places['images'].iterdir())
     for name in ('a.jpg', 'b.jpg'):
         shutil.copy(image, tmp_path / name)
-    exec(re.sub(r"'work_dirs/[^']+'", repr(str(places['checkpoint'])), block), {})
+    block = re.sub(r"'work_dirs/[^']+'", repr(str(places['checkpoint'])), block)
+    block = block.replace("'dino_dinov2_s_ft'", repr(str(places['config'])))
+    exec(block.replace("'PATH'", repr(str(places['data']))), {})

@@ -23,7 +23,7 @@ _KEYS = ('image_id', 'category_id', 'bbox', 'score')
 
 
 def read_predictions(path: str | Path, coco: CocoFile) -> list[dict[str, Any]]:
-    """Reads predictions in COCO's result format, or as ``tools/test.py --out`` writes them.
+    """Reads predictions in COCO's result format, or as ``mmdet_dinov2 test --out`` writes them.
 
     Args:
         path: A ``.json`` file with a list of dicts of ``image_id``, ``category_id``, ``bbox`` (x,
@@ -87,7 +87,7 @@ def _read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise InputError(
-            f'{path} is not a file of predictions as tools/test.py --out writes them ({error}); '
+            f'{path} is not a file of predictions as mmdet_dinov2 test --out writes them ({error}); '
             'give a JSON file in COCO format instead'
         ) from error
 

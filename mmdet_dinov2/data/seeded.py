@@ -103,7 +103,7 @@ class SeededDataset:
         raise InputError(
             f"{len(bad)} images in a row cannot be read, the last one '{path}' because {reason}; "
             'check that the disk is mounted, then the images with '
-            '`python tools/check_dataset.py CONFIG`'
+            '`mmdet_dinov2 check CONFIG`'
         )
 
     def __len__(self) -> int:

@@ -72,7 +72,7 @@ class BadImages:
             raise InputError(
                 f'{len(self)} of {num_images} training images cannot be read, more than the '
                 f'{allowed} that train_cfg.max_bad_share={self.max_share:g} allows:\n{names}\n'
-                'repair them (`python tools/check_dataset.py CONFIG` finds all of them) or allow '
+                'repair them (`mmdet_dinov2 check CONFIG` finds all of them) or allow '
                 'more, and continue from the last checkpoint with --resume'
             )
 

@@ -24,6 +24,7 @@ COMMANDS = dict(
     features='draw the features of a backbone',
     benchmark='measure what detectors cost, and compare them with their peers',
     convert='write weights under the names of this project',
+    publish='write weights, config and classes of a checkpoint, without the rest',
     replay='find the cause of a non-finite loss',
     configs='list the configs that a name finds',
     env='check packages, devices and disk',

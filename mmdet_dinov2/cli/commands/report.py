@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('work_dir', help='work folder of the run')
     parser.add_argument(
         '--predictions',
-        help='predictions on the validation split: COCO JSON, or the .pkl of tools/test.py --out; '
-        'by default the best checkpoint makes them',
+        help='predictions on the validation split: COCO JSON, or the .pkl of `mmdet_dinov2 test '
+        '--out`; by default the best checkpoint makes them',
     )
     parser.add_argument(
         '--no-predictions',

@@ -39,7 +39,7 @@ class NonFiniteHook(Hook):
     Steps with non-finite losses do not change the weights (``GuardedOptimWrapper``), so single ones
     do no harm. After ``max_steps`` of them in a row, all processes stop. They agree without asking
     each other, as the logged losses are means over all processes. Each process whose own loss was
-    not finite keeps the last batch and the weights for ``tools/replay_batch.py``. The loss scaling
+    not finite keeps the last batch and the weights for ``mmdet_dinov2 replay``. The loss scaling
     of fp16 also leaves out steps while it looks for its scale. Their loss is finite, and they do
     not count.
 
@@ -125,7 +125,7 @@ class NonFiniteHook(Hook):
             f'these steps changed neither the weights nor {saved}; '
             f'images: {describe_images([steps for steps, _ in parts])}; '
             f'the last of these batches is kept in {", ".join(k for _, k in parts if k)}, and '
-            '`python tools/replay_batch.py CONFIG FILE` shows where it becomes non-finite; check '
+            '`mmdet_dinov2 replay CONFIG FILE` shows where it becomes non-finite; check '
             'these images and boxes, lower the learning rate, or train in bf16 (--amp) or fp32 '
             'instead of fp16, then continue with --resume'
         )
