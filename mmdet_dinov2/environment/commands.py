@@ -30,11 +30,12 @@ def install_all() -> str:
     return f'{PIP} -c {REQUIREMENTS / "lock.txt"} {files}'
 
 
-def build_mmcv() -> str:
-    """Returns the command that compiles mmcv's operators again, for the installed torch."""
+def reinstall_mmcv() -> str:
+    """Returns the command that installs mmcv without compiled operators."""
+    # Built in isolation, mmcv does not see torch and compiles nothing. A wheel in a cache may have operators.
     return (
-        f'{PIP} --no-build-isolation --no-cache-dir --no-deps --force-reinstall onedl-mmcv '
-        '(needs g++, ninja, psutil and setuptools below 81)'
+        f'{PIP} --no-cache-dir --no-deps --force-reinstall onedl-mmcv '
+        '(without compiled operators; make env MMCV_OPS=cpu or cuda compiles them)'
     )
 
 

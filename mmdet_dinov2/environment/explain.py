@@ -6,7 +6,7 @@ import importlib.util
 import re
 from collections.abc import Callable
 
-from .commands import apt_install, build_mmcv, install, install_all
+from .commands import apt_install, install, install_all, reinstall_mmcv
 
 # Import names of distributions that have a different name.
 _DISTRIBUTIONS = dict(
@@ -30,7 +30,7 @@ _CAUSES: tuple[tuple[str, str, Callable[[], str]], ...] = (
     (
         r'mmcv/_ext\S*: undefined symbol|_ext\S*\.so: undefined symbol',
         "mmcv's operators were compiled for a different version of torch",
-        build_mmcv,
+        reinstall_mmcv,
     ),
     (
         r"No module named 'pkg_resources'",

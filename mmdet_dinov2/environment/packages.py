@@ -77,7 +77,7 @@ def _check_originals(installed: Mapping[str, str]) -> Iterator[Problem]:
             if both
             else f'instead of {fork}, but does not work with current torch and numpy'
         )
-        again = f'{PIP} --no-build-isolation --no-deps --force-reinstall {fork}'
+        again = f'{PIP} --no-cache-dir --no-deps --force-reinstall {fork}'
         pip = PIP.replace(' install', '')
         yield Problem('error', what, f'{pip} uninstall -y {original} && {again}')
 
@@ -120,7 +120,7 @@ def _requirements(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def satisfies(version: str, bounds: str) -> bool:
-    """Returns whether a version is in bounds such as ``>=2.10,<2.12``; only numbers count."""
+    """Returns whether a version is in bounds such as ``>=2.3,<2.4``; only numbers count."""
     compare = {
         '==': lambda a, b: a == b,
         '!=': lambda a, b: a != b,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .commands import build_mmcv, install_all
+from .commands import install_all, reinstall_mmcv
 from .explain import explain_import_error
 from .problem import Problem
 
@@ -176,7 +176,7 @@ def _check_devices(facts: dict) -> Iterator[Problem]:
             yield Problem(
                 'error',
                 f"mmcv's operators were compiled for CUDA {compiled}, torch for {built}",
-                build_mmcv(),
+                reinstall_mmcv(),
             )
     if 'torch_cuda' in facts:
         yield Problem('info', f'deformable attention: {which_attention(facts)}')

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Packages that training needs, in their tested versions, and the modules that are imported.
 VERSIONS = {
-    'torch': '2.11.0',
-    'torchvision': '0.26.0',
+    'torch': '2.14.1',
+    'torchvision': '0.29.1',
     'numpy': '2.2.6',
     'pycocotools': '2.0.11',
     'faster-coco-eval': '1.8.0',
