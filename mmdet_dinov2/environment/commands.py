@@ -32,7 +32,8 @@ def install_all() -> str:
 
 def reinstall_mmcv() -> str:
     """Returns the command that installs mmcv without compiled operators."""
-    # Built in isolation, mmcv does not see torch and compiles nothing. A wheel in a cache may have operators.
+    # Built in isolation, mmcv does not see torch and compiles nothing; wheels in caches may be
+    # compiled.
     return (
         f'{PIP} --no-cache-dir --no-deps --force-reinstall onedl-mmcv '
         '(without compiled operators; make env MMCV_OPS=cpu or cuda compiles them)'
