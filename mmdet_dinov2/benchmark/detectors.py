@@ -18,6 +18,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from ..config.options import check_options
 from ..data.seeded import seed_everything
 from ..errors import InputError
 from ..models.dinov2 import PRETRAIN_PATCH_SIZE
@@ -71,7 +72,7 @@ def read_detector_config(spec: DetectorSpec) -> Config:
         )
     cfg = Config.fromfile(spec.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    cfg.merge_from_dict(dict(spec.options))
+    cfg.merge_from_dict(check_options(spec.options, cfg))
     if cfg.get('model', {}).get('backbone', {}).get('type') != 'DINOv2':
         raise InputError(f'model.backbone of {spec.config} must have the type DINOv2')
     cfg.model.backbone.init_cfg = None  # the cost does not depend on the weights

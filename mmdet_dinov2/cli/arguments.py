@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import argparse
-
-from mmengine.config import DictAction
+from collections.abc import Sequence
 
 from ..checkpoint.reading import TRUST_FLAG
+from ..config.options import parse_options
+from ..errors import InputError
+
+
+class OptionsAction(argparse.Action):
+    """Reads ``--cfg-options``; a slip ends the program with one sentence, without the usage."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Adds the options to those that were given before."""
+        try:
+            options = parse_options(values)
+        except InputError as error:
+            parser.exit(2, f'error: {error}\n')
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **options})
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +58,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
+        metavar='KEY=VALUE',
         help='settings that override the config, as key=value; lists as key="[a,b]"',
     )
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from ..errors import InputError
 
 # Settings that mmengine and this project read besides the arguments of the runner.
-_OTHER_SETTINGS = (
+OTHER_SETTINGS = (
     'activation_checkpointing',
     'auto_scale_lr',
     'auto_scale_world_size',
-    'backend_args',
     'compile',
     'custom_imports',
     'detect_anomalous_params',
@@ -26,6 +23,7 @@ _OTHER_SETTINGS = (
     'find_unused_parameters',
     'min_epoch_steps',
     'model_wrapper_cfg',
+    'own_data',
     'reference_world_size',
     'reproducible',
     'runner_type',
@@ -34,28 +32,6 @@ _OTHER_SETTINGS = (
 )
 # Keys of a dataloader that mmengine's runner removes before it builds one.
 _LOADER_KEYS = ('num_batch_per_epoch',)
-
-
-def check_option_names(options: Mapping[str, Any], cfg: Config) -> None:
-    """Checks that each option sets something, by the first part of its name.
-
-    The classes that are built from a config check the other parts.
-
-    Args:
-        options: Values by dotted name, as in ``--cfg-options``.
-        cfg: The config that the options change.
-
-    Raises:
-        InputError: If a name is unknown.
-    """
-    known = {*cfg, *inspect.signature(Runner).parameters, *_OTHER_SETTINGS}
-    for option in options:
-        name = option.partition('.')[0]
-        if name not in known:
-            raise InputError(
-                f'--cfg-options {option}: the setting {name!r} does not exist'
-                + did_you_mean(name, known)
-            )
 
 
 def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:

@@ -17,7 +17,8 @@ from mmengine.registry import init_default_scope
 from ..config import scaling
 from ..config.files import find_config
 from ..config.loggers import add_loggers
-from ..config.names import check_loader_keys, check_option_names
+from ..config.names import check_loader_keys
+from ..config.options import check_options
 from ..config.own_types import own_type
 from ..data.class_names import fill_classes
 from ..data.findings import raise_on_errors
@@ -152,8 +153,7 @@ def read_config(
             tell(f'data: {note}')
         for warning in found.warnings:
             tell(f'warning: {warning}')
-    check_option_names(options, cfg)
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict(check_options(options, cfg))
     cfg.work_dir = work_dir
     fill_classes(cfg)
     return cfg

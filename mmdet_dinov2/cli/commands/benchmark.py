@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from ...benchmark.cost import Workload, measure_costs
 from ...benchmark.detectors import PRECISIONS
@@ -21,6 +20,7 @@ from ...benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
 from ...config.files import find_config
 from ...errors import InputError
 from ...models.dinov2_archs import ARCHS
+from ..arguments import OptionsAction
 from ..messages import one_sentence_errors
 
 
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--work-dir', default='work_dirs/benchmark', help='folder for tables and pictures'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={},
+        '--cfg-options', nargs='+', action=OptionsAction, default={},
         help='settings that override the configs, as key=value',
     )  # fmt: skip
 
