@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import InputError
 from ..coco_file import SIZE_KEYS, CocoFile, read_coco_file
-from ..data_folder import DataFolder
+from ..data_folder import DataFolder, is_no_data
 from ..similar_files import suggest_file
 from ..splits import SPLITS, is_trainval, split_of, split_of_folders
 from .found import FoundData, FoundSplit, Remarks, example, fingerprint, upright_size
@@ -209,24 +209,25 @@ def _locate(folder: DataFolder, split: str, coco: CocoFile) -> LocatedImages:
     return located
 
 
-def _split_folders(base: Path, split: str, stem: str = '') -> list[Path]:
-    """Returns the folders of a split, first the one that has the name of the annotation file."""
-    if not base.is_dir():
-        return []
-    found = [path for path in base.iterdir() if path.is_dir() and split_of(path.name) == split]
-    return sorted(found, key=lambda path: (path.name not in stem, path.name))
-
-
 def _image_folders(root: Path, split: str, ann_file: Path) -> Iterator[Path]:
+    """Yields the folders that pictures may be in, the likeliest first."""
     if ann_file.parent != root and split_of(ann_file.parent.name) == split:
         yield ann_file.parent
-    for base in (root, *(root / name for name in _IMAGE_FOLDERS)):
-        for place in _split_folders(base, split, ann_file.stem):
-            yield place
-            yield place / 'images'
+    bases = [root, *(root / name for name in _IMAGE_FOLDERS)]
+    inside = [path for base in bases for path in _folders(base)]
+    alike = [path for path in inside if f'_{ann_file.stem}'.endswith(f'_{path.name}')]
+    for place in (*alike, *(path for path in inside if split_of(path.name) == split)):
+        yield place
+        yield place / 'images'
     for name in _IMAGE_FOLDERS:
         yield Path(os.path.normpath(root / name))
     yield ann_file.parent
+
+
+def _folders(base: Path) -> list[Path]:
+    if not base.is_dir():
+        return []
+    return sorted(path for path in base.iterdir() if path.is_dir() and not is_no_data(path.name))
 
 
 @dataclass

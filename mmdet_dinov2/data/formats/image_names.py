@@ -114,7 +114,8 @@ def _search(
             by_base[_normal(image.name)].append(os.fspath(image))
     found = {}
     for name in names:
-        for choose in (_in_candidates(folder, candidates), _by_tail(by_base, sizes.get(name))):
+        size = sizes.get(name)
+        for choose in (_in_candidates(folder, candidates, size), _by_tail(by_base, size)):
             path = next(filter(None, map(choose, _variants(name))), None)
             if path is not None:
                 found[name] = path
@@ -123,12 +124,14 @@ def _search(
     return {name: path for name, path in found.items() if times[path] == 1}
 
 
-def _in_candidates(folder: DataFolder, candidates: Sequence[Path]) -> Callable[[str], str | None]:
+def _in_candidates(
+    folder: DataFolder, candidates: Sequence[Path], size: tuple[float, float] | None
+) -> Callable[[str], str | None]:
     def choose(variant: str) -> str | None:
         for base in candidates:
             path = os.path.normpath(base / variant)
             if Path(path).is_relative_to(folder.root) and _is_file(folder, base, variant):
-                return path
+                return path if _has_size(path, size) else None
         return None
 
     return choose

@@ -22,6 +22,9 @@ from .found import (
     upright_size,
 )
 
+# Folders of pictures; masks have the same names elsewhere.
+_IMAGE_FOLDERS = ('images', 'jpegimages', 'imgs', 'img')
+
 
 class NamedBox(NamedTuple):
     """A box in pixels and the name of its class."""
@@ -144,9 +147,10 @@ def _nearest(
         return images[0] if images else None
     own = folder.parts(file.path)
 
-    def likeness(image: Path) -> tuple[bool, int, bool]:
+    def likeness(image: Path) -> tuple[bool, int, bool, bool]:
         parts = folder.parts(image)
-        return parts == own, len({*own} & {*parts}), image.name == named
+        in_images = any(part.lower() in _IMAGE_FOLDERS for part in parts)
+        return parts == own, len({*own} & {*parts}), image.name == named, in_images
 
     ranked = sorted(images, key=likeness)
     return ranked[-1] if likeness(ranked[-1]) > likeness(ranked[-2]) else None

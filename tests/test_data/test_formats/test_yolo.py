@@ -10,8 +10,8 @@ from mmdet_dinov2.data.formats.yolo import find_data_yaml, read_data_yaml
 from mmdet_dinov2.data.formats.yolo_data import found_data, label_file, to_coco
 from mmdet_dinov2.errors import InputError
 
-from .data_sets import write_yolo
-from .helpers import NAMES, coco_content
+from ..data_sets import write_yolo
+from ..helpers import NAMES, coco_content
 
 
 @pytest.fixture
