@@ -120,3 +120,28 @@ def test_test_split_without_annotations(data):
     assert_has(only(data.check('test'), split='test'), "no 'annotations'", 'format_only=True')
     data.cfg.test_evaluator.format_only = True
     assert data.check('test') == []
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_many_crowd_regions_are_named(data, split):
+    content = coco_content(num_images=20)
+    data.write(split, content)
+    for index in range(3, 20):
+        (data.root / split / f'{index}.jpg').touch()
+    content['annotations'][0]['iscrowd'] = 1
+    data.write(split, content)
+    assert data.check(split) == []  # 1 of 60, as in COCO
+    content['annotations'][1]['iscrowd'] = 1
+    data.write(split, content)
+    what = 'trained on' if split == 'train' else 'scored'
+    assert_has(
+        only(data.check(split), 'warning', split),
+        '2 of 60 annotations', 'crowd regions (iscrowd=1)', f'are not {what}', 'set iscrowd to 0',
+    )  # fmt: skip
+
+
+def test_a_missing_image_of_another_ending_is_suggested(data):
+    (data.root / 'train/1.jpg').rename(data.root / 'train/1.JPG')
+    assert_has(only(data.check('train')), "of the first, '1.JPG' would fit (the case differs)")
+    (data.root / 'train/1.JPG').rename(data.root / 'train/1.jpeg')
+    assert_has(only(data.check('train')), "'1.jpeg' would fit (the ending differs)")

@@ -131,3 +131,12 @@ def test_classes_differ_between_splits(data):
         '`val_dataloader.dataset.metainfo.classes` gives the classes '
         "'cat', 'dog', but `train_dataloader.dataset.metainfo.classes` gives 'cat', 'dog', 'red f",
     )
+
+
+def test_names_that_differ_in_case_or_blanks_only(data):
+    names = ('red fox', 'Red  Fox', 'dog')
+    for split in ('train', 'val'):
+        data.write(split, coco_content(names=names))
+        data.cfg[f'{split}_dataloader'].dataset.metainfo.classes = names
+    data.cfg.test_dataloader.dataset.metainfo.classes = names
+    assert_has(only(data.check(), 'warning'), "('red fox', 'Red  Fox')", 'merge them')

@@ -4,9 +4,10 @@ import random
 
 import pytest
 from mmdet.datasets import CocoDataset
+from mmdet.registry import DATASETS
 
 from mmdet_dinov2.data.box_counts import count_boxes
-from mmdet_dinov2.data.coco_file import CocoFile
+from mmdet_dinov2.data.coco_file import CocoFile, read_coco_file
 
 from .helpers import assert_has, coco_content, only
 
@@ -93,6 +94,63 @@ def test_not_json(data):
     assert_has(only(data.check('train')), f"'{data.path('train')}' is not valid JSON (")
     data.path('train').write_text('[]')
     assert_has(only(data.check('train')), 'but holds a list')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_files_of_windows(data, encoding):
+    text = json.dumps(coco_content(names=('Katze', 'grüner Hund', '狐')), ensure_ascii=False)
+    data.path('train').write_text(text, encoding)
+    assert read_coco_file(str(data.path('train'))).category_names == ['Katze', 'grüner Hund', '狐']
+
+
+@pytest.mark.parametrize('box', [None, [], [0, 0, 0, 0], 'absent'])
+def test_boxes_come_from_the_segmentation_where_they_are_missing(data, box):
+    content = coco_content()
+    for annotation in content['annotations'][:4]:
+        annotation.update(bbox=box, segmentation=[[1, 2, 11, 2, 11, 7]])
+        if box == 'absent':
+            del annotation['bbox']
+    data.write('train', content)
+    coco = read_coco_file(str(data.path('train')))
+    assert [a['bbox'] for a in coco.annotations] == [[1.0, 2.0, 10.0, 5.0]] * 9
+    assert coco.derived == {'bbox': 4}
+    # mmdet's own class reads the file itself.
+    assert_has(only(data.check('train')), "4 entries of '", "lack 'bbox', which mmdet needs")
+    data.train.type = 'ClassNameCocoDataset'
+    assert_has(only(data.check('train'), 'info'), "which comes from their 'segmentation'")
+    dataset = DATASETS.build(data.train)
+    assert len(dataset.get_data_info(0)['instances']) == 3
+
+
+def test_file_names_come_from_the_url_where_they_are_missing(data):
+    content = coco_content()
+    for image in content['images']:
+        image['coco_url'] = 'http://images.cocodataset.org/train/' + image.pop('file_name')
+    content['images'][0]['file_name'] = ''
+    data.write('train', content)
+    data.train.update(type='ClassNameCocoDataset', data_prefix=dict(img=''))
+    assert_has(only(data.check('train'), 'info'), "3 entries of '", "from their 'coco_url'")
+    assert read_coco_file(str(data.path('train'))).images[0]['file_name'] == 'train/0.jpg'
+
+
+@pytest.mark.parametrize(
+    ('key', 'section'), [('image_id', 'images'), ('category_id', 'categories')]
+)
+@pytest.mark.parametrize('text_in_annotations', [True, False])
+def test_ids_as_text_and_as_numbers(data, key, section, text_in_annotations):
+    content = coco_content()
+    changed = content['annotations'] if text_in_annotations else content[section]
+    for entry in changed:
+        name = key if text_in_annotations else 'id'
+        entry[name] = str(entry[name])
+    data.write('train', content)
+    first = content['annotations'][0][key]
+    assert_has(
+        only(data.check('train')),
+        f'9 annotations of {str(data.path("train"))!r} have the {key} {first!r} as ',
+        f"but '{section}' has the id ",
+        'write both as numbers, or both as text',
+    )
 
 
 def test_boxes_are_counted_as_mmdet_keeps_them(tmp_path):
