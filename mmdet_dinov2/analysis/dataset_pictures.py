@@ -17,6 +17,7 @@ from ..data.dataset_source import DatasetSource
 from ..data.image_checks import image_paths
 from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_boxes
+from ..drawing.fonts import fonts_for
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -122,9 +123,9 @@ def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
         images: The images.
         path: Picture file; its folder is created.
     """
-    figure = images_figure(images)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with fonts_for(entry.title for entry in images):
+        images_figure(images).savefig(path, dpi=120)
 
 
 def images_figure(images: Sequence[AnnotatedImage]) -> Figure:
@@ -138,7 +139,7 @@ def images_figure(images: Sequence[AnnotatedImage]) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, entry in zip(grid.flat, images, strict=False):
-        axes.set_title(entry.title.replace('$', r'\$'), fontsize=8)
+        axes.set_title(entry.title, fontsize=8)
         if entry.image is not None:
             dashed = [not used for used in entry.used]
             axes.imshow(draw_boxes(entry.image, entry.boxes, entry.labels, entry.names, dashed))

@@ -6,17 +6,16 @@ lines and letters have a fixed size in pixels.
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import font_manager
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .fonts import TextFont, warn_of_missing
 from .palette import class_colours
 
 # As shares of the longer side of the picture.
@@ -51,7 +50,8 @@ def draw_boxes(
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image.copy()
     draw = ImageDraw.Draw(picture)
     width = max(2, round(max(picture.size) * _LINE_WIDTH))
-    font = label_font(picture.size)
+    font_size = label_font_size(picture.size)
+    warn_of_missing(texts)
     palette = class_colours(max(labels, default=-1) + 1)
     colours = [palette[label] if label >= 0 else _NO_CLASS for label in labels]
     corners = np.asarray(boxes, dtype=float).reshape(-1, 2, 2)
@@ -65,7 +65,7 @@ def draw_boxes(
             draw.rectangle(box, outline=colour, width=width)
     for box, text, colour in zip(corners, texts, colours, strict=True):
         if box[0] < picture.width and box[1] < picture.height and min(box[2:]) >= 0:
-            _draw_label(draw, box, text, font, colour, picture.size)
+            _draw_label(draw, box, TextFont(text, font_size), colour, picture.size)
     return picture
 
 
@@ -86,6 +86,7 @@ def draw_detections(
     """
     boxes = np.array(get_box_tensor(instances.bboxes).tolist()).reshape(-1, 4)
     labels = instances.labels.tolist()
+    warn_of_missing(classes)  # all at once
     names = [classes[label] if label < len(classes) else f'class {label}' for label in labels]
     scores = instances.scores.tolist() if 'scores' in instances else [None] * len(boxes)
     order = sorted(range(len(boxes)), key=lambda index: scores[index] or 0)
@@ -118,6 +119,7 @@ def draw_small(
     Returns:
         The content of a JPEG file.
     """
+    warn_of_missing(map(str, names.values()))
     scale = side / max(image.shape[:2])
     small = Image.fromarray(np.ascontiguousarray(image[..., ::-1])).resize(
         [max(1, round(length * scale)) for length in image.shape[1::-1]]
@@ -161,27 +163,21 @@ def _draw_dashed(
 def _draw_label(
     draw: ImageDraw.ImageDraw,
     box: Sequence[float],
-    text: str,
-    font: ImageFont.FreeTypeFont,
+    text: TextFont,
     colour: tuple[int, int, int],
     size: tuple[int, int],
 ) -> None:
     """Writes on the colour of the box: above it, or inside it where there is no room above."""
-    width = draw.textlength(text, font=font) + font.size * 0.4
-    height = font.size * 1.2
+    width = text.length + text.size * 0.4
+    height = text.size * 1.2
     left = max(0, min(box[0], size[0] - width))
     top = box[1] - height if box[1] >= height else max(box[1], 0)
     draw.rectangle((left, top, left + width, top + height), fill=colour)
     luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-    middle = (left + width / 2, top + height / 2)
-    draw.text(middle, text, fill='black' if luminance > 140 else 'white', font=font, anchor='mm')
+    left += (width - text.length) / 2
+    text.draw(draw, left, top + height / 2, 'black' if luminance > 140 else 'white')
 
 
-def label_font(size: Sequence[int]) -> ImageFont.FreeTypeFont:
-    """Returns the font for texts in a picture of this width and height in pixels."""
-    return _font(max(_MIN_FONT_SIZE, round(max(size) * _FONT_SIZE)))
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(font_manager.findfont('DejaVu Sans'), size)
+def label_font_size(size: Sequence[int]) -> int:
+    """Returns the height of letters in a picture of this width and height, all in pixels."""
+    return max(_MIN_FONT_SIZE, round(max(size) * _FONT_SIZE))

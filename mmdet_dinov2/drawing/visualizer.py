@@ -11,7 +11,8 @@ from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
 from PIL import Image, ImageDraw
 
-from .box_pictures import draw_detections, label_font
+from .box_pictures import draw_detections, label_font_size
+from .fonts import default_font
 
 
 @VISUALIZERS.register_module()
@@ -91,7 +92,7 @@ class BoxVisualizer(DetLocalVisualizer):
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:
     """Returns the image below a line of text."""
-    font = label_font(image.shape[:2])
+    font = default_font(label_font_size(image.shape[:2]))
     picture = Image.new('RGB', (image.shape[1], image.shape[0] + round(1.6 * font.size)), 'white')
     middle = (picture.width / 2, 0.8 * font.size)
     ImageDraw.Draw(picture).text(middle, text, fill='black', font=font, anchor='mm')

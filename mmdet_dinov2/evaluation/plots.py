@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..drawing.fonts import fonts_for
 from .matches import BACKGROUND, Confusions
 from .quality import ClassQuality, DetectionQuality
 
@@ -167,13 +168,14 @@ def write_quality(quality: DetectionQuality, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     numbers = folder / 'evaluation.json'
     numbers.write_text(json.dumps(quality.to_json(), indent=1) + '\n')
-    figures = {
-        'precision_recall.png': precision_recall_figure(
-            quality.recalls, quality.curves, quality.names
-        ),
-        'confusion_matrix.png': confusion_figure(quality.confusions, quality.names),
-        'class_ap.png': class_ap_figure(quality.classes),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+    with fonts_for(quality.names):
+        figures = {
+            'precision_recall.png': precision_recall_figure(
+                quality.recalls, quality.curves, quality.names
+            ),
+            'confusion_matrix.png': confusion_figure(quality.confusions, quality.names),
+            'class_ap.png': class_ap_figure(quality.classes),
+        }
+        for name, figure in figures.items():
+            figure.savefig(folder / name, dpi=120)
     return [numbers, *(folder / name for name in figures)]
