@@ -79,6 +79,27 @@ def test_a_checkpoint_is_tested_on_a_folder(bccd, tmp_path, capfd):
     assert '| Platelets' in printed.out + printed.err
 
 
+def test_a_folder_with_a_test_split_alone(bccd, tmp_path, capfd):
+    """It can be tested; a training does not go on with the data of the config."""
+    data, work, _ = bccd
+    (tmp_path / 'data/annotations').mkdir(parents=True)
+    (tmp_path / 'data/annotations/test.json').symlink_to(data / 'annotations/test.json')
+    (tmp_path / 'data/images').symlink_to(data / 'images')
+    saved, new = work / CONFIG.name, tmp_path / 'work'
+    arguments = ('--data', tmp_path / 'data', '--work-dir', new)
+    error = failure_of(capfd, 'train', saved, *arguments)
+    assert f'{tmp_path}/data has no train split, only test (annotations/test.json)' in error
+    assert not new.exists()
+    run_tool(
+        'test', saved, sorted(work.glob('epoch_*.pth'))[-1], *arguments,
+        '--cfg-options', 'test_dataloader.dataset.indices=8',
+    )  # fmt: skip
+    printed = capfd.readouterr()
+    assert '| Platelets' in printed.out + printed.err
+    (new_config,) = new.glob('*.py')
+    assert 'train.json' not in new_config.read_text() and str(data) not in new_config.read_text()
+
+
 def test_bccd_as_yolo_trains(bccd, tmp_path, capfd):
     data, _, _ = bccd
     contents = {
@@ -119,8 +140,8 @@ def test_a_few_images_are_split_and_repeated(tmp_path, capfd):
 def test_a_folder_without_data_is_one_sentence(tmp_path, capfd):
     (tmp_path / 'music').mkdir()
     error = failure_of(capfd, 'train', CONFIG, '--data', tmp_path, '--work-dir', tmp_path / 'work')
-    assert f'error: no dataset found in {tmp_path}: looked for COCO annotations' in error
-    assert 'data.yaml' in error and "it holds 'music/'" in error
+    assert f"error: no dataset found in {tmp_path}: it holds 'music/', but no files" in error
+    assert 'looked for COCO annotations' in error and 'data.yaml' in error
     assert not (tmp_path / 'work').exists()
     error = failure_of(capfd, 'train', CONFIG, '--data', tmp_path / 'none')
     assert 'none does not exist; check the path after --data' in error

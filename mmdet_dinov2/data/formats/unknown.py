@@ -125,14 +125,16 @@ def describe_folder(folder: DataFolder) -> str:
             parts.append(f'{sign.what} in {_places(folder, files)}')
             if sign.remedy:
                 remedies.append(sign.remedy)
+    if not folder.files:
+        return _names(folder)
     if not folder.images:
         lack = 'no pictures'
     else:
         parts.append(f'{len(folder.images)} pictures in {_places(folder, folder.images)}')
         lack = '' if remedies or len(parts) > 1 else 'no annotations'
-    if not folder.files:
-        return 'it holds no files'
-    text = f'it looks like {" and ".join(parts)}' if parts else _names(folder)
+    if not parts:
+        return f'it has files such as {name_some([path.name for path in folder.files], limit=8)}'
+    text = f'it looks like {" and ".join(parts)}'
     text += f', but {lack} were found' if lack else ''
     return f'{text}; {", and ".join(remedies)}' if remedies else text
 
@@ -171,4 +173,4 @@ def _places(folder: DataFolder, files: Sequence[Path]) -> str:
 
 def _names(folder: DataFolder) -> str:
     names = sorted(entry.name + '/' * entry.is_dir() for entry in folder.root.iterdir())
-    return f'it holds {name_some(names, limit=8)}'
+    return f'it holds {name_some(names, limit=8)}, but no files' if names else 'it is empty'

@@ -75,6 +75,12 @@ def test_what_a_folder_looks_like(tmp_path, write, what, remedy):
     assert what in message and remedy in message and '\n' not in message
 
 
-def test_an_empty_folder(tmp_path):
-    with pytest.raises(InputError, match=f'no dataset found in {tmp_path}: it holds no files'):
+def test_folders_without_files_and_with_others(tmp_path):
+    with pytest.raises(InputError, match=f'no dataset found in {tmp_path}: it is empty'):
+        find_own_data(tmp_path, tmp_path / 'cache')
+    (tmp_path / 'music').mkdir()
+    with pytest.raises(InputError, match="it holds 'music/', but no files"):
+        find_own_data(tmp_path, tmp_path / 'cache')
+    (tmp_path / 'music/a.mp3').touch()
+    with pytest.raises(InputError, match="it has files such as 'a.mp3'"):
         find_own_data(tmp_path, tmp_path / 'cache')
