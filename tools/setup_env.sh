@@ -198,10 +198,21 @@ install_openmmlab() {
   step 'Installing mmengine, mmdet and mmpretrain' pip install -c "$lock" -r requirements/mminstall.txt
 }
 
+# cxx20: writes a compiler that always takes C++20 and prints its path. The headers of torch 2.14 need it, but mmcv 2.3.6 asks
+# for C++17; of several options the last one counts. nvcc has a variable for it.
+cxx20() {
+  local wrapper
+  wrapper=$(cd "$venv" && pwd)/bin/c++20
+  printf '#!/bin/sh\nexec %s "$@" -std=c++20\n' "${CXX:-c++}" >"$wrapper"
+  chmod +x "$wrapper"
+  echo "$wrapper"
+}
+
 compile_mmcv() {
   local text build
   # Debug information and -O2 would double the time; ninja is only found on PATH.
-  build=(env "CFLAGS=${CFLAGS:--g0 -O1}" "MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}" "PATH=${python%/*}:$PATH")
+  build=(env "CFLAGS=${CFLAGS:--g0 -O1}" "MAX_JOBS=${MAX_JOBS:-$(compile_jobs)}" "PATH=${python%/*}:$PATH"
+    "CXX=$(cxx20)" "NVCC_APPEND_FLAGS=${NVCC_APPEND_FLAGS:-} -std=c++20")
   if [[ $MMCV_OPS == cuda ]]; then
     build+=(FORCE_CUDA=1)
     text='CPU and CUDA operators, 10 to 30 minutes'
