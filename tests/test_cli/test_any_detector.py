@@ -1,6 +1,7 @@
 """Every tool takes every detector: Faster R-CNN and Mask R-CNN, trained for a few steps."""
 
 import json
+import pickle
 import pprint
 
 import cv2
@@ -68,6 +69,19 @@ def test_views_are_merged(trained, images):
     )
     assert merged.ori_shape == plain.ori_shape == cv2.imread(str(images[0])).shape[:2]
     assert not torch.equal(merged.pred_instances.scores, plain.pred_instances.scores)
+
+
+def test_views_of_a_test_and_of_predictions_are_the_same(trained, images, tmp_path):
+    config, checkpoint = trained / 'tiny.py', trained / 'work/epoch_1.pth'
+    run_tool('test', config, checkpoint, '--tta', '--out', tmp_path / 'a.pkl',
+             '--work-dir', tmp_path / 'work')  # fmt: skip
+    run_tool('predict', checkpoint, *images, '--tta', '--out', tmp_path / 'out',
+             '--score-thr', '0', '--device', 'cpu', '--no-pictures')  # fmt: skip
+    results = json.loads((tmp_path / 'out/predictions.json').read_text())
+    tested = pickle.loads((tmp_path / 'a.pkl').read_bytes())
+    for number, sample in enumerate(tested, 1):
+        scores = [r['score'] for r in results if r['image_id'] == number]
+        assert scores == pytest.approx(sample['pred_instances']['scores'].tolist(), abs=1e-5)
 
 
 def test_it_is_tested_and_reported(trained, images, tmp_path, capfd):

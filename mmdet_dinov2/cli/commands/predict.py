@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--device', help='such as cpu or cuda:1; by default a GPU, if there is one')
     parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='detect in flipped and scaled views of each image and merge the detections',
+    )
+    parser.add_argument(
         '--no-pictures', action='store_true', help='write COCO results and CSV only, no pictures'
     )
     parser.add_argument(
@@ -72,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         check_output(out, drawn)
         annotations = read_coco_file(args.ann) if args.ann else None
         config, checkpoint = find_model(args.model, args.checkpoint)
-        detector = load(checkpoint, config, args.device)
+        detector = load(checkpoint, config, args.device, args.tta)
         results = PredictionFiles(out, detector.classes, annotations, not args.no_pictures)
         results.check_names([file.name for file in files if not file.is_video])
         pictures = None if args.no_pictures else out / PICTURES

@@ -7,6 +7,7 @@ import argparse
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 
+from ...config.tta import use_tta
 from ...engine.training import build_runner, check
 from ..arguments import add_common_arguments
 from ..configs import read_config
@@ -27,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--wait-time', type=float, default=2, help='seconds that --show shows each image for'
     )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='detect in flipped and scaled views of each image and merge the detections',
+    )
     add_common_arguments(parser)
 
 
@@ -40,6 +46,8 @@ def main(args: argparse.Namespace) -> None:
         cfg.resume = False
         # Sharding would initialise a model that is loaded here; to predict, it need not be sharded.
         cfg.pop('model_wrapper_cfg', None)
+        if args.tta:
+            use_tta(cfg)
         if args.show or args.show_dir:
             cfg = trigger_visualization_hook(cfg, args)
         check(cfg, ('test',), not args.no_preflight, tell)
