@@ -120,7 +120,13 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
         split: OwnSplit(coco.path, str(folders[split]), len(coco.images))
         for split, coco in cocos.items()
     }
-    return OwnData(str(path), found.classes, splits, tuple(remarks.notes), tuple(remarks.warnings))
+    notes, warnings = (tuple(map(_printable, said)) for said in (remarks.notes, remarks.warnings))
+    return OwnData(str(path), found.classes, splits, notes, warnings)
+
+
+def _printable(text: str) -> str:
+    """Returns text in which bytes of file names that are no UTF-8 are written out."""
+    return text.encode(errors='backslashreplace').decode()
 
 
 def _find(path: Path, cache: Path) -> FoundData:
@@ -224,13 +230,17 @@ def _nothing_found(folder: DataFolder) -> str:
     for file in folder.with_suffix('.json'):
         if json_kind(file) == 'broken':
             read_json(file)  # raises, with the place of the mistake
-    message = (
+    inside = [entry for entry in folder.root.iterdir() if entry.is_dir() and _has_yaml(entry)]
+    if inside:
+        return (
+            f'no dataset found in {folder.root}, but {inside[0]} has a YOLO data file; did you '
+            f'mean {inside[0]}?'
+        )
+    return (
         f'no dataset found in {folder.root}: {describe_folder(folder)} (looked for COCO '
         f"annotations ({'; '.join(LOOKED_FOR)}), for a YOLO data.yaml with 'train' and 'names' or "
         'a classes.txt, for XML files of Pascal VOC and for files of labelme)'
     )
-    inside = [entry for entry in folder.root.iterdir() if entry.is_dir() and _has_yaml(entry)]
-    return f'{message}; did you mean {inside[0]}?' if inside else message
 
 
 def _has_yaml(folder: Path) -> bool:

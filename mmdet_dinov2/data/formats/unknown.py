@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ..data_folder import DataFolder
 from ..text_file import read_json, read_text
 from .json_kinds import json_kind
 from .pascal_voc import is_pascal_voc
+from .yolo import find_data_yaml
 from .yolo_labels import looks_like_labels
 
 _BEGINNING = 4096
@@ -142,14 +144,22 @@ def describe_folder(folder: DataFolder) -> str:
 def name_other_formats(folder: DataFolder, used: str) -> list[str]:
     """Returns a note for each kind of annotations besides the format that is used."""
     notes = []
+    with suppress(InputError):
+        path = find_data_yaml(folder.root) if used == 'COCO' else None
+        if path is not None:
+            notes.append(_unused(f'the YOLO data file {path.name}', used))
     for sign, format_ in zip(_SIGNS, ('COCO', 'Pascal VOC', 'labelme'), strict=False):
         files = _files_of(folder, sign) if format_ != used else []
         if files and not (used == 'COCO' and format_ == 'labelme'):
-            notes.append(
-                f'{sign.what} in {_places(folder, files)} are not used, because the folder has '
-                f'annotations in the format of {used} too; give a folder without those to use them'
-            )
+            notes.append(_unused(f'{sign.what} in {_places(folder, files)}', used))
     return notes
+
+
+def _unused(what: str, used: str) -> str:
+    return (
+        f'not used: {what}, because the folder has annotations in the format of {used} too; give a '
+        'folder without those to use it'
+    )
 
 
 def _files_of(folder: DataFolder, sign: _Sign) -> list[Path]:

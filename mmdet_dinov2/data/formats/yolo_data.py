@@ -14,6 +14,7 @@ from typing import Any
 from ...errors import InputError
 from ..data_folder import DataFolder
 from ..image_header import read_header
+from ..similar_files import suggest_file
 from .found import (
     FoundData,
     FoundSplit,
@@ -28,6 +29,7 @@ from .found import (
 from .yolo_labels import (
     Label,
     LabelFormat,
+    could_be_corners,
     look_like_corners,
     looks_like_labels,
     read_labels,
@@ -35,6 +37,9 @@ from .yolo_labels import (
 
 # Text files that lie beside label files.
 _OTHER_TEXTS = ('classes.txt', 'labels.txt', 'names.txt')
+
+# Number of boxes that are not all large and in the middle by chance.
+_MANY_BOXES = 30
 
 
 @dataclass(frozen=True)
@@ -108,9 +113,13 @@ def to_coco(data: YoloData, split: str) -> tuple[dict[str, Any], Remarks]:
     """
     files = data.images[split]
     if not any(find_label_file(image) for image in files):
+        folder = DataFolder(data.path.parent)
+        hint = suggest_file(
+            label_file(files[0]).name, map(folder.relative, folder.with_suffix('.txt'))
+        )
         raise InputError(
             f'none of the {len(files)} {split} images of {data.path} has a label file; that of '
-            f'{files[0]} should be {label_file(files[0])}'
+            f'{files[0]} should be {label_file(files[0])}{f"; {hint}" if hint else ""}'
         )
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(partial(_read, form=data.label_format), files))
@@ -235,6 +244,12 @@ def _describe(split: str, files: Sequence[Path], read: Sequence[_Read]) -> Remar
         remarks.warnings.append(
             f'{cut} of {len(labels)} {split} boxes extend beyond their image and are cut at its '
             f'border, first in {find_label_file(first)}; look at them in the picture of the check'
+        )
+    boxes = [label for label in labels if label.kind == 'box']
+    if len(boxes) >= _MANY_BOXES and all(map(could_be_corners, boxes)):
+        remarks.warnings.append(
+            f'all {len(boxes)} {split} boxes could be x1, y1, x2, y2 as well as centre, width and '
+            'height, which they are taken for; look at them in the picture of the check'
         )
     broken = [(f, r.problem) for f, r in pairs if r.size is None]
     if broken:

@@ -82,8 +82,17 @@ def look_like_corners(labels: Sequence[Label]) -> bool:
     as centre and size.
     """
     boxes = [label for label in labels if label.kind == 'box']
-    as_corners = all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in (box.values for box in boxes))
-    return bool(boxes) and as_corners and 2 * sum(box.is_cut for box in boxes) > len(boxes)
+    return (
+        bool(boxes)
+        and all(map(could_be_corners, boxes))
+        and 2 * sum(box.is_cut for box in boxes) > len(boxes)
+    )
+
+
+def could_be_corners(label: Label) -> bool:
+    """Returns whether the numbers of a box are those of corners inside the image, too."""
+    x1, y1, x2, y2 = label.values
+    return 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1
 
 
 def _read_line(path: Path, number: int, row: Sequence[str], form: LabelFormat) -> Label:

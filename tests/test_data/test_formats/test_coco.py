@@ -275,9 +275,11 @@ def test_links_that_lead_nowhere_are_named(tmp_path):
 def test_other_annotations_in_the_folder_are_named(tmp_path):
     write_coco(tmp_path / 'annotations/train.json', tmp_path / 'images', 5)
     (tmp_path / 'images/0.xml').write_text('<annotation><object/></annotation>')
+    (tmp_path / 'data.yaml').write_text('names: [a]')
     data = find(tmp_path)
     assert data.classes == NAMES
-    assert any('XML annotations of Pascal VOC in images/ are not used' in n for n in data.notes)
+    for what in ('the YOLO data file data.yaml', 'XML annotations of Pascal VOC in images/'):
+        assert any(note.startswith(f'not used: {what}, because') for note in data.notes)
 
 
 @pytest.mark.parametrize('ids', [(10**15, -7, 'b'), ('1', '2', '3'), (0, 90, 5)])

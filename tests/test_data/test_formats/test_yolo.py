@@ -1,5 +1,7 @@
 """Reading of YOLO datasets."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from mmdet_dinov2.data.formats.yolo import find_data_yaml, read_data_yaml
 from mmdet_dinov2.data.formats.yolo_data import found_data, label_file, to_coco
+from mmdet_dinov2.data.own_data import find_own_data
 from mmdet_dinov2.errors import InputError
 
 from ..data_sets import write_yolo
@@ -273,9 +276,8 @@ def test_pictures_that_share_a_label_file(yolo):
 
 def test_labels_that_are_nowhere(yolo):
     (yolo.parent / 'labels').rename(yolo.parent / 'txt')
-    with pytest.raises(
-        InputError, match='none of the 2 train images .* should be .*labels/train/0.txt'
-    ):
+    message = 'none of the 2 train images .* should be .*labels/train/0.txt; .* would fit'
+    with pytest.raises(InputError, match=message):
         convert(yolo)
 
 
@@ -331,6 +333,17 @@ def test_corners_are_found_before_boxes_are_cut(yolo):
         (yolo.parent / f'labels/train/{index}.txt').write_text('\n'.join(lines))
     with pytest.raises(InputError, match='train labels .* look like x1, y1, x2, y2: as centre'):
         convert(yolo)
+
+
+def test_boxes_that_could_be_corners_are_named(yolo):
+    """All of them are inside the image either way."""
+    for index in range(2):
+        lines = [f'0 0.3 0.3 {0.4 + i / 200} 0.5' for i in range(15)]
+        (yolo.parent / f'labels/train/{index}.txt').write_text('\n'.join(lines))
+    _, (warning,) = messages(yolo)
+    assert warning.startswith('all 30 train boxes could be x1, y1, x2, y2 as well as centre')
+    write_label(yolo, '0 0.5 0.5 0.4 0.6')
+    assert messages(yolo)[1] == []
 
 
 def test_cut_boxes_are_counted(yolo):
@@ -410,3 +423,13 @@ def test_a_list_with_a_folder_too_many_says_what_would_fit(yolo):
     set_keys(yolo, train='train.txt')
     with pytest.raises(InputError, match=r"lists 'data/images/train/0.jpg'.*0.jpg would fit"):
         read_data_yaml(yolo)
+
+
+def test_names_that_are_no_utf_8(yolo, tmp_path_factory):
+    name = b'caf\xe9.jpg'
+    folder = yolo.parent / 'images/train'
+    os.rename(folder / '0.jpg', os.path.join(os.fsencode(folder), name))
+    data = find_own_data(yolo.parent, tmp_path_factory.mktemp('cache'))
+    for text in (*data.notes, *data.warnings):
+        text.encode()  # can be printed
+    assert any('caf\\udce9.jpg' in text for text in data.warnings)
