@@ -23,7 +23,8 @@ small = [dict(type='LoadImageFromFile'),
          dict(type='Resize', scale=(84, 84), keep_ratio=True),
          dict(type='PackDetInputs', meta_keys=(
              'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
-dataset = dict(data_root=data_root, generate=dict(num_train=8, num_val=4, seed=0), pipeline=small)
+sample_data = dict(root=data_root, num_train=8, num_val=4, seed=0)
+dataset = dict(data_root=data_root, pipeline=small)
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=dataset)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dataset)
 test_dataloader = val_dataloader

@@ -27,6 +27,7 @@ OTHER_SETTINGS = (
     'reference_world_size',
     'reproducible',
     'runner_type',
+    'sample_data',
     'strategy',
     'sync_bn',
 )

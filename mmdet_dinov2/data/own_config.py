@@ -28,7 +28,7 @@ _PARTS_OF_SPLITS = {
 # Variables of mmdet's dataset configs that nothing reads, which would still be saved.
 _VARIABLES = (
     'data_root', 'dataset_type', 'metainfo', 'classes', 'num_classes', 'generate', 'ann_file',
-    'data_prefix',
+    'data_prefix', 'sample_data',
 )  # fmt: skip
 
 

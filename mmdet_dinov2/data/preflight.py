@@ -38,7 +38,7 @@ from .dataset_source import (
 )
 from .evaluators import check_ann_files, metrics_fill_fields, only_writes_predictions
 from .findings import Finding
-from .shapes_dataset import ShapesDataset, ensure_shapes
+from .shapes_dataset import ShapesDataset, ensure_shapes, make_sample_data
 
 SPLITS = ('train', 'val', 'test')
 
@@ -46,7 +46,7 @@ SPLITS = ('train', 'val', 'test')
 def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:
     """Checks the datasets of a config against their files, the model and the evaluators.
 
-    A :class:`ShapesDataset` is generated first if it does not exist yet.
+    The sample dataset of the config is drawn first if it does not exist yet.
 
     Args:
         cfg: The config of a run.
@@ -72,6 +72,10 @@ def check_files(
     """Does what :func:`check_config` does; also returns the annotation files that can be read."""
     findings: list[Finding] = []
     sources: list[DatasetSource] = []
+    try:
+        make_sample_data(cfg)
+    except (InputError, OSError) as error:
+        findings.append(Finding('error', splits[0], str(error)))
     for split in splits:
         found = list(_find_sources(cfg, split, findings))
         findings += check_ann_files(cfg, split, found)

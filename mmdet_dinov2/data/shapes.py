@@ -65,6 +65,11 @@ def generate_shapes(
     return Path(root)
 
 
+def shapes_annotations(root: str | os.PathLike) -> list[Path]:
+    """Returns the annotation files of a shapes dataset."""
+    return [Path(root) / 'annotations' / f'{split}.json' for split in SPLITS]
+
+
 def _whole_number(name: str, value: Any, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
         raise InputError(f'{name} must be a whole number of at least {minimum}, but is {value!r}')
@@ -78,7 +83,7 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
     if not root.is_dir():
         raise InputError(
             f"the shapes dataset cannot be created at '{root}', because a file has this name; "
-            'choose a different folder (`data_root` in a config)'
+            'choose a different folder (`sample_data.root` in a config)'
         )
     names = sorted(os.listdir(root))
     if not names:
@@ -86,7 +91,8 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
     if MARKER_FILE not in names:
         raise InputError(
             f"the shapes dataset cannot be created in '{root}', because the folder holds "
-            f'{name_some(names, limit=3)}; choose an empty or new folder (`data_root` in a config)'
+            f'{name_some(names, limit=3)}; choose an empty or new folder (`sample_data.root` in a '
+            'config)'
         )
     expected = _marker(arguments)
     try:
@@ -96,8 +102,8 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
     if found != expected:
         raise InputError(
             f"the shapes dataset in '{root}' was generated with {_in_words(found)}, but "
-            f'{_in_words(expected)} is requested; use the same arguments (`generate` in a config) '
-            'in all datasets that share the folder, choose a different folder, or delete it'
+            f'{_in_words(expected)} is requested; use the same arguments (`sample_data` in a '
+            'config), choose a different folder, or delete it'
         )
     return True
 

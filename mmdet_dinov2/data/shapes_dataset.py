@@ -1,7 +1,8 @@
-"""The dataset class of the generated shapes."""
+"""The sample dataset of a config, drawn before anything reads it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,15 +11,44 @@ from mmdet.registry import DATASETS
 from ..drawing.palette import class_colours
 from ..errors import InputError
 from .coco_dataset import ClassNameCocoDataset
-from .shapes import generate_shapes
+from .dataset_source import annotation_path, iter_dataset_configs
+from .shapes import generate_shapes, shapes_annotations
 from .shapes_drawing import CLASSES
 
 _GENERATE_KEYS = ('num_train', 'num_val', 'seed')
 
 
+def make_sample_data(cfg: Mapping[str, Any]) -> None:
+    """Draws the sample dataset of a config, if one of its datasets reads it and it does not exist.
+
+    Args:
+        cfg: A config. Its ``sample_data`` has the ``root`` and the other arguments of
+            :func:`~mmdet_dinov2.data.shapes.generate_shapes`; without it, nothing is done.
+
+    Raises:
+        InputError: If an argument is unknown or out of range, or if ``root`` is not a local folder
+            or holds anything but this dataset.
+    """
+    sample = cfg.get('sample_data')
+    if not sample:
+        return
+    if not isinstance(sample, Mapping) or 'root' not in sample:
+        raise InputError(f'`sample_data` must be a dict with a root, but is {sample!r}')
+    drawn = {os.path.abspath(path) for path in shapes_annotations(sample['root'])}
+    read = {
+        os.path.abspath(annotation_path(config))
+        for split in ('train', 'val', 'test')
+        for _, config in iter_dataset_configs(cfg, split)
+    }
+    if drawn & read:
+        ensure_shapes(sample['root'], {k: v for k, v in sample.items() if k != 'root'})
+
+
 @DATASETS.register_module()
 class ShapesDataset(ClassNameCocoDataset):
     """Dataset of generated shapes, created at ``data_root`` on first use.
+
+    Configs of earlier versions have it; see :func:`make_sample_data`.
 
     Use ``ann_file='annotations/train.json'`` with ``data_prefix=dict(img='train/')``, and likewise
     for ``val``.
@@ -58,7 +88,7 @@ def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> 
     _check_generate_keys(generate)
     if not data_root or '://' in data_root:
         raise InputError(
-            f'ShapesDataset needs a local folder to write to, but data_root is {data_root!r}; '
+            f'the shapes dataset needs a local folder to write to, but data_root is {data_root!r}; '
             "set it to a folder such as 'data/shapes'"
         )
     generate_shapes(data_root, **(generate or {}))
@@ -70,6 +100,6 @@ def _check_generate_keys(generate: Mapping[str, int] | None) -> None:
     unknown = sorted(set(generate or {}) - set(_GENERATE_KEYS))
     if unknown:
         raise InputError(
-            f'`generate` of ShapesDataset has the unknown keys {unknown}; it takes '
+            f'the shapes dataset has the unknown keys {unknown}; it takes '
             f'{", ".join(_GENERATE_KEYS)}'
         )

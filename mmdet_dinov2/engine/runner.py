@@ -41,6 +41,7 @@ from ..config.own_types import use_own_types
 from ..config.text import readable_config
 from ..data.class_names import fill_classes
 from ..data.evaluators import fill_evaluator_ann_file
+from ..data.shapes_dataset import make_sample_data
 from ..errors import InputError
 from ..evaluation.coco_metric import ClassNameCocoMetric
 from ..evaluation.evaluator import BadImageEvaluator
@@ -102,6 +103,7 @@ class StrictRunner(Runner):
         """
         cfg = copy.deepcopy(cfg)
         replaced = use_own_types(cfg)
+        make_sample_data(cfg)
         fill_classes(cfg)
         fill_evaluator_ann_file(cfg)
         notes = drop_missing_tensorboard(cfg)

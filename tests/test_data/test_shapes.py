@@ -125,11 +125,11 @@ def test_other_content_is_refused_and_kept(tmp_path):
         (tmp_path / name).write_text('mine')
     with pytest.raises(InputError) as error:
         generate_shapes(tmp_path, 2, 1)
-    for fact in (f"'{tmp_path}'", "'a.txt', 'b.txt', 'c.txt' and 1 more", 'data_root'):
+    for fact in (f"'{tmp_path}'", "'a.txt', 'b.txt', 'c.txt' and 1 more", 'sample_data.root'):
         assert fact in str(error.value)
     assert len(read_all(tmp_path)) == 4
 
-    with pytest.raises(InputError, match='a file has this name.*data_root'):
+    with pytest.raises(InputError, match='a file has this name.*sample_data.root'):
         generate_shapes(tmp_path / 'a.txt', 2, 1)
     assert (tmp_path / 'a.txt').read_text() == 'mine'
 
@@ -144,7 +144,7 @@ def test_other_arguments_are_refused(tmp_path):
         in str(error.value)
     )
     assert 'generator_version=1, num_train=4, num_val=1, seed=3 is requested' in str(error.value)
-    assert '`generate`' in str(error.value)
+    assert '`sample_data`' in str(error.value)
     assert read_all(root) == before
 
     (root / 'shapes.json').write_text('{"num_tr')

@@ -2,12 +2,14 @@ import json
 
 import pytest
 from mmdet.registry import DATASETS
-from mmengine import ConfigDict
+from mmengine import Config, ConfigDict
 
-from mmdet_dinov2.data import ShapesDataset
-from mmdet_dinov2.data.shapes_dataset import ensure_shapes
+from mmdet_dinov2.data import ShapesDataset, check_config
+from mmdet_dinov2.data.shapes_dataset import ensure_shapes, make_sample_data
 from mmdet_dinov2.data.shapes_drawing import CLASSES
 from mmdet_dinov2.errors import InputError
+
+from .helpers import Data
 
 
 def shapes_config(root, split='train', **kwargs):
@@ -73,5 +75,62 @@ def test_datasets_of_one_folder_need_the_same_arguments(tmp_path):
     DATASETS.build(shapes_config(tmp_path / 'shapes'))
     other = shapes_config(tmp_path / 'shapes', 'val')
     other.generate = dict(num_train=5, num_val=3)
-    with pytest.raises(InputError, match='num_val=2.*num_val=3.*`generate`'):
+    with pytest.raises(InputError, match='num_val=2.*num_val=3.*`sample_data`'):
         DATASETS.build(other)
+
+
+CHILD = """
+_base_ = '{root}/configs/dino_dinov2_quickstart.py'
+sample_data = dict(root='{folder}/shapes/', num_train=4, num_val=2)
+train_dataloader = dict(dataset=dict(data_root='{folder}/shapes/'))
+val_dataloader = dict(dataset=dict(data_root='{folder}/shapes/'))
+test_dataloader = val_dataloader
+"""
+OWN = """
+own = dict(data_root='{folder}/', ann_file='{split}.json', data_prefix=dict(img='{split}/'),
+           metainfo=dict(classes=('cat', 'dog', 'red fox')))
+train_dataloader = dict(dataset=dict({type}**own))
+val_dataloader = dict(dataset=dict({type}**own))
+test_dataloader = val_dataloader
+model = dict(bbox_head=dict(num_classes=3))
+"""
+
+
+def child_config(tmp_path, root, extra=''):
+    (tmp_path / 'child.py').write_text(CHILD.format(root=root, folder=tmp_path) + extra)
+    return Config.fromfile(tmp_path / 'child.py')
+
+
+def test_the_sample_data_are_an_ordinary_dataset(tmp_path, root):
+    cfg = child_config(tmp_path, root)
+    assert cfg.train_dataloader.dataset.type == 'ClassNameCocoDataset'
+    assert cfg.train_dataloader.dataset.metainfo.classes == CLASSES
+    assert check_config(cfg) == []
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 4
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 2
+    cfg.sample_data.num_train = 5
+    (error, *_) = check_config(cfg, ['train'])
+    assert (
+        'num_train=4' in error.message and 'use the same arguments (`sample_data`' in error.message
+    )
+
+
+@pytest.mark.parametrize('type_', ['', "type='CocoDataset', "])
+def test_own_files_in_a_config_based_on_it(tmp_path, root, type_):
+    Data(tmp_path)  # train.json, val.json and their images
+    own = OWN.format(folder=tmp_path, split='train', type=type_)
+    cfg = child_config(tmp_path, root, own)
+    assert check_config(cfg, ['train']) == []
+    assert len(DATASETS.build(cfg.train_dataloader.dataset)) == 3
+    assert not (tmp_path / 'shapes').exists()
+    # Without the folder of the files: what to set.
+    cfg.train_dataloader.dataset.data_root = str(tmp_path / 'shapes')
+    (error,) = check_config(cfg, ['train'])
+    assert 'train.json' in error.message and '`train_dataloader.dataset.data_root`' in error.message
+    assert not (tmp_path / 'shapes').exists()
+
+
+@pytest.mark.parametrize('sample', [7, dict(num_train=3)])
+def test_sample_data_need_a_root(tmp_path, sample):
+    with pytest.raises(InputError, match='`sample_data` must be a dict with a root, but is'):
+        make_sample_data(dict(sample_data=sample))

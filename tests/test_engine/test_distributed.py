@@ -21,14 +21,14 @@ from ..tools import ROOT, run_script, write_config
 
 # 30 steps of 4 images, with everything that is random.
 CURVE = """
-dataset = dict(dataset, generate=dict(num_train=40, num_val=4, seed=0), pipeline=[
+sample_data = dict(root=data_root, num_train=40, num_val=4, seed=0)
+dataset = dict(dataset, pipeline=[
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='RandomChoiceResize', scales=[(56, 56), (70, 70)], keep_ratio=True),
     dict(type='PackDetInputs')])
 train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=dataset)
-val_dataloader['dataset'] = dict(val_dataloader['dataset'], generate=dataset['generate'])
 test_dataloader = val_dataloader
 model['backbone']['drop_path_rate'] = 0.2
 train_cfg = dict(max_epochs=3, val_interval=4)
@@ -137,9 +137,8 @@ custom_hooks = [{hook}]
 def test_batches_without_boxes_on_one_process(tmp_path, environment):
     # Every 25th picture from the 13th on has no boxes: rank 0 of 2 gets one in a batch of 1.
     extra = """
-dataset = dict(dataset, generate=dict(num_train=14, num_val=4, seed=0))
+sample_data = dict(root=data_root, num_train=14, num_val=4, seed=0)
 train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dataset)
-val_dataloader['dataset'] = dict(val_dataloader['dataset'], generate=dataset['generate'])
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1, val_interval=2)
 """

@@ -46,18 +46,20 @@ visualizer = dict(vis_backends=vis_backends)
 """
 # Batches of one small image, with everything that is random.
 TINY = """
+sample_data = dict(root=data_root, num_train=20, num_val=4, seed=0)
 train_dataloader = dict(batch_size=1, num_workers=0, persistent_workers=False, dataset=dict(
-    dataset, generate=dict(num_train=20, num_val=4, seed=0), pipeline=[
+    dataset, pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', with_bbox=True),
         dict(type='RandomFlip', prob=0.5),
         dict(type='RandomChoiceResize', scales=[(42, 42), (56, 56)], keep_ratio=True),
         dict(type='PackDetInputs')]))
-val_dataloader['dataset'] = dict(dataset, generate=dict(num_train=20, num_val=4, seed=0))
+val_dataloader['dataset'] = dataset
 test_dataloader = val_dataloader
 """
 QUICKSTART = """
 _base_ = '{root}/configs/dino_dinov2_quickstart.py'
+sample_data = dict(root='{data}/')
 train_dataloader = dict(dataset=dict(data_root='{data}/'))
 val_dataloader = dict(dataset=dict(data_root='{data}/'))
 test_dataloader = val_dataloader

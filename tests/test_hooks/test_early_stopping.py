@@ -11,7 +11,7 @@ from ..tools import run_tool, write_config
 
 # No evaluation improves by as much as `min_delta`.
 STOPPING = """
-dataset['generate'] = dict(num_train=2, num_val=2, seed=0)
+sample_data = dict(root=data_root, num_train=2, num_val=2, seed=0)
 train_cfg = dict(max_epochs=6, val_interval=1)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=9))
 custom_hooks = [dict(type='ResumableEarlyStoppingHook', monitor='coco/bbox_mAP', patience=2,

@@ -1,10 +1,15 @@
-"""Sample dataset of drawn shapes, made on first use in `data/shapes` beside the configs."""
+"""Sample dataset of drawn shapes, an ordinary COCO dataset in `data/shapes` beside the configs.
+
+It is drawn by `sample_data` on first use. A config with other datasets does not read it, and then
+nothing is drawn.
+"""
 
 import os.path as osp
 
-dataset_type = 'ShapesDataset'
+dataset_type = 'ClassNameCocoDataset'
 data_root = osp.normpath('{{ fileDirname }}/../../../data/shapes') + '/'
-generate = dict(num_train=400, num_val=100, seed=0)
+sample_data = dict(root=data_root, num_train=400, num_val=100, seed=0)
+metainfo = dict(classes=('circle', 'rectangle', 'triangle', 'star', 'cross'))
 
 test_pipeline = [
     dict(type='mmdet_dinov2.LoadImageFromFile'),
@@ -27,7 +32,7 @@ train_dataloader = dict(
         ann_file='annotations/train.json',
         data_prefix=dict(img='train/'),
         filter_cfg=dict(filter_empty_gt=False),
-        generate=generate,
+        metainfo=metainfo,
     ),
 )
 val_dataloader = dict(
@@ -42,7 +47,7 @@ val_dataloader = dict(
         ann_file='annotations/val.json',
         data_prefix=dict(img='val/'),
         test_mode=True,
-        generate=generate,
+        metainfo=metainfo,
         pipeline=test_pipeline,
     ),
 )
