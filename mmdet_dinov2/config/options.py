@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ..errors import InputError
+from .class_keys import wrong_key
 from .names import OTHER_SETTINGS, did_you_mean
 
 _FLAG = '--cfg-options'
@@ -156,8 +157,23 @@ def check_options(options: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
                 f'{_FLAG} {option}: nothing reads {key!r} of {name}'
                 + (did_you_mean(key, known) or f'; it has {", ".join(known)}')
             )
+        parent, _, last = option.rpartition('.')
+        part = _value_at(cfg, parent) if parent else None
+        if isinstance(part, Mapping) and last not in part and name not in _SECTIONS:
+            problem = None if _is_built_first(part, option) else wrong_key(part, last)
+            if problem:
+                raise InputError(f'{_FLAG} {option}: {problem}')
         checked[option] = _fitting(option, value, _value_at(cfg, option))
     return checked
+
+
+def _is_built_first(part: Mapping[str, Any], option: str) -> bool:
+    """Returns whether a check of its own tells what keys there are: models and dataloaders."""
+    return (
+        (option.startswith('model.') and 'type' in part)
+        or option.count('.') == 1
+        and (option.partition('.')[0].endswith('_dataloader'))
+    )
 
 
 def _refuse_unread(option: str, cfg: Config, settings: set[str]) -> None:

@@ -139,3 +139,43 @@ def test_a_variable_of_own_code_may_be_set(cfg):
     assert check_options({'my_flag': 2}, own) == {'my_flag': 2}
     with pytest.raises(InputError, match=r'set train_cfg\.max_epochs'):
         check_options({'max_epochs': 2}, own)
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        (
+            'train_cfg.max_epoch',
+            "'max_epoch' does not exist on EpochTrainLoop; did you mean max_ep",
+        ),
+        ('default_hooks.checkpoint.intervall', 'did you mean interval?'),
+        ('optim_wrapper.optimizer.lrr', "'lrr' does not exist on AdamW"),
+        ('train_dataloader.dataset.data_rot', 'did you mean data_root?'),
+        ('train_dataloader.sampler.shufle', 'did you mean shuffle?'),
+        ('val_evaluator.xx', "'xx' does not exist on ClassNameCocoMetric; it takes"),
+        ('param_scheduler.0.endd', 'did you mean end?'),
+        (
+            'model.test_cfg.max_per_image',
+            "'max_per_image' does not exist; did you mean max_per_img",
+        ),
+        ('optim_wrapper.clip_grad.max_nrm', 'did you mean max_norm?'),
+    ],
+)
+def test_keys_that_their_class_does_not_take(cfg, option, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        check_options({option: 3}, cfg)
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        'train_cfg.max_bad_share', 'train_cfg.val_begin', 'default_hooks.checkpoint.save_begin',
+        'optim_wrapper.accumulative_counts', 'optim_wrapper.optimizer.eps', 'test_cfg.fp16',
+        'train_dataloader.dataset.indices', 'train_dataloader.dataset.filter_cfg.min_size',
+        'val_evaluator.outfile_prefix', 'param_scheduler.1.last_step', 'model.test_cfg.nms.type',
+        'train_dataloader.dataset.pipeline.0.max_pixels', 'default_hooks.new.type',
+        'train_dataloader.sampler.round_up', 'model_wrapper_cfg.type', 'load_from',
+    ],
+)  # fmt: skip
+def test_keys_that_their_class_takes(cfg, option):
+    assert check_options({option: None}, cfg) == {option: None}
