@@ -18,6 +18,8 @@ _TAKEN = {
     '_delete_', '_scope_', 'by_epoch', 'constructor', 'convert_to_iter_based', 'init_cfg',
     'optimizer', 'paramwise_cfg', 'priority', 'type',
 }  # fmt: skip
+# Arguments that mmengine gives to loops.
+_GIVEN = {'dataloader', 'runner'}
 _SIMILAR = 0.8
 
 
@@ -39,7 +41,7 @@ def wrong_key(part: Mapping[str, Any], key: str) -> str | None:
     known, takes_any = _parameters(cls) if cls is not None else (set(), True)
     if key in known:
         return None
-    known |= set(part) - _TAKEN
+    known = (known | set(part)) - _TAKEN - _GIVEN
     close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=_SIMILAR)
     if takes_any and not close:
         return None

@@ -160,20 +160,18 @@ def check_options(options: Mapping[str, Any], cfg: Config) -> dict[str, Any]:
         parent, _, last = option.rpartition('.')
         part = _value_at(cfg, parent) if parent else None
         if isinstance(part, Mapping) and last not in part and name not in _SECTIONS:
-            problem = None if _is_built_first(part, option) else wrong_key(part, last)
+            problem = None if _is_built_first(option) else wrong_key(part, last)
             if problem:
                 raise InputError(f'{_FLAG} {option}: {problem}')
         checked[option] = _fitting(option, value, _value_at(cfg, option))
     return checked
 
 
-def _is_built_first(part: Mapping[str, Any], option: str) -> bool:
+def _is_built_first(option: str) -> bool:
     """Returns whether a check of its own tells what keys there are: models and dataloaders."""
-    return (
-        (option.startswith('model.') and 'type' in part)
-        or option.count('.') == 1
-        and (option.partition('.')[0].endswith('_dataloader'))
-    )
+    if option.startswith('model.'):
+        return not option.startswith(('model.test_cfg.', 'model.train_cfg.'))
+    return option.count('.') == 1 and option.partition('.')[0].endswith('_dataloader')
 
 
 def _refuse_unread(option: str, cfg: Config, settings: set[str]) -> None:

@@ -29,6 +29,7 @@ from ..data.own_config import (
 )
 from ..data.own_data import find_own_data
 from ..data.preflight import check_config
+from ..data.shapes_dataset import make_sample_data
 from ..errors import InputError, MissingFileError
 from ..runs.checkpoints import find_best_or_last
 from . import batch
@@ -155,6 +156,7 @@ def read_config(
             tell(f'warning: {warning}')
     cfg.merge_from_dict(check_options(options, cfg))
     cfg.work_dir = work_dir
+    make_sample_data(cfg)
     fill_classes(cfg)
     return cfg
 
