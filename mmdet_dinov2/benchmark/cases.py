@@ -12,6 +12,7 @@ import torch
 from mmdet.models.detectors import DINO
 from mmengine.runner import Runner
 
+from ..data.shapes_dataset import make_sample_data
 from ..engine.reproducible import reproducible_algorithms
 from .detectors import DetectorSpec, autocast, build_detector, build_optimizer, read_detector_config
 from .flops import count_flops
@@ -194,7 +195,9 @@ def _makers(model: DINO, batches: Batches, seed: int) -> list[Callable[[], dict]
 
 def _loaders(detector: DetectorSpec, batches: Batches) -> list[Callable[[], dict]]:
     """Returns functions that each load a batch from the training data of the config."""
-    cfg = read_detector_config(detector).train_dataloader
+    config = read_detector_config(detector)
+    make_sample_data(config)
+    cfg = config.train_dataloader
     cfg.update(batch_size=len(batches[0]), num_workers=0, persistent_workers=False)
     loader = Runner.build_dataloader(cfg, seed=detector.seed)
 
