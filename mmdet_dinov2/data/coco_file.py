@@ -103,7 +103,8 @@ def read_coco_file(path: str, sizes: bool = True) -> CocoFile:
 
     Args:
         path: The file.
-        sizes: Whether the entries of images need ``width`` and ``height``.
+        sizes: Whether the entries of images need ``width`` and ``height``; without, these may be
+            missing, ``None`` or 0.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -128,7 +129,7 @@ def read_coco_file(path: str, sizes: bool = True) -> CocoFile:
     for section in _FIELDS.keys() & content.keys():
         fields = _FIELDS[section]
         if section == 'images' and not sizes:
-            fields = {name: rule for name, rule in fields.items() if name not in SIZE_KEYS}
+            fields = {**fields, **dict.fromkeys(SIZE_KEYS, _OPTIONAL_LENGTH)}
         _check_entries(path, section, content[section], fields)
     return CocoFile(
         path, content['images'], content['categories'], content.get('annotations'), derived
@@ -191,6 +192,9 @@ class _Field:
     required: bool = True
 
 
+_OPTIONAL_LENGTH = _Field(
+    lambda value: value in (None, 0) or _is_length(value), 'a positive number', required=False
+)
 # Of entries of images; in pixels.
 SIZE_KEYS = ('width', 'height')
 _ID = _Field(_is_id, 'a whole number or a string')

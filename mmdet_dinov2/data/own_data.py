@@ -148,12 +148,10 @@ def _find(path: Path, cache: Path) -> FoundData:
 
 def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -> CocoFile:
     """Returns the annotation file of a split, written first if it is converted or completed."""
-    if found.ann_file is not None:
-        coco = read_coco_file(str(found.ann_file))
-        remarks.notes.append(
-            f'{split}: {len(coco.images)} images in {found.folder}, {found.origin}'
-        )
-        return coco
+    if found.coco is not None:
+        count = len(found.coco.images)
+        remarks.notes.append(f'{split}: {count} images in {found.folder}, {found.origin}')
+        return found.coco
     target = cache / f'{split}-{found.fingerprint}.json'
 
     def convert() -> dict[str, Any]:

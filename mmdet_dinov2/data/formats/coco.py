@@ -276,7 +276,7 @@ def _found_split(coco: CocoFile, located: LocatedImages, remarks: Remarks) -> Fo
         )
     origin = f'annotations {coco.path}'
     if changes == _Changes():
-        return FoundSplit(located.folder, origin, ann_file=Path(coco.path))
+        return FoundSplit(located.folder, origin, coco=coco)
     content = dict(images=images, categories=kept)
     if coco.annotations is not None:
         content['annotations'] = coco.annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...wording import name_some
+from ..coco_file import CocoFile
 from ..image_header import read_header
 
 
@@ -55,16 +56,16 @@ class FoundSplit:
         folder: Folder that holds the pictures.
         origin: What the boxes are read from, such as ``the YOLO labels of data.yaml``.
         read: Returns the content of a COCO annotation file, with file names relative to
-            ``folder``, and remarks. ``None`` if ``ann_file`` can be used as it is.
+            ``folder``, and remarks. ``None`` if ``coco`` can be used as it is.
         fingerprint: Text that changes when that content does.
-        ann_file: A COCO annotation file of the user that needs no change.
+        coco: A COCO annotation file of the user that needs no change.
     """
 
     folder: Path
     origin: str
     read: Callable[[], tuple[dict[str, Any], Remarks]] | None = None
     fingerprint: str = ''
-    ann_file: Path | None = None
+    coco: CocoFile | None = None
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def locate_images(
 
 def _is_file(folder: DataFolder, base: Path, name: str) -> bool:
     try:
-        path = os.path.normpath(base / name)
+        path = os.path.normpath(os.path.join(base, name))
         return path in folder.paths or os.path.isfile(path)
     except ValueError:  # names that no file can have
         return False
