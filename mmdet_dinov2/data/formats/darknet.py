@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError, MissingFileError
-from ..data_folder import DataFolder
-from ..splits import split_of_folders
+from ..data_folder import DataFolder, is_image_name
+from ..splits import split_of, split_of_folders
 from ..text_file import read_text
 from .found import FoundData, Remarks
 from .image_lists import find_place, list_images
@@ -34,14 +34,32 @@ def find(folder: DataFolder) -> FoundData | None:
     path = _find_names(folder)
     if path is None:
         return None
+    remarks = Remarks()
+    images = _listed_images(folder, remarks) or _images_of_folders(folder)
+    if not any(find_label_file(image) for files in images.values() for image in files):
+        return None
+    return found_data(YoloData(path, number_names(path, _read_names(path)), images, None, remarks))
+
+
+def _listed_images(folder: DataFolder, remarks: Remarks) -> dict[str, list[Path]]:
+    """Returns the pictures of the lists in a folder, such as train.txt, if there are any."""
+    lists: dict[str, Path] = {}
+    for path in sorted(folder.root.glob('*.txt'), key=lambda path: (len(path.name), path.name)):
+        split = split_of(path.stem)
+        if split is not None and is_image_name(read_text(path).strip().split('\n', 1)[0].strip()):
+            lists.setdefault(split, path)
+    return {
+        split: list_images(path, split, path.name, folder.root, remarks, drop_folders=True)
+        for split, path in lists.items()
+    }
+
+
+def _images_of_folders(folder: DataFolder) -> dict[str, list[Path]]:
     images: dict[str, list[Path]] = {}
     for image in folder.images:
         split = split_of_folders(folder.parts(image)) or 'train'
         images.setdefault(split, []).append(image)
-    images = {split: absolute(files) for split, files in images.items()}
-    if not any(find_label_file(image) for files in images.values() for image in files):
-        return None
-    return found_data(YoloData(path, number_names(path, _read_names(path)), images))
+    return {split: absolute(files) for split, files in images.items()}
 
 
 def _read_keys(path: Path) -> dict[str, str]:

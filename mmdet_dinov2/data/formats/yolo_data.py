@@ -85,7 +85,7 @@ def found_data(data: YoloData) -> FoundData:
     """Returns a dataset with label files in the form that all formats share."""
     remarks = Remarks()
     remarks.add(data.remarks)
-    remarks.warnings += _unpaired_labels(data)
+    remarks.warnings += _unpaired_labels(data) + _unused_pictures(data)
     splits = {
         split: FoundSplit(
             common_folder(files),
@@ -284,6 +284,20 @@ def _unpaired_labels(data: YoloData) -> list[str]:
             f'{example(stray)}; add their pictures, named alike, or remove them'
         )
     return warnings
+
+
+def _unused_pictures(data: YoloData) -> list[str]:
+    """Returns a warning of pictures beside those of the splits, such as a split without a key."""
+    used = {image for files in data.images.values() for image in files}
+    if not used:
+        return []
+    bare = [image for image in DataFolder(common_folder(used)).images if image not in used]
+    if not bare:
+        return []
+    return [
+        f'{len(bare)} pictures are in no split of {data.path}, and are not used {example(bare)}; '
+        'add them to a split, or move them away'
+    ]
 
 
 def _texts_beside(files: Iterable[Path]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,18 @@ def test_names_of_other_computers(tmp_path, change):
     assert names == {image['id']: f'{image["id"] - 10}.jpg' for image in original['images']}
     assert any('file names of' in note and 'were read as' in note for note in data.notes)
     assert (tmp_path / 'annotations/train.json').read_text() == before
+
+
+def test_letters_of_archives_of_macos(tmp_path):
+    """Accents are characters of their own there."""
+    content = rename(tmp_path, 'train', lambda name: unicodedata.normalize('NFC', f'é{name}'))
+    for image in content['images']:
+        old = tmp_path / 'images/train' / image['file_name'][1:]
+        old.rename(old.with_name(unicodedata.normalize('NFD', image['file_name'])))
+    write_coco(tmp_path / 'annotations/val.json', tmp_path / 'images/val')
+    data = find(tmp_path)
+    folder = Path(data.splits['train'].image_folder)
+    assert all((folder / image['file_name']).is_file() for image in read(data)['images'])
 
 
 def test_the_folders_of_a_name_decide_between_pictures(tmp_path):

@@ -71,3 +71,17 @@ def test_a_file_of_names(tmp_path, names, folders):
     assert data.classes == NAMES and data.warnings == ()
     counts = {split: found.num_images for split, found in data.splits.items()}
     assert counts == (dict(train=5, val=2) if 'valid' in splits else dict(train=4, val=1))
+
+
+def test_lists_beside_a_file_of_names(tmp_path):
+    write_yolo(tmp_path, dict(train=coco_content(6)), 'images').unlink()
+    (tmp_path / 'classes.txt').write_text('\n'.join(NAMES))
+    (tmp_path / 'train.txt').write_text('images/0.jpg\nimages/1.jpg\n')
+    (tmp_path / 'val.txt').write_text('data\\images\\2.jpg\n')
+    (tmp_path / 'train_log.txt').write_text('epoch 1\n')
+    data = find(tmp_path)
+    counts = {split: found.num_images for split, found in data.splits.items()}
+    assert counts == dict(train=2, val=1)
+    stray, bare = data.warnings
+    assert stray.startswith('3 label files belong to no picture')
+    assert bare.startswith('3 pictures are in no split') and 'images/3.jpg' in bare

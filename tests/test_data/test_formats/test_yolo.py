@@ -267,6 +267,18 @@ def test_labels_beside_their_pictures(yolo):
     assert '1 label files belong to no picture' in warning and 'images/train/0.txt' in warning
 
 
+def test_pictures_beside_the_splits_are_named(yolo):
+    for split in ('val', 'extra'):
+        folder = yolo.parent / 'images' / split
+        folder.mkdir()
+        Image.new('RGB', (8, 8)).save(folder / '0.png')
+    set_keys(yolo, val='images/val')
+    assert any(
+        warning.startswith('1 pictures are in no split of') and 'images/extra/0.png' in warning
+        for warning in messages(yolo)[1]
+    )
+
+
 def test_pictures_that_share_a_label_file(yolo):
     root = yolo.parent
     Image.new('RGB', (40, 30)).save(root / 'images/train/0.png')
