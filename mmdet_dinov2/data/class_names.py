@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine import Config
@@ -20,8 +20,8 @@ def fill_classes(cfg: Config) -> tuple[str, ...] | None:
     """Replaces ``'auto'`` in a config with the classes and their number, in place.
 
     ``metainfo=dict(classes='auto')`` of a dataset becomes the categories of the training files, in
-    their order, or of the next split if there is no training split. ``model.bbox_head.num_classes``
-    becomes the number of classes of the first dataset.
+    their order, or of the next split if there is no training split. ``num_classes`` of the heads
+    (:func:`class_heads`) becomes the number of classes of the first dataset.
 
     Returns:
         The classes that replace ``'auto'``; ``None`` if no dataset has it.
@@ -50,15 +50,32 @@ def fill_classes(cfg: Config) -> tuple[str, ...] | None:
         classes = tuple(names)
         for config in asking:
             config['metainfo']['classes'] = classes
-    head = (cfg.get('model') or {}).get('bbox_head')
-    if isinstance(head, dict) and head.get('num_classes') == AUTO:
+    for key, head in class_heads(cfg):
+        if head.get('num_classes') != AUTO:
+            continue
         if not datasets:
             raise InputError(
-                f"`model.bbox_head.num_classes` is '{AUTO}', but the config has no dataset whose "
+                f"`{key}.num_classes` is '{AUTO}', but the config has no dataset whose "
                 'classes could be counted; set a number'
             )
         head['num_classes'] = len(read_source(_SPLITS[0], *datasets[0]).classes)
     return classes
+
+
+def class_heads(cfg: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ``(key, config)`` of every head that tells the classes of a dataset apart.
+
+    These are ``bbox_head`` and ``mask_head`` of the model and of its ``roi_head``, each of them one
+    or, in a cascade, several.
+    """
+    model = cfg.get('model') or {}
+    for key, owner in (('model', model), ('model.roi_head', model.get('roi_head'))):
+        for name in ('bbox_head', 'mask_head'):
+            heads = owner.get(name) if isinstance(owner, Mapping) else None
+            if isinstance(heads, dict):
+                yield f'{key}.{name}', heads
+            elif isinstance(heads, (list, tuple)):
+                yield from ((f'{key}.{name}.{i}', head) for i, head in enumerate(heads))
 
 
 def _classes(config: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from ..drawing.palette import class_colours
 from ..errors import InputError
+from .class_names import class_heads
 from .dataset_source import dataset_class, is_coco_format, iter_dataset_configs
 from .evaluators import iter_metrics
 from .own_data import OwnData, OwnSplit
@@ -48,11 +49,11 @@ def use_own_data(cfg: Config, data: OwnData) -> None:
     Raises:
         InputError: If the config or the dataset lacks something.
     """
-    head = (cfg.get('model') or {}).get('bbox_head')
-    if not isinstance(head, Mapping):
+    heads = [head for _, head in class_heads(cfg)]
+    if not heads:
         raise InputError(
-            '--data sets model.bbox_head.num_classes, but the model of this config does not have a '
-            'bbox_head; write a config for this dataset'
+            '--data sets num_classes of bbox_head and mask_head, but the model of this config does '
+            'not have a bbox_head; write a config for this dataset'
         )
     splits = dict(data.splits)
     tested = 'test' if 'test' in splits else 'val'
@@ -79,7 +80,8 @@ def use_own_data(cfg: Config, data: OwnData) -> None:
         cfg[f'{split}_dataloader'].dataset = _replace(dataset, data.root, source, metainfo)
         if split != 'train':
             _let_evaluator_follow(cfg, split)
-    cfg.model.bbox_head.num_classes = len(data.classes)
+    for head in heads:
+        head['num_classes'] = len(data.classes)
     cfg.own_data = dict(
         path=data.root, num_train_images=splits['train'].num_images if 'train' in splits else 0
     )

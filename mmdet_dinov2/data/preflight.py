@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mmengine import Config
 
 from ..errors import InputError
 from ..wording import name_some
 from .box_counts import count_boxes
-from .class_names import AUTO
+from .class_names import AUTO, class_heads
 from .coco_checks import (
     check_boxes,
     check_capacity,
@@ -122,20 +122,19 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
                     'classes in the same order for all datasets',
                 )
             )
-    head = (cfg.get('model') or {}).get('bbox_head')
-    if sources and isinstance(head, Mapping) and head.get('num_classes', AUTO) != AUTO:
-        source = sources[0]
+    for source in sources[:1]:
         count = len(source.classes)
-        if head['num_classes'] != count:
-            findings.append(
-                Finding(
-                    'error',
-                    source.split,
-                    f'`model.bbox_head.num_classes` is {head["num_classes"]}, but '
-                    f'{source.classes_origin} gives {count} classes; set '
-                    f'`model.bbox_head.num_classes={count}`',
+        for key, head in class_heads(cfg):
+            if head.get('num_classes', AUTO) not in (AUTO, count):
+                findings.append(
+                    Finding(
+                        'error',
+                        source.split,
+                        f'`{key}.num_classes` is {head["num_classes"]}, but '
+                        f'{source.classes_origin} gives {count} classes; set '
+                        f'`{key}.num_classes={count}`',
+                    )
                 )
-            )
     return findings
 
 

@@ -1,11 +1,14 @@
 """Times in turns, counted operations, isolated processes, the stock detector."""
 
 import importlib
+from functools import partial
 
 import pytest
 import torch
 from mmdet.models.detectors import DINO
+from mmengine.analysis import FlopAnalyzer
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmdet_dinov2.benchmark.detectors import DetectorSpec, build_detector
 from mmdet_dinov2.benchmark.flops import count_flops, deformable_flops
@@ -16,7 +19,7 @@ from mmdet_dinov2.benchmark.workloads import detr_sizes, random_batch, valid_sha
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models import DINOv2
 
-from ..tiny import ARCH
+from ..tiny import ARCH, data_sample, tiny_detector
 
 
 def test_cases_take_turns_in_alternating_order():
@@ -48,6 +51,24 @@ def test_operations_of_a_backbone():
     positions = (3 * 4) * 4 * dims + (3 * 4) * 4 * dims
     assert flops.dense == 2 * (ARCH['num_layers'] * (linear + attention) + embedding + positions)
     assert flops.deformable == 0
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_the_count_of_mmdets_tool_differs_by_attention_and_norms():
+    """It counts a multiplication and an addition as one, and operators that it knows."""
+    model = tiny_detector().eval().requires_grad_(False)
+    image, samples = torch.randn(1, 3, 84, 112), [data_sample(84, 112)]
+    ours = count_flops(model, lambda: model.predict(image, samples))
+    with FlopCounterMode(display=False) as counter:
+        model.predict(image, samples)
+    counts = counter.get_flop_counts()['Global']
+    attention = sum(number for name, number in counts.items() if 'attention' in str(name))
+    assert 0 < attention < ours.dense
+    model.forward = partial(model.forward, data_samples=samples)
+    theirs = FlopAnalyzer(model, (image,)).by_operator()
+    assert set(theirs) == {'linear', 'conv', 'einsum', 'layer_norm'}
+    del theirs['layer_norm']
+    assert 2 * sum(theirs.values()) == pytest.approx(ours.dense - attention, rel=1e-3)
 
 
 def test_operations_of_deformable_attention():

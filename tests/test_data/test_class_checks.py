@@ -140,3 +140,10 @@ def test_names_that_differ_in_case_or_blanks_only(data):
         data.cfg[f'{split}_dataloader'].dataset.metainfo.classes = names
     data.cfg.test_dataloader.dataset.metainfo.classes = names
     assert_has(only(data.check(), 'warning'), "('red fox', 'Red  Fox')", 'merge them')
+
+
+def test_number_of_classes_of_two_stages(data):
+    data.cfg.model = dict(
+        roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=80))
+    )
+    assert_has(only(data.check()), 'set `model.roi_head.mask_head.num_classes=3`')

@@ -47,6 +47,16 @@ def test_everything_comes_from_the_data_and_the_rest_stays(cfg):
     assert cfg.optim_wrapper == before.optim_wrapper
 
 
+def test_every_head_of_a_detector_of_two_stages_gets_the_classes(root):
+    cfg = Config.fromfile(root / 'configs/vitdet/mask_rcnn_dinov2_s_100ep.py')
+    heads = cfg.model.roi_head
+    heads.bbox_head = [heads.bbox_head, copy.deepcopy(heads.bbox_head)]  # a cascade
+    use_own_data(cfg, own_data('train', 'val'))
+    heads = cfg.model.roi_head
+    assert [head.num_classes for head in (*heads.bbox_head, heads.mask_head)] == [2, 2, 2]
+    assert cfg.val_evaluator.metric == ['bbox', 'segm']
+
+
 def test_files_outside_the_folder_keep_their_path(cfg):
     use_own_data(cfg, own_data('train', 'val', images='/data/cells'))
     assert cfg.val_dataloader.dataset.data_prefix == dict(img='')

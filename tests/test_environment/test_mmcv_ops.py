@@ -120,6 +120,26 @@ def test_roi_align_and_its_gradient(aligned):
     torch.testing.assert_close(fast_grad, torch.autograd.grad((slow * weight).sum(), x))
 
 
+@pytest.mark.parametrize('sampling_ratio', [0, 2])
+@pytest.mark.parametrize('aligned', [True, False])
+def test_roi_align_equals_the_compiled_operator(monkeypatch, aligned, sampling_ratio):
+    compiled = importlib.import_module(NAME)
+    if getattr(compiled, 'is_stand_in', False):
+        pytest.skip("mmcv's operators are not compiled in this environment")
+    from mmcv.ops import roi_align
+
+    x = torch.randn(2, 3, 17, 23, requires_grad=True)
+    corners = torch.rand(9, 2, 2).sort(1).values * torch.tensor([110.0, 80.0]) - 8
+    rois = torch.cat((torch.randint(2, (9, 1)).float(), corners.flatten(1)), dim=1)
+    results = []
+    for module in (sys.modules['mmcv.ops.roi_align'].ext_module, compiled):
+        monkeypatch.setattr(sys.modules['mmcv.ops.roi_align'], 'ext_module', module)
+        out = roi_align(x, rois, (7, 5), 0.25, sampling_ratio, 'avg', aligned)
+        results.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
+    assert results[0][0].abs().max() > 0.1
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
 def test_roi_pool_and_its_gradient():
     """Cells of whole numbers: the largest value of each bin gets its gradient."""
     from mmcv.ops import roi_pool
