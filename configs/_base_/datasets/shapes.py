@@ -1,13 +1,11 @@
-"""Sample dataset of drawn shapes, an ordinary COCO dataset in `data/shapes` beside the configs.
+"""Sample dataset of drawn shapes, an ordinary COCO dataset in `data/shapes` of the current folder.
 
 It is drawn by `sample_data` on first use. A config with other datasets does not read it, and then
 nothing is drawn.
 """
 
-import os.path as osp
-
 dataset_type = 'ClassNameCocoDataset'
-data_root = osp.normpath('{{ fileDirname }}/../../../data/shapes') + '/'
+data_root = 'data/shapes/'
 sample_data = dict(root=data_root, num_train=400, num_val=100, seed=0)
 metainfo = dict(classes=('circle', 'rectangle', 'triangle', 'star', 'cross'))
 
