@@ -6,6 +6,7 @@ download or run is ignored.
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,12 @@ def read_data_yaml(path: Path) -> YoloData:
         entries = content[key] if isinstance(content[key], list) else [content[key]]
         listed = []
         for entry in entries:
+            if not isinstance(entry, str):
+                raise InputError(
+                    f'{key!r} in {path} must be a path or a list of paths, but has {_short(entry)}'
+                )
             try:
-                listed += list_images(path, key, str(entry), root, remarks)
+                listed += list_images(path, key, entry, root, remarks)
             except FileNotFoundError as error:
                 problems.append((split, str(error)))
         if listed:
@@ -115,14 +120,14 @@ def number_names(path: Path, names: Any) -> dict[int, str]:
         if None in numbers or len(numbers) < len(names):
             raise InputError(
                 f"the keys of 'names' in {path} must be whole numbers, one for each class, but are "
-                f'{name_some(list(names))}; correct them'
+                f'{_short(list(names))}; correct them'
             )
     elif isinstance(names, list):
         numbers = dict(enumerate(names))
     else:
         numbers = {}
     if not numbers or not all(isinstance(name, str) and name for name in numbers.values()):
-        raise InputError(f"'names' in {path} must list the class names, but is {names!r:.200}")
+        raise InputError(f"'names' in {path} must list the class names, but is {_short(names)}")
     repeated = sorted({n for n in numbers.values() if list(numbers.values()).count(n) > 1})
     if repeated:
         raise InputError(
@@ -130,6 +135,11 @@ def number_names(path: Path, names: Any) -> dict[int, str]:
             'name of its own'
         )
     return numbers
+
+
+def _short(value: Any) -> str:
+    """Returns the beginning of what a value is, which may repeat a part without end."""
+    return reprlib.repr(value)
 
 
 def _whole(text: Any) -> int | None:
@@ -195,6 +205,6 @@ def _read_key_points(path: Path, content: dict[str, Any]) -> tuple[int, int] | N
     if len(numbers) != 2 or None in numbers or numbers[0] < 1 or numbers[1] not in (2, 3):
         raise InputError(
             f"'kpt_shape' in {path} must be the number of key points and 2 or 3 values for each, "
-            f'such as [17, 3], but is {shape!r:.100}; correct it'
+            f'such as [17, 3], but is {_short(shape)}; correct it'
         )
     return numbers[0], numbers[1]

@@ -157,6 +157,16 @@ def test_files_that_cannot_be_used(tmp_path, objects, message):
         find(tmp_path)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-16'])
+def test_entities_are_refused(tmp_path, encoding):
+    draw(tmp_path / '0.jpg')
+    entities = ''.join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
+    text = f'<!DOCTYPE annotation [<!ENTITY a0 "a">{entities}]><annotation>&a9;</annotation>'
+    (tmp_path / '0.xml').write_text(text, encoding)
+    with pytest.raises(InputError, match='0.xml defines entities, which are not read'):
+        find(tmp_path)
+
+
 def test_without_pictures(tmp_path):
     write(tmp_path / 'annotations/0.xml', filename='0.jpg')
     with pytest.raises(InputError, match=r"1 Pascal VOC files, but none .* names '0.jpg'"):

@@ -130,7 +130,7 @@ def test_any_whole_numbers_are_classes(yolo):
     [
         (
             dict(names={'a': 'b'}),
-            r"the keys of 'names' in .*data.yaml must be whole numbers, .* but are 'a'",
+            r"the keys of 'names' in .*data.yaml must be whole numbers, .* but are .'a'",
         ),
         (dict(names=None), "'names' in .* must list the class names, but is None"),
         (dict(names=['a', 'b', 'a']), "'names' in .* lists 'a' more than once"),
@@ -156,6 +156,17 @@ def test_yaml_cannot_run_code(yolo, tmp_path):
     with pytest.raises(InputError, match='is not valid YAML'):
         read_data_yaml(yolo)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize('key', ['names', 'train', 'val', 'kpt_shape'])
+def test_yaml_that_repeats_itself(yolo, key):
+    """Ten lines that stand for a list of 10 ** 10 words."""
+    lines = ['a0: &a0 [x, x, x, x, x, x, x, x, x, x]']
+    lines += [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]' for i in range(1, 10)]
+    text = {'names': 'a', 'train': 'images/train', key: '*a9'}
+    yolo.write_text('\n'.join([*lines, *(f'{k}: {v}' for k, v in text.items())]))
+    with pytest.raises(InputError, match=f"'{key}' in .*data.yaml"):
+        read_data_yaml(yolo)
 
 
 def test_which_yaml_file(yolo, tmp_path):
