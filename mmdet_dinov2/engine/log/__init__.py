@@ -2,5 +2,6 @@
 
 from .live_bar import LiveBarHook
 from .processor import ReadableLogProcessor
+from .wandb_backend import NoCodeWandbVisBackend
 
-__all__ = ['LiveBarHook', 'ReadableLogProcessor']
+__all__ = ['LiveBarHook', 'NoCodeWandbVisBackend', 'ReadableLogProcessor']
