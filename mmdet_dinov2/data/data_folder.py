@@ -17,6 +17,8 @@ _SYSTEM_FOLDERS = {
     '__macosx', '@eadir', '@recycle', '@tmp', '#recycle', '#snapshot', '$recycle.bin',
     'system volume information', 'lost+found', '__pycache__',
 }  # fmt: skip
+# Of the folder that converted annotations are written to, in a work folder.
+CACHE, CACHE_LOCK = 'data', '.lock'
 
 
 def is_image_name(path: str | os.PathLike) -> bool:
@@ -33,7 +35,8 @@ class DataFolder:
     """The files below a folder, listed once.
 
     Links to files and folders are followed. A link to a folder that holds the link itself is a
-    loop and is left out. Names that begin with a dot and folders that systems make are no data.
+    loop and is left out. Names that begin with a dot, folders that systems make and work folders of
+    trainings are no data.
 
     Args:
         root: The folder.
@@ -88,7 +91,9 @@ class DataFolder:
                     self.dead_links.append(Path(entry.path))
                 yield entry.path
         for entry in folders:
-            if entry.path == self._skipped or (entry.is_symlink() and _holds(entry.path, above)):
+            if entry.path == self._skipped or _is_work_folder(entry.path):
+                continue
+            if entry.is_symlink() and _holds(entry.path, above):
                 continue
             yield from self._walk(entry.path, above)
 
@@ -97,3 +102,10 @@ def _holds(link: str, folders: tuple[str, ...]) -> bool:
     """Returns whether a link leads to one of some folders, or to one that holds any of them."""
     target = os.path.realpath(link).rstrip(os.sep) + os.sep
     return any((folder + os.sep).startswith(target) for folder in folders)
+
+
+def _is_work_folder(path: str) -> bool:
+    """Returns whether a training has written converted annotations into a folder."""
+    return os.path.basename(path) == 'work_dirs' or os.path.exists(
+        os.path.join(path, CACHE, CACHE_LOCK)
+    )

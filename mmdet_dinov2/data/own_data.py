@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..files import write_text
 from ..wording import name_some
 from .coco_file import CocoFile, read_coco_file
-from .data_folder import DataFolder
+from .data_folder import CACHE_LOCK, DataFolder
 from .formats import READERS
 from .formats.coco import LOOKED_FOR
 from .formats.found import FoundData, FoundSplit, Remarks, example
@@ -250,6 +250,6 @@ def _has_yaml(folder: Path) -> bool:
 def _write_once(target: Path, make: Callable[[], dict[str, Any]]) -> None:
     """Writes a JSON file unless it exists; of several processes only one writes it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / '.lock'):
+    with FileLock(target.parent / CACHE_LOCK):
         if not target.is_file():
             write_text(target, json.dumps(make()))

@@ -158,6 +158,15 @@ def test_processes_convert_at_once_and_one_writes(tmp_path):
     assert [path.name for path in cache.iterdir() if path.suffix != '.json'] == ['.lock']
 
 
+@pytest.mark.parametrize('folder', ['work_dirs/first', 'runs/first', 'first'])
+def test_work_folders_in_the_dataset_are_no_data(tmp_path, folder):
+    write_yolo(tmp_path, dict(train=coco_content(5)))
+    first = find_own_data(tmp_path, tmp_path / folder / 'data')
+    again = find_own_data(tmp_path, tmp_path / 'second/data')
+    assert again.warnings == first.warnings == ()
+    assert 'YOLO labels' in again.notes[0]
+
+
 def test_a_failed_conversion_leaves_no_file(tmp_path, monkeypatch):
     root, cache = tmp_path / 'data', tmp_path / 'cache'
     write_yolo(root, dict(train=coco_content(3)))
