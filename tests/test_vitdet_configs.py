@@ -1,19 +1,25 @@
 """The configs of ViTDet: they build, follow the recipe, train and test through the tools."""
 
 import copy
+import json
+import pprint
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
+import mmdet_dinov2
 from mmdet_dinov2.config.own_types import use_own_types
 from mmdet_dinov2.models.simple_feature_pyramid import ChannelLayerNorm
 
 from .families import batch_of, shrink
 from .tiny import ARCH, total_loss
+from .tools import run_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(ROOT.glob('configs/vitdet/*.py'))
@@ -93,3 +99,62 @@ def test_a_step_at_reduced_size(cfg):
     for name in ('backbone.blocks.0.mlp.fc1', 'rpn_head.rpn_cls', 'roi_head.bbox_head.fc_cls'):
         name = f'{name}.weight'
         assert not torch.equal(detector.get_parameter(name), before[name]), name
+
+
+def write_masks(folder):
+    """Writes a dataset of 4 pictures with rectangles as polygons."""
+    rng = np.random.default_rng(0)
+    (folder / 'annotations').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (folder / split).mkdir()
+        images, annotations = [], []
+        for number in range(1, 5):
+            width, height = rng.integers(60, 100, 2).tolist()
+            picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+            cv2.imwrite(str(folder / split / f'{number}.png'), picture)
+            images.append(dict(id=number, file_name=f'{number}.png', width=width, height=height))
+            x, y, w, h = 10, 5, 30, 40
+            annotations.append(
+                dict(
+                    id=number, image_id=number, category_id=1 + number % 2, bbox=[x, y, w, h],
+                    area=w * h, iscrowd=0,
+                    segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]],
+                )
+            )  # fmt: skip
+        content = dict(
+            images=images,
+            annotations=annotations,
+            categories=[dict(id=1, name='a'), dict(id=2, name='b')],
+        )
+        (folder / f'annotations/{split}.json').write_text(json.dumps(content))
+
+
+def test_boxes_and_masks_through_the_tools(tmp_path, capfd):
+    path = next(path for path in CONFIGS if 'mask_rcnn_dinov2_s' in path.name)
+    model = shrink(Config.fromfile(path).model).to_dict()
+    model['backbone'].update(arch=ARCH, global_attn_indexes=[1, 3], init_cfg=None)
+    model['neck']['in_channels'] = ARCH['embed_dims']
+    config = tmp_path / 'tiny.py'
+    config.write_text(
+        f'_base_ = {str(path)!r}\nmodel = dict(_delete_=True, **{pprint.pformat(model)})\n'
+    )
+    write_masks(tmp_path / 'data')
+    loaders = [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=False')
+    ]
+    options = (
+        '--data', tmp_path / 'data', '--work-dir', tmp_path / 'work',
+        '--cfg-options', *loaders, 'train_dataloader.batch_size=2', 'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1', 'train_dataloader.dataset.pipeline.3.scale=(96,96)',
+        'val_dataloader.dataset.pipeline.1.scale=(96,96)',
+        'test_dataloader.dataset.pipeline.1.scale=(96,96)',
+    )  # fmt: skip
+    run_tool('train', config, *options)
+    run_tool('test', config, tmp_path / 'work/epoch_1.pth', *options)
+    printed = ''.join(capfd.readouterr())
+    assert 'coco/bbox_mAP: ' in printed and 'coco/segm_mAP: ' in printed
+    detector = mmdet_dinov2.load(tmp_path / 'work/epoch_1.pth', device='cpu')
+    assert detector.classes == ('a', 'b')
+    assert detector.model.roi_head.mask_head.num_classes == 2

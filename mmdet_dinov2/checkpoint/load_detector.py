@@ -118,7 +118,8 @@ def load_for_fine_tuning(
     if not any(not name.startswith('backbone.') for name in new_state):
         raise InputError(
             f'nothing of {source} fits this detector behind the backbone: it lacks '
-            f'{first_names(report.missing)}; set load_from to the checkpoint of a DINO detector'
+            f'{first_names(report.missing)}; set load_from to the checkpoint of '
+            'such a detector'
         )
     has_weights = bool(getattr(getattr(model, 'backbone', None), 'init_cfg', None))
     _check_backbone(new_state, expected, report, has_weights)
