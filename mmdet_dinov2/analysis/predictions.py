@@ -87,8 +87,8 @@ def _read_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise InputError(
-            f'{path} is not a file of predictions as mmdet_dinov2 test --out writes them ({error}); '
-            'give a JSON file in COCO format instead'
+            f'{path} is not a file of predictions as `mmdet_dinov2 test --out` writes them '
+            f'({error}); give a JSON file in COCO format instead'
         ) from error
 
 

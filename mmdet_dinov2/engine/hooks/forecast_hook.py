@@ -16,9 +16,9 @@ from ...runs.saved_config import planned_drops
 class ForecastHook(Hook):
     """Logs the forecast of the final AP after each evaluation.
 
-    The forecast is that of ``mmdet_dinov2 forecast``, from the logs of the run, including those before
-    it was resumed. With too few evaluations nothing is logged. An error of a forecast never ends
-    the run.
+    The forecast is that of ``mmdet_dinov2 forecast``, from the logs of the run, including those
+    before it was resumed. With too few evaluations nothing is logged. An error of a forecast never
+    ends the run.
 
     Args:
         metric: Metric to predict, as it is logged; by default ``coco/bbox_mAP``, or the only one
