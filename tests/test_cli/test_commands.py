@@ -1,6 +1,7 @@
 """The command ``mmdet_dinov2`` and its commands."""
 
 import importlib
+import logging
 
 import pytest
 
@@ -47,3 +48,10 @@ def test_the_command_line_of_a_benchmark_is_in_its_table(tmp_path, monkeypatch):
 def test_configs_are_listed(capsys, root):
     run(['configs'])
     assert 'dino_dinov2_s_ft\n' in capsys.readouterr().out
+
+
+def test_a_benchmark_hides_messages_only_while_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['mmdet_dinov2'])
+    with pytest.raises(SystemExit):
+        run(['benchmark', '--work-dir', str(tmp_path)])
+    assert logging.getLogger().manager.disable == logging.NOTSET

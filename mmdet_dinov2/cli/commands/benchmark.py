@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -107,10 +109,19 @@ def workload_of(args: argparse.Namespace) -> Workload:
     )
 
 
+@contextmanager
+def _without_messages() -> Iterator[None]:
+    """Hides the messages of models about their construction."""
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
-    logging.disable(logging.INFO)  # messages of models about their construction
-    with one_sentence_errors():
+    with one_sentence_errors(), _without_messages():
         if bool(args.configs) == bool(args.suite):
             raise InputError('give one or more configs, or --suite')
         if args.threads:
