@@ -92,6 +92,7 @@ def test_sizes_and_share():
     assert (boxes <= torch.tensor([70, 50, 70, 50])).all()
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own():
     assert run_isolated(dict, 120, a=[1, 2]) == {'a': [1, 2]}
     with pytest.raises(CaseError, match='took longer than 0 s'):

@@ -84,6 +84,7 @@ def test_views_of_a_test_and_of_predictions_are_the_same(trained, images, tmp_pa
         assert scores == pytest.approx(sample['pred_instances']['scores'].tolist(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_tested_and_reported(trained, images, tmp_path, capfd):
     config, work = trained / 'tiny.py', trained / 'work'
     run_tool('test', config, work / 'epoch_1.pth', '--work-dir', tmp_path / 'test')

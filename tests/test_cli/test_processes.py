@@ -45,10 +45,12 @@ def test_a_launched_process_ends_without_the_shutdown_of_the_interpreter():
     assert (code, lines) == (0, ['worked', 'registered']), errors
 
 
+@pytest.mark.slow
 def test_a_process_that_was_asked_to_stop_exits_with_the_code_for_it():
     assert run('slurm', 'sys.exit(75)')[:2] == (75, ['worked', 'registered'])
 
 
+@pytest.mark.slow
 def test_an_error_ends_as_usual():
     code, lines, errors = run('pytorch', '1 / 0')
     assert code == 1 and 'ZeroDivisionError' in errors

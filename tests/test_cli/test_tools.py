@@ -307,6 +307,7 @@ def test_traceback_on_demand(trained, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_also_runs_with_the_tools_and_the_inferencer_of_mmdet(trained, tmp_path):
     """A config of this project needs nothing but its custom import."""
     import mmdet

@@ -13,6 +13,7 @@ from mmengine.registry import RUNNERS
 
 from mmdet_dinov2.config.own_types import EARLIER_NAMES, OWN_TYPES, own_type, use_own_types
 from mmdet_dinov2.data.loading import CheckedLoadImageFromFile
+from mmdet_dinov2.data.shapes_dataset import make_sample_data
 from mmdet_dinov2.engine import StrictRunner
 from mmdet_dinov2.engine.batch import EffectiveBatch
 from mmdet_dinov2.engine.hooks import IntactCheckpointHook
@@ -176,6 +177,7 @@ def test_a_resumed_run_does_not_report_replaced_types_as_changes():
 
 def direct_runner(tmp_path, **settings):
     cfg = Config.fromfile(write_config(tmp_path))
+    make_sample_data(cfg)
     return StrictRunner(
         cfg.model,
         str(tmp_path / 'work'),

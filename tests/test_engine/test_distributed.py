@@ -96,6 +96,7 @@ def test_two_processes_train_and_test(tmp_path, environment):
     assert 'coco/bbox_mAP' in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_an_error_is_printed_once(tmp_path, environment):
     config = write_config(tmp_path)
     result = run_script(

@@ -33,7 +33,7 @@ def both_at_work(loader):
 
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='needs /proc')
-@pytest.mark.parametrize('method', ['fork', 'forkserver'])
+@pytest.mark.parametrize('method', ['fork', pytest.param('forkserver', marks=pytest.mark.slow)])
 def test_only_the_run_ends_its_loading_processes(method):
     loader = DataLoader(range(1000), num_workers=2, multiprocessing_context=method)
     assert outlive_signals(loader) is loader

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -63,10 +64,9 @@ def save_forever(work_dir):
         save(hook, runner, step)
 
 
-def test_killed_at_any_moment(tmp_path):
-    # Forked from a process that has imported everything but has not used a thread of PyTorch.
-    processes = multiprocessing.get_context('forkserver')
-    processes.set_forkserver_preload([__name__])
+def kill_at_random_moments(tmp_path):
+    """Kills processes that save; returns which kinds of files each has left."""
+    processes = multiprocessing.get_context('fork')
     moments = random.Random(0)
     seen = set()
     for kill in range(20):
@@ -85,6 +85,14 @@ def test_killed_at_any_moment(tmp_path):
         step = checkpoint['meta']['epoch']
         assert (checkpoint['state_dict']['weights'] == step).all()
         seen.add(tuple(sorted(path.suffix for path in work_dir.iterdir())))
+    return seen
+
+
+def test_killed_at_any_moment(tmp_path):
+    # Forked from a process that has imported everything but has not used a thread of PyTorch.
+    spawn = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, spawn) as process:
+        seen = process.submit(kill_at_random_moments, tmp_path).result()
     # Some were killed while a temporary file was present.
     assert any('.partial' in suffixes for suffixes in seen)
 

@@ -182,6 +182,7 @@ def attention_gradients(block):
     return torch.cat([p.grad.flatten() for module in modules for p in module.parameters()])
 
 
+@pytest.mark.slow
 def test_expected_gradients_on_two_ranks_are_those_without_drops():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
