@@ -5,11 +5,14 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mmengine.logging import MessageHub, MMLogger
 
+from mmdet_dinov2.cli import run
 from mmdet_dinov2.drawing import BoxVisualizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,16 +107,33 @@ def write_config(folder: Path, extra: str = '', name: str = 'tiny.py', data: Pat
 
 def run_tool(name: str, *args: object) -> None:
     """Runs ``tools/<name>.py`` in this process."""
+    path = list(sys.path)
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        with _program(f'tools/{name}.py', *args):
+            runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+    finally:
+        sys.path[:] = path
+
+
+def run_command(*args: object) -> None:
+    """Runs ``mmdet_dinov2 ARGS`` in this process."""
+    with _program('mmdet_dinov2', *args):
+        run(sys.argv[1:])
+
+
+@contextmanager
+def _program(*argv: object) -> Iterator[None]:
+    """Lets this process look like a new program."""
     # mmengine keeps these for the life of the process, which is a single run for a tool.
     for keeper in (BoxVisualizer, MessageHub, MMLogger):
         keeper._instance_dict.clear()
-    argv, path = sys.argv, list(sys.path)
-    sys.argv = [f'tools/{name}.py', *map(str, args)]
-    sys.path.insert(0, str(ROOT / 'tools'))
+    before = sys.argv
+    sys.argv = list(map(str, argv))
     try:
-        runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+        yield
     finally:
-        sys.argv, sys.path[:] = argv, path
+        sys.argv = before
 
 
 def failure_of(capfd: pytest.CaptureFixture, name: str, *args: object) -> str:
