@@ -86,6 +86,7 @@ def test_the_12_epoch_recipe():
     assert [tuple(s) for s in scales] == [(s, 1333) for s in range(480, 801, 32)]
 
 
+@pytest.mark.slow
 def test_the_12_epoch_recipe_trains_a_step_at_full_size():
     from .tiny import data_sample, total_loss
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +78,17 @@ def publish(source: str | os.PathLike, target: str | os.PathLike) -> Published:
     kept = {key: meta[key] for key in _PUBLISHED_META if key in meta}
     # One tensor under two names stays one in a .pth; safetensors wants two.
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as partial:
-        if target.suffix == '.safetensors':
-            tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-            save_file(tensors, partial, _as_text(meta, checkpoint_classes(checkpoint)))
-        else:
-            torch.save(dict(meta=kept, state_dict=state), partial)
-    path = target.with_name(f'{target.stem}-{_sha256(target)[:_HASH_LENGTH]}{target.suffix}')
-    os.replace(target, path)
+    # In a folder of its own: a file that is called like the target, such as the source, stays.
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        written = Path(folder) / target.name
+        with whole_file(written) as partial:
+            if target.suffix == '.safetensors':
+                tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+                save_file(tensors, partial, _as_text(meta, checkpoint_classes(checkpoint)))
+            else:
+                torch.save(dict(meta=kept, state_dict=state), partial)
+        path = target.with_name(f'{target.stem}-{_sha256(written)[:_HASH_LENGTH]}{target.suffix}')
+        os.replace(written, path)
     parts = {key: value for key, value in checkpoint.items() if key not in ('meta', 'state_dict')}
     parts |= {f'meta.{key}': value for key, value in meta.items() if key not in kept}
     left_out = {key: sum(_tensor_bytes(value)) for key, value in parts.items()}

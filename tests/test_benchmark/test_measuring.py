@@ -1,6 +1,7 @@
 """Times in turns, counted operations, isolated processes, the stock detector."""
 
 import importlib
+import subprocess
 from functools import partial
 
 import pytest
@@ -97,6 +98,12 @@ def test_a_process_of_its_own():
     assert run_isolated(dict, 120, a=[1, 2]) == {'a': [1, 2]}
     with pytest.raises(CaseError, match='took longer than 0 s'):
         run_isolated(dict, 0.01)
+
+
+@pytest.mark.slow
+def test_variables_of_a_process_of_its_own():
+    result = run_isolated(subprocess.getoutput, 100, variables={'SPINS': '7'}, cmd='echo $SPINS')
+    assert result == '7'
 
 
 @pytest.mark.slow

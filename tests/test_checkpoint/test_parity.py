@@ -61,9 +61,8 @@ def difference(peer: Peer, model: torch.nn.Module, size: tuple[int, int]) -> flo
 @pytest.mark.parametrize(
     ('name', 'depth'),
     [
-        ('timm', 12),
-        *((name, 4) for name in PEERS if name != 'timm'),
-        *(pytest.param(name, 12, marks=pytest.mark.slow) for name in PEERS if name != 'timm'),
+        *((name, 4) for name in PEERS),
+        *(pytest.param(name, 12, marks=pytest.mark.slow) for name in PEERS),
     ],
 )
 def test_features_equal_those_of_the_peer(name, depth, tmp_path):

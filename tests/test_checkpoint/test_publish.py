@@ -65,6 +65,19 @@ def test_it_predicts_and_starts_a_training(trained, image, tmp_path, suffix, cap
     )
 
 
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_file_of_the_name_that_is_given_stays(trained, tmp_path, suffix):
+    source = tmp_path / 'detector.pth'
+    source.write_bytes((trained / 'work/epoch_1.pth').read_bytes())
+    target = tmp_path / f'detector{suffix}'
+    if target != source:
+        target.write_bytes(b'of somebody else')
+    before = {path: path.read_bytes() for path in (source, target)}
+    published = publish(source, target)
+    assert {path: path.read_bytes() for path in (source, target)} == before
+    assert {*tmp_path.iterdir()} == {source, target, published.path}
+
+
 def test_pytorch_opens_it_and_mmengine_reads_its_config(trained, tmp_path):
     published = publish(trained / 'work/epoch_1.pth', tmp_path / 'a.pth')
     content = torch.load(published.path)

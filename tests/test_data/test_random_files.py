@@ -216,7 +216,7 @@ def test_the_check_never_fails(root, content):
         train_and_score(cfg, root)
 
 
-@settings(SETTINGS, max_examples=12)
+@settings(SETTINGS, max_examples=6)
 @given(content=clean_files())
 def test_what_is_clean_trains(root, model, content):
     cfg = config_of(root, content)

@@ -107,15 +107,12 @@ def test_an_error_is_printed_once(tmp_path, environment):
     assert result.stderr.count('error: window_size=4 needs global_attn_indexes') == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('hook', 'message'),
     [
         ("dict(type='FailAtStep', step=2, rank=1)", 'the third wheel came off'),
-        pytest.param(
-            "dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')",
-            'Signal 9 (SIGKILL)',
-            marks=pytest.mark.slow,
-        ),
+        ("dict(type='SignalAtStep', step=2, rank=1, name='SIGKILL')", 'Signal 9 (SIGKILL)'),
     ],
 )
 def test_a_dying_process_ends_all(tmp_path, environment, hook, message):

@@ -61,6 +61,7 @@ def test_the_worker_init_fn_of_the_config_still_runs(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {'0', '1'}
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_of_a_run_saves_its_state(tmp_path):
     extra = """
 train_dataloader = dict(batch_size=2, num_workers=2, persistent_workers=True, dataset=dataset)

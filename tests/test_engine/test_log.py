@@ -99,3 +99,15 @@ def test_the_live_bar_shows_steps_loss_and_scores():
     for part in ('4/4', 'loss 8.00', 'loss 5.00', 'AP 0.432', 'MiB', 'evaluation', '2/3'):
         assert part in text, part
     assert 'a line above the bar' in text and stream.getvalue() == ''
+
+
+def test_the_live_bar_is_drawn_where_the_console_of_rich_was_made_too_early(monkeypatch):
+    """An import of the package redirects the output, and a console keeps what it sees first."""
+    monkeypatch.setenv('TTY_COMPATIBLE', '0')
+    monkeypatch.setattr('rich._console', Console())
+    monkeypatch.setenv('TTY_COMPATIBLE', '1')
+    monkeypatch.setenv('TERM', 'xterm')
+    drawn = io.StringIO()
+    monkeypatch.setattr('sys.stdout', drawn)
+    run_with_bar(None, io.StringIO())
+    assert 'loss 5.00' in drawn.getvalue()

@@ -12,13 +12,20 @@ from mmdet_dinov2.errors import InputError
 from ..tools import write_config
 
 
-def test_a_training_returns_its_folder_and_scores(tmp_path):
+def test_a_training_returns_its_folder_and_scores(tmp_path, capsys):
     config = write_config(tmp_path)
     options = {'train_cfg.max_epochs': 2}
     first = mmdet_dinov2.train(str(config), work_dir=tmp_path / 'a', options=options)
     assert first.work_dir == str(tmp_path / 'a')
     assert 0 <= first.scores['coco/bbox_mAP'] <= first.scores['coco/bbox_mAP_50'] <= 1
     assert os.path.isfile(first.checkpoint)
+    # The console has one screen before the first step, the log file everything.
+    before, _, _ = capsys.readouterr().out.partition('Epoch(train)')
+    (log,) = (tmp_path / 'a').glob('*/*.log')
+    assert 'Effective batch' in before and 'Training data: 8 images' in before
+    assert len(before.splitlines()) <= 25
+    for hidden in ('System environment', 'Hooks will be executed', 'log_level = '):
+        assert hidden in log.read_text() and hidden not in before
     # A notebook trains again in the same process: the second run has a log of its own.
     second = mmdet_dinov2.train(str(config), work_dir=tmp_path / 'b', options=options)
     assert second.scores == first.scores

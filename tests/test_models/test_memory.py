@@ -141,6 +141,7 @@ def test_the_switch_reaches_every_layer_unless_a_part_has_its_own():
     assert compiled(MODELS.build(dict(cfg, compiled=True))) == [{True}, {False}, {True}]
 
 
+@pytest.mark.slow
 def test_one_switch_compiles_backbone_encoder_and_decoder(monkeypatch):
     monkeypatch.setattr(compiling, '_BACKEND', 'aot_eager')
     torch._dynamo.reset()

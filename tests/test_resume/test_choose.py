@@ -86,9 +86,10 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ('loop', 'steps', 'accumulation'),
-    [(EPOCHS, (2, 4), 1), (EPOCHS, (3,), 2), (ITERATIONS, (5,), 1)],
+    [(EPOCHS, (2, 4), 1), pytest.param(EPOCHS, (3,), 2, marks=pytest.mark.slow),
+     (ITERATIONS, (5,), 1)],
     ids=['epochs', 'accumulated', 'iterations'],
-)
+)  # fmt: skip
 def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, accumulation):
     extra = STATEFUL + loop + f'optim_wrapper = dict(accumulative_counts={accumulation})\n'
     # Window 1: losses of single steps.
@@ -118,7 +119,8 @@ def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, acc
 
 @pytest.mark.parametrize(
     ('loop', 'step'),
-    [(EPOCHS.replace('val_interval=2', 'val_interval=1'), 4), (EPOCHS, 8),
+    [pytest.param(EPOCHS.replace('val_interval=2', 'val_interval=1'), 4, marks=pytest.mark.slow),
+     pytest.param(EPOCHS, 8, marks=pytest.mark.slow),
      (ITERATIONS.replace('val_interval=8', 'val_interval=3'), 6)],
     ids=['first', 'last', 'iterations'],
 )  # fmt: skip
