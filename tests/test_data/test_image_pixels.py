@@ -1,6 +1,7 @@
 """Pixels of image files of every format, mode, depth, shape and orientation."""
 
 import io
+import re
 
 import cv2
 import numpy as np
@@ -194,6 +195,19 @@ def test_a_jpeg_file_without_its_end_marker(tmp_path, case):
         for end in (b'', bytes(4096)):
             with pytest.raises(InputError, match='is cut off|is broken|not an image|cannot be dec'):
                 decoded(content[:length] + end)
+
+
+@pytest.mark.parametrize('case', ['progressive', 'progressive, restart markers'])
+def test_a_progressive_jpeg_file_that_lacks_scans_is_cut_off(case):
+    content = jpeg_of(case)
+    scans = [match.start() for match in re.finditer(b'\xff\xda', content)]
+    assert len(scans) > 3
+    for start in scans[1:]:
+        # The scan may have tables of its own before it.
+        tables = content.rfind(b'\xff\xc4', 0, start)
+        for length in {start, tables if tables > scans[0] else start}:
+            with pytest.raises(InputError, match='the file is cut off'):
+                decoded(content[:length])
 
 
 def test_the_end_marker_of_a_thumbnail_is_not_that_of_the_image():
