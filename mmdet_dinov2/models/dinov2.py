@@ -69,6 +69,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None follows
             the published variant: 0 with registers, 0.1 without.
         norm_cfg: Normalisation of each token.
+        final_norm: Whether the returned maps pass the norm behind the last block.
         init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads DINOv2
             weights in any published layout (see :mod:`mmdet_dinov2.checkpoint`).
 
@@ -93,6 +94,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         pos_embed_antialias: bool | None = None,
         pos_embed_offset: float | None = None,
         norm_cfg: dict | None = None,
+        final_norm: bool = True,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -144,7 +146,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
             )
             for i in range(depth)
         )
-        self.norm = _build_norm(norm_cfg, dims)
+        self.norm = _build_norm(norm_cfg, dims) if final_norm else nn.Identity()
         self._freeze()
 
     def init_weights(self) -> None:
@@ -185,7 +187,7 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
 
         Returns:
             For each of ``out_indices`` a map of shape (B, C, ceil(H / p), ceil(W / p)), after the
-            final normalisation.
+            final normalisation if there is one.
 
         Raises:
             ValueError: If ``img_shapes`` does not fit the batch.
@@ -253,7 +255,8 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
             size: Rows and columns of the maps.
 
         Returns:
-            Maps after the final norm, shape (B, C, rows, cols), zero outside the images.
+            Maps after the final norm, if there is one, shape (B, C, rows, cols), zero outside the
+            images.
         """
         with self._mode(self.all_frozen, stream.device):
             return layout.to_maps(self.norm(stream), size)
