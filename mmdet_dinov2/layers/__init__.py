@@ -10,13 +10,14 @@ from .frozen import HoldsFrozenWeights
 from .padding import note_sizes, noted_sizes, padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import interpolate_pos_embed
-from .pyramid import PyramidLayout
+from .pyramid import GridPyramidLayout, PyramidLayout
 from .recompute import recomputable
 from .tokens import Segments, TokenLayout
 
 __all__ = [
     'Attention',
     'Block',
+    'GridPyramidLayout',
     'HoldsFrozenWeights',
     'LayerScale',
     'Mlp',

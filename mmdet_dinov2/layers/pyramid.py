@@ -27,7 +27,13 @@ class PyramidLayout:
         img_shapes: Valid height and width of each image in pixels.
         strides: Pixels per cell of each level, finest first.
         device: Device of the stream.
+
+    Attributes:
+        shift_in_cells: How far sampling points are moved off the kinks of the bilinear
+            interpolation. Rounding errors of coordinates are a hundred times smaller.
     """
+
+    shift_in_cells = 2.0**-10
 
     def __init__(
         self, img_shapes: Sequence[Size], strides: Sequence[float], device: torch.device
@@ -151,3 +157,35 @@ class PyramidLayout:
     @cached_property
     def _column(self) -> Tensor:
         return self._cell % self._columns
+
+
+class GridPyramidLayout(PyramidLayout):
+    """A layout whose coordinates are relative to the grid of each level.
+
+    Each grid spans the image, whatever share of its last row and column lies beyond the border, and
+    sampling points are not moved. These are the coordinates of Deformable DETR and its successors
+    for an image without padding.
+
+    Args:
+        img_shapes: Valid height and width of each image in pixels.
+        strides: Nominal pixels per cell of each level, finest first.
+        device: Device of the stream.
+        grids: Rows and columns of each level, for each image.
+    """
+
+    shift_in_cells = 0.0
+
+    def __init__(
+        self,
+        img_shapes: Sequence[Size],
+        strides: Sequence[float],
+        device: torch.device,
+        grids: Sequence[Sequence[Size]],
+    ) -> None:
+        super().__init__(img_shapes, strides, device)
+        self.grids = [tuple(of_image) for of_image in grids]
+
+    @cached_property
+    def extents(self) -> Tensor:
+        """Ones, shape (images, levels, 2), fp32: each grid spans the image."""
+        return torch.ones(self.shapes.shape, device=self.device)

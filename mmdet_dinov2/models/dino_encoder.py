@@ -8,9 +8,6 @@ from torch import Tensor
 from ..layers import PyramidLayout
 from .transformer_layers import EncoderLayer, build_layers
 
-# Rounding errors of coordinates are a hundred times smaller.
-_SHIFT_IN_CELLS = 2.0**-10
-
 
 class PaddingAwareEncoder(BaseModule):
     """Deformable DETR encoder (arXiv:2010.04159) on the valid cells of all images.
@@ -92,6 +89,8 @@ class PaddingAwareEncoder(BaseModule):
 def sampling_shift(layout: PyramidLayout) -> Tensor:
     """Returns the shift that moves sampling points off the kinks of the bilinear interpolation.
 
+    A :class:`.layers.GridPyramidLayout` has none.
+
     Sampling starts at the centre of a cell plus an offset of whole cells. In images whose sides are
     multiples of the strides, these points are kinks of the interpolation, where rounding decides
     the gradient. Without the shift of a thousandth of a cell, gradients of the offsets differ by up
@@ -103,4 +102,4 @@ def sampling_shift(layout: PyramidLayout) -> Tensor:
     Returns:
         Shift (x, y) relative to each level, shape (images, levels, 2).
     """
-    return _SHIFT_IN_CELLS / layout.shapes.flip(2).float()
+    return layout.shift_in_cells / layout.shapes.flip(2).float()

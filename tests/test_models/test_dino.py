@@ -7,7 +7,6 @@ from mmdet.registry import MODELS
 
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.layers import PyramidLayout
-from mmdet_dinov2.models import dino_encoder
 from mmdet_dinov2.models.dino import _select_proposals
 from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
 from mmdet_dinov2.models.targets import BoxTargets
@@ -124,7 +123,7 @@ def test_reference_points_are_the_same_place_on_all_levels():
 
 def test_encoder_equals_mmdets_where_there_is_no_padding(monkeypatch):
     """The sizes are multiples of all strides, so that mmdet's ratios are also exact."""
-    monkeypatch.setattr(dino_encoder, '_SHIFT_IN_CELLS', 0.0)
+    monkeypatch.setattr(PyramidLayout, 'shift_in_cells', 0.0)
     cfg = dict(detector_cfg()['encoder'])
     theirs = randomize(DeformableDetrTransformerEncoder(**cfg))
     ours = PaddingAwareEncoder(**cfg)
