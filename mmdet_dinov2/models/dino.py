@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor, nn
 
-from ..layers import PyramidLayout, padding_mask, valid_cells
+from ..layers import GridPyramidLayout, PyramidLayout, padding_mask
 from ..sample_meta import sample_seeds
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
@@ -24,6 +24,7 @@ from .targets import BoxTargets
 _FILLER_LOGIT = -10.0
 # Logit of the width and height of their boxes, which stand for the whole image: sigmoid gives 0.98.
 _FILLER_SIDE = 4.0
+COORDINATES = ('image', 'grid')
 
 
 @MODELS.register_module()
@@ -53,6 +54,12 @@ class PaddingAwareDINO(DINO):
         decoder: Arguments of :class:`.PaddingAwareDecoder`.
         bbox_head: Config of the head, a :class:`.BatchedDINOHead`.
         dn_cfg: Arguments of :class:`.DenoisingQueryGenerator`.
+        coordinates: What boxes and points are relative to. 'image': the exact image size, as above.
+            'grid': the grid of each level, as in detrex and in mmdet for one image without padding,
+            for detectors that were trained so (:class:`.layers.GridPyramidLayout`). The neck then
+            has ``pooling='floor'``; sampling points lie on the kinks of the interpolation, where
+            rounding decides the gradient; and proposals too close to the border may become queries,
+            with a feature of zero and a box in the bottom right corner.
         deformable_attention: How encoder and decoder sample the levels: 'auto', 'triton', 'mmcv' or
             'pytorch'; see :func:`.deformable_attention.choose_implementation`.
         compiled: Whether what works on each token alone runs compiled by ``torch.compile``, in
@@ -65,6 +72,9 @@ class PaddingAwareDINO(DINO):
         ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
+    # The training loop knows the boxes of the whole step, so the losses need no other process.
+    communicates_in_forward = False
+
     def __init__(
         self,
         *,
@@ -73,6 +83,7 @@ class PaddingAwareDINO(DINO):
         decoder: dict,
         bbox_head: dict,
         dn_cfg: dict | None = None,
+        coordinates: str = 'image',
         deformable_attention: str = 'auto',
         compiled: bool = False,
         **kwargs,
@@ -80,6 +91,8 @@ class PaddingAwareDINO(DINO):
         for key in ('as_two_stage', 'with_box_refine'):
             if not kwargs.get(key):
                 raise ValueError(f'{type(self).__name__} needs {key}=True, got {kwargs.get(key)!r}')
+        if coordinates not in COORDINATES:
+            raise ValueError(f'coordinates must be one of {COORDINATES}, got {coordinates!r}')
         if compiled:
             backbone = {'compiled': True, **backbone}
         switches = dict(deformable_attention=deformable_attention, compiled=compiled)
@@ -112,6 +125,13 @@ class PaddingAwareDINO(DINO):
                 f'num_feature_levels={self.num_feature_levels}; set both, and num_levels of the '
                 'attention in encoder and decoder, to the same number'
             )
+        pooling = getattr(self.neck, 'pooling', 'ceil')
+        if (coordinates == 'grid') != (pooling == 'floor'):
+            raise ValueError(
+                "coordinates='grid' and a neck with pooling='floor' belong together, got "
+                f'coordinates={coordinates!r} and pooling={pooling!r}'
+            )
+        self.coordinates = coordinates
         self._limit_detections()
 
     def _init_layers(self) -> None:
@@ -220,17 +240,31 @@ class PaddingAwareDINO(DINO):
             Keyword arguments of ``forward_encoder``, and part of those of ``forward_decoder``.
         """
         device = mlvl_feats[0].device
-        layout = PyramidLayout(img_shapes, self.strides, device)
+        layout = self.layout_of(img_shapes, device)
         positions = []
-        for feat, stride in zip(mlvl_feats, self.strides, strict=True):
+        for feat, *cells in zip(mlvl_feats, *layout.grids, strict=True):
             size = tuple(feat.shape[-2:])
-            mask = padding_mask(valid_cells(img_shapes, stride), size, device)
+            mask = padding_mask(cells, size, device)
             if mask is None:
                 mask = torch.zeros(len(feat), *size, dtype=torch.bool, device=device)
             positions.append(self.positional_encoding(mask))
         feat_pos = layout.pack(positions) + F.embedding(layout.levels, self.level_embed)
         inputs = dict(feat=layout.pack(mlvl_feats), feat_pos=feat_pos, layout=layout)
         return inputs, dict(layout=layout)
+
+    def layout_of(
+        self, img_shapes: Sequence[tuple[int, int]], device: torch.device
+    ) -> PyramidLayout:
+        """Returns the layout of the pyramids of a batch.
+
+        Args:
+            img_shapes: Valid height and width of each image in pixels.
+            device: Device of the pyramids.
+        """
+        if self.coordinates == 'image':
+            return PyramidLayout(img_shapes, self.strides, device)
+        levels = self.neck.grids(img_shapes, self.backbone.patch_size)
+        return GridPyramidLayout(img_shapes, self.strides, device, list(zip(*levels, strict=True)))
 
     def forward_encoder(self, feat: Tensor, feat_pos: Tensor, layout: PyramidLayout) -> dict:
         """Runs the encoder.
@@ -270,6 +304,8 @@ class PaddingAwareDINO(DINO):
             last = self.decoder.num_layers
             scores = self.bbox_head.cls_branches[last](features)
             boxes = self.bbox_head.reg_branches[last](features) + proposals
+            if self.coordinates == 'grid':
+                usable = torch.ones_like(usable)
             scores, boxes = _select_proposals(scores, boxes, usable, layout, self.num_queries)
 
         query = self.query_embedding.weight[None].expand(len(boxes), -1, -1)
@@ -300,14 +336,16 @@ class PaddingAwareDINO(DINO):
             layout: Where the cells come from.
 
         Returns:
-            Logits of the boxes (cx, cy, w, h) relative to the image, 0 where not usable, shape
-            (T, 4); and whether a proposal is usable, shape (T,). As in Deformable DETR, all four
-            numbers of a usable one lie in (0.01, 0.99).
+            Logits of the boxes (cx, cy, w, h) relative to the image, shape (T, 4), where not usable
+            0, or infinite if coordinates are relative to the grids; and whether a proposal is
+            usable, shape (T,). As in Deformable DETR, all four numbers of a usable one lie in
+            (0.01, 0.99).
         """
         sides = (0.05 * 2**layout.levels)[:, None].expand(-1, 2)
         boxes = torch.cat((layout.centers, sides), -1)
         usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
-        return torch.logit(boxes.masked_fill(~usable[:, None], 0.5)), usable
+        other = 1.0 if self.coordinates == 'grid' else 0.5
+        return torch.logit(boxes.masked_fill(~usable[:, None], other)), usable
 
     def forward_decoder(
         self,

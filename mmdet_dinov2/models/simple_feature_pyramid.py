@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..layers import noted_sizes, padding_mask, valid_cells, zero_padding
+from ..layers.padding import Size
+
+POOLINGS = ('ceil', 'floor')
 
 
 @MODELS.register_module()
@@ -26,6 +30,37 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ImageGroupNorm(nn.GroupNorm):
+    """GroupNorm over the cells of each image, without the padding around them.
+
+    Args:
+        *args: As for PyTorch's ``GroupNorm``.
+        **kwargs: As for PyTorch's ``GroupNorm``.
+    """
+
+    def forward(self, x: Tensor, cells: Sequence[Size] | None = None) -> Tensor:
+        """Normalises maps.
+
+        Args:
+            x: Maps, shape (B, C, rows, cols).
+            cells: Valid rows and columns of each image; None takes all.
+
+        Returns:
+            Normalised maps of the same shape, zero outside the valid cells.
+        """
+        rows, cols = x.shape[-2:]
+        if cells is None or all(tuple(valid) == (rows, cols) for valid in cells):
+            return super().forward(x)
+        images = [
+            F.pad(
+                super(ImageGroupNorm, self).forward(image[None, :, :r, :c]),
+                (0, cols - c, 0, rows - r),
+            )
+            for image, (r, c) in zip(x, cells, strict=True)
+        ]
+        return torch.cat(images)
 
 
 @MODELS.register_module()
@@ -48,6 +83,13 @@ class SimpleFeaturePyramid(BaseModule):
             level before. None takes the number of scale factors.
         norm_cfg: ``dict(type='LN', eps=...)``. Other types are an error, because normalisation over
             the canvas mixes padding into the image.
+        pooling: 'ceil': a level has a cell for every part of the image, ceil(size / stride) in each
+            direction. 'floor': the cells of a level follow from those of the input, as in
+            detectron2: n cells give n * scale, rounded down, but at least one. Coarse levels may
+            lack the last row and column of the input.
+        mapper_groups: Groups of the GN behind a 1 x 1 convolution with bias that follows each
+            level, as in detrex's ``ChannelMapper``; 0 for no such layers. GN sees the cells of one
+            image at a time, without padding.
         init_cfg: Initialisation config.
 
     Raises:
@@ -61,10 +103,13 @@ class SimpleFeaturePyramid(BaseModule):
         scale_factors: Sequence[float] = (4.0, 2.0, 1.0, 0.5),
         num_outs: int | None = None,
         norm_cfg: dict | None = None,
+        pooling: str = 'ceil',
+        mapper_groups: int = 0,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.scale_factors = tuple(scale_factors)
+        self.pooling = pooling
         self.num_outs = len(self.scale_factors) if num_outs is None else num_outs
         norm_cfg = dict(norm_cfg or dict(type='LN', eps=1e-6))
         self._check(norm_cfg, in_channels)
@@ -87,6 +132,13 @@ class SimpleFeaturePyramid(BaseModule):
                     ChannelLayerNorm(out_channels, eps=eps),
                 )
             )
+        self.mappers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(out_channels, out_channels, 1),
+                ImageGroupNorm(mapper_groups, out_channels),
+            )
+            for _ in range(self.num_outs if mapper_groups else 0)
+        )
 
     def _check(self, norm_cfg: dict, in_channels: int) -> None:
         if not self.scale_factors:
@@ -112,6 +164,8 @@ class SimpleFeaturePyramid(BaseModule):
                 f"norm_cfg={norm_cfg} must be dict(type='LN') with an optional eps: other "
                 'normalisations mix the padding of a batch into its images'
             )
+        if self.pooling not in POOLINGS:
+            raise ValueError(f'pooling must be one of {POOLINGS}, got {self.pooling!r}')
 
     def strides(self, input_stride: float) -> tuple[float, ...]:
         """Returns the stride of each output level in pixels.
@@ -123,6 +177,24 @@ class SimpleFeaturePyramid(BaseModule):
         for _ in range(self.num_outs - len(strides)):
             strides.append(2 * strides[-1])
         return tuple(strides)
+
+    def grids(self, img_shapes: Sequence[Size], stride: float) -> list[list[Size]]:
+        """Returns the valid rows and columns of each level, for each image.
+
+        Args:
+            img_shapes: Valid height and width of each image in pixels.
+            stride: Stride of the input map in pixels.
+        """
+        if self.pooling == 'ceil':
+            return [valid_cells(img_shapes, level_stride) for level_stride in self.strides(stride)]
+        cells = valid_cells(img_shapes, stride)
+        levels = [
+            [tuple(max(1, int(n * scale)) for n in of_image) for of_image in cells]
+            for scale in self.scale_factors
+        ]
+        for _ in range(self.num_outs - len(levels)):
+            levels.append(valid_cells(levels[-1], 2))  # every second cell
+        return levels
 
     def forward(
         self,
@@ -139,8 +211,8 @@ class SimpleFeaturePyramid(BaseModule):
             stride: Stride of the input map in pixels; needed with ``img_shapes``.
 
         Returns:
-            Levels of shape (B, out_channels, H * scale, W * scale), rounded up, finest first;
-            padding is zero.
+            Levels of shape (B, out_channels, H * scale, W * scale), rounded as ``pooling`` says,
+            finest first; padding is zero.
 
         Raises:
             ValueError: If ``img_shapes`` comes without ``stride``.
@@ -152,33 +224,45 @@ class SimpleFeaturePyramid(BaseModule):
             raise ValueError(
                 'img_shapes are in pixels and need the stride of the input, got stride=None'
             )
-
-        def mask_of(maps: Tensor, map_stride: float) -> Tensor | None:
-            if img_shapes is None:
-                return None
-            cells = valid_cells(img_shapes, map_stride)
-            return padding_mask(cells, tuple(maps.shape[-2:]), maps.device)
-
-        strides = self.strides(stride or 1)
-        outs = []
+        # For each level, the valid cells of each image.
+        grids = [None] * self.num_outs if img_shapes is None else self.grids(img_shapes, stride)
+        cells = None if img_shapes is None else valid_cells(img_shapes, stride)
+        outs: list[Tensor] = []
         for i, scale in enumerate(self.scale_factors):
             if scale < 1:
-                resampled = _max_pool(x, round(1 / scale), mask_of(x, strides[i] * scale))
+                resampled = _max_pool(x, round(1 / scale), _mask(x, cells), self.pooling == 'ceil')
             else:
                 resampled = self.resamplers[i](x)
-            mask = mask_of(resampled, strides[i])
+            mask = _mask(resampled, grids[i])
             projected = self.projections[i](zero_padding(resampled, mask))
             outs.append(zero_padding(self.smoothers[i](zero_padding(projected, mask)), mask))
         for _ in range(self.num_outs - len(outs)):
             # Every second cell. Those of a slice would lie apart in memory, and mmdet's detectors
             # could not flatten them with ``view``.
             outs.append(F.max_pool2d(outs[-1], 1, 2))
-        return tuple(outs)
+        if not self.mappers:
+            return tuple(outs)
+        return tuple(
+            norm(conv(out), valid)
+            for out, (conv, norm), valid in zip(outs, self.mappers, grids, strict=True)
+        )
 
 
-def _max_pool(x: Tensor, kernel: int, mask: Tensor | None) -> Tensor:
-    """Pools by the maximum without padding; windows cut by the border are included."""
-    return F.max_pool2d(zero_padding(x, mask, -math.inf), kernel, kernel, ceil_mode=True)
+def _mask(maps: Tensor, cells: Sequence[Size] | None) -> Tensor | None:
+    """Returns where maps are padding; None if all of their cells are valid."""
+    return None if cells is None else padding_mask(cells, tuple(maps.shape[-2:]), maps.device)
+
+
+def _max_pool(x: Tensor, kernel: int, mask: Tensor | None, ceil: bool) -> Tensor:
+    """Pools by the maximum without padding.
+
+    Windows cut by the border are included if ``ceil``, else left out, unless there is no other.
+    """
+    x = zero_padding(x, mask, -math.inf)
+    if not ceil:
+        rows, cols = x.shape[-2:]
+        x = F.pad(x, (0, max(0, kernel - cols), 0, max(0, kernel - rows)), value=-math.inf)
+    return F.max_pool2d(x, kernel, kernel, ceil_mode=ceil)
 
 
 def _build_resampler(channels: int, scale: float, eps: float) -> tuple[nn.Module, int]:
