@@ -12,15 +12,15 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor
 
-from ..checkpoint import load_state_dict, read_checkpoint, state_dict_of
+from ..checkpoint import load_state_dict, own_names, read_checkpoint, state_dict_of
 from ..data.image_file import read_image
 from ..errors import InputError
-from ..models import DINOv2
+from ..models import PackedViT
 
 
 def load_backbone_of(
     cfg: Config, checkpoint: str | Path | None = None
-) -> tuple[DINOv2, str | None]:
+) -> tuple[PackedViT, str | None]:
     """Builds the backbone of a detector config.
 
     Args:
@@ -32,13 +32,13 @@ def load_backbone_of(
         The backbone and the source of its weights, which is None for random weights.
 
     Raises:
-        InputError: If the config does not have a DINOv2 backbone, or the checkpoint does not fit
-            it.
+        InputError: If the config does not have a backbone of this project, or the checkpoint does
+            not fit it.
         FileNotFoundError: If the weights do not exist.
     """
     part = cfg.get('model', {}).get('backbone')
-    if not part or part.get('type') != 'DINOv2':
-        raise InputError("model.backbone of the config must have the type 'DINOv2'")
+    if not part or part.get('type') not in ('DINOv2', 'DINOv3'):
+        raise InputError("model.backbone of the config must have the type 'DINOv2' or 'DINOv3'")
     part = copy.deepcopy(part)
     init_cfg = part.get('init_cfg')
     if checkpoint is not None:
@@ -47,7 +47,7 @@ def load_backbone_of(
     backbone.init_weights()
     if checkpoint is None:
         return backbone, init_cfg['checkpoint'] if init_cfg else None
-    state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
+    state = own_names(state_dict_of(read_checkpoint(checkpoint), checkpoint), str(checkpoint))
     prefix = 'backbone.'
     state = {name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)}
     if not state:

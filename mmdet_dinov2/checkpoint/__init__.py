@@ -8,6 +8,7 @@ from .load_detector import (
     inner_model,
     load_for_fine_tuning,
     load_state_dict,
+    own_names,
 )
 from .reading import read_checkpoint, state_dict_of, trust_checkpoints
 
@@ -21,6 +22,7 @@ __all__ = [
     'load_backbone',
     'load_for_fine_tuning',
     'load_state_dict',
+    'own_names',
     'read_checkpoint',
     'state_dict_of',
     'trust_checkpoints',

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..wording import first_names
+from .detrex_dino import PUBLISHED_CONFIG, detrex_classes, from_detrex_dino, is_detrex_dino
 from .layouts import LAYOUTS, strip_prefix
 from .load_backbone import LoadReport
+from .reading import named_tensors
 from .sharded import gather, load_model_state
 
 # Tensors with one row for each class.
@@ -28,19 +30,37 @@ def inner_model(model: nn.Module) -> nn.Module:
     return model
 
 
+def own_names(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Returns the tensors of a detector under the names of this project.
+
+    Args:
+        state_dict: Tensors by name. A leading 'module.' of a distributed wrapper is dropped, and
+            detrex's DINO on DINOv2 is renamed (see :mod:`.detrex_dino`).
+        source: Where the tensors come from, for messages.
+
+    Raises:
+        InputError: If a detector of detrex is not the published one, or is damaged.
+    """
+    state = {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
+    return from_detrex_dino(state, source) if is_detrex_dino(state) else state
+
+
 def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Loads all parameters and buffers of a model, or none.
 
     Args:
         model: The model.
-        state_dict: Tensors by name; a leading 'module.' of a distributed wrapper is dropped.
+        state_dict: Tensors by name, as for :func:`own_names`.
         source: Where the tensors come from, for messages.
 
     Raises:
         InputError: If a tensor is missing, unknown or of a different shape; the model stays as it
             was.
     """
-    state_dict = _unwrapped(state_dict)
+    config = 'the config that the checkpoint was trained with'
+    if is_detrex_dino(state_dict):
+        config = f'the config {PUBLISHED_CONFIG}'
+    state_dict = own_names(state_dict, source)
     expected = model.state_dict()
     groups = {
         'missing': [name for name in expected if name not in state_dict],
@@ -55,7 +75,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     if problems:
         raise InputError(
             f'{source} is the checkpoint of a different model: of {len(expected)} tensors, '
-            f'{", ".join(problems)}; give the config that the checkpoint was trained with'
+            f'{", ".join(problems)}; give {config}'
         )
     load_model_state(model, state_dict, strict=True)
 
@@ -77,7 +97,7 @@ def load_for_fine_tuning(
 
     Args:
         model: The initialised detector.
-        state_dict: Tensors of the checkpoint.
+        state_dict: Tensors of the checkpoint, as for :func:`own_names`.
         source: Where the tensors come from, for messages.
         classes: Class names of the new training, in the order of the labels.
         checkpoint_classes: Class names that the checkpoint was trained with.
@@ -90,7 +110,7 @@ def load_for_fine_tuning(
             or has a different size, or if the backbone would start from random weights; the model
             stays as it was.
     """
-    state_dict = _unwrapped(state_dict)
+    state_dict = own_names(state_dict, source)
     expected = model.state_dict()
     _refuse_plain_backbone(state_dict, expected, source)
     report = LoadReport(source)
@@ -164,11 +184,8 @@ def checkpoint_classes(checkpoint: Mapping[str, Any]) -> Sequence[str] | None:
         if holder.get(key):
             names = holder[key]
             return (names,) if isinstance(names, str) else tuple(names)
-    return None
-
-
-def _unwrapped(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
+    tensors = named_tensors(checkpoint)
+    return detrex_classes(tensors) if is_detrex_dino(tensors) else None
 
 
 def _refuse_plain_backbone(

@@ -24,6 +24,13 @@ TRUST_FLAG = '--trust-checkpoint'
 _TRUST_VARIABLE = 'MMDET_DINOV2_TRUST_CHECKPOINT'
 # Where checkpoints of several projects keep their tensors.
 _STATE_KEYS = ('state_dict', 'model', 'teacher')
+# Where to get what cannot be downloaded from its address, by the start of the address.
+_WHERE = {
+    'https://dl.fbaipublicfiles.com/dinov3/': (
+        'Meta sends addresses for downloading DINOv3 to those who fill in the form at '
+        'https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/; '
+    ),
+}
 # Names of the config and the classes in `meta` and in safetensors files of this project.
 CONFIG_TEXT_KEY = 'cfg'
 CLASSES_KEY = 'classes'
@@ -55,9 +62,8 @@ def read_checkpoint(
         mmap: Whether tensors stay in the file until they are used.
 
     Returns:
-        The content; a file of tensors alone is a dict of tensors. A safetensors file of
-        :func:`~mmdet_dinov2.checkpoint.publish.publish` has ``state_dict`` and ``meta`` like a
-        checkpoint.
+        The content; a file of tensors alone is a dict of tensors. A safetensors file that names
+        config or classes has ``state_dict`` and ``meta`` like a checkpoint.
 
     Raises:
         FileNotFoundError: If the file does not exist, or cannot be downloaded.
@@ -97,41 +103,63 @@ def read_pickle(path: str | os.PathLike) -> Any:
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Tensor]:
-    """Returns the tensors of a checkpoint by name.
+    """Returns the tensors of a checkpoint by name; arrays of numbers become tensors.
 
     Several projects keep them under a key such as 'state_dict'.
 
     Raises:
         InputError: If there are no tensors.
     """
-    for key in _STATE_KEYS:
-        if isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-            break
-    state = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    state = named_tensors(checkpoint)
     if not state:
         raise InputError(
-            f'checkpoint {source} must hold tensors, but holds only {sorted(checkpoint)[:5]}; '
-            'check the path'
+            f'checkpoint {source} must hold tensors, but holds only '
+            f'{sorted(_holder(checkpoint))[:5]}; check the path'
         )
     return state
 
 
+def named_tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns what :func:`state_dict_of` does, or an empty dict if there are no tensors."""
+    return {
+        name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        for name, value in _holder(checkpoint).items()
+        if isinstance(value, Tensor)
+        or (isinstance(value, np.ndarray) and value.dtype.kind in 'biuf' and value.dtype.isnative)
+    }
+
+
+def _holder(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the part of a checkpoint that holds the tensors."""
+    parts = (checkpoint.get(key) for key in _STATE_KEYS)
+    return next((part for part in parts if isinstance(part, Mapping)), checkpoint)
+
+
 def _download(url: str) -> Path:
-    name = os.path.basename(urllib.parse.urlparse(url).path)
-    path = Path(torch.hub.get_dir()) / 'checkpoints' / name
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / _file_name(url)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Writes to a temporary file and renames it.
             torch.hub.download_url_to_file(url, str(path), progress=False)
         except (urllib.error.URLError, OSError) as error:
+            where = next((text for start, text in _WHERE.items() if url.startswith(start)), '')
             raise MissingFileError(
-                f'{url} cannot be reached ({_first_sentence(error)}): put the file at {path}, or '
-                'name a local copy in init_cfg.checkpoint; to train without pretrained weights set '
+                f'{url} cannot be reached ({_first_sentence(error)}): {where}put the file at {path}, '
+                'or name a local copy in init_cfg.checkpoint; to train without pretrained weights set '
                 'model.backbone.init_cfg=None'
             ) from error
     return path
+
+
+def _file_name(url: str) -> str:
+    """Returns the name of the kept copy of a download."""
+    folders = urllib.parse.urlparse(url).path.strip('/').split('/')
+    if folders[2:3] == ['resolve']:
+        # Hugging Face, where nearly every repository has a file of the same name:
+        # OWNER/REPOSITORY/resolve/REVISION/FILE
+        return f'{folders[1]}-{folders[-1]}'
+    return folders[-1]
 
 
 def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
@@ -142,12 +170,12 @@ def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:
         tensors = load_file(path, device=str(map_location))
         with safe_open(path, 'pt') as file:
             texts = file.metadata() or {}
-        if CONFIG_TEXT_KEY not in texts:
-            return tensors
-        meta: dict[str, Any] = {CONFIG_TEXT_KEY: texts[CONFIG_TEXT_KEY]}
+        meta: dict[str, Any] = {}
+        if CONFIG_TEXT_KEY in texts:
+            meta[CONFIG_TEXT_KEY] = texts[CONFIG_TEXT_KEY]
         if CLASSES_KEY in texts:
             meta['dataset_meta'] = dict(classes=tuple(json.loads(texts[CLASSES_KEY])))
-        return dict(state_dict=tensors, meta=meta)
+        return dict(state_dict=tensors, meta=meta) if meta else tensors
     except (SafetensorError, ValueError) as error:
         raise InputError(
             f'checkpoint {path} is not a complete safetensors file ({_first_sentence(error)}); '

@@ -1,15 +1,23 @@
-"""Converts DINOv2 weights from any layout."""
+"""Converts DINOv2 weights from any layout, and the published detector of detrex."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from ...checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
+from ...checkpoint.detrex_dino import (
+    DETREX_DINO,
+    detrex_classes,
+    from_detrex_dino,
+    is_detrex_dino,
+)
 from ...checkpoint.layouts import recognise
+from ...checkpoint.reading import CLASSES_KEY
 from ...files import whole_file
 from ..arguments import add_trust_argument
 from ..messages import one_sentence_errors
@@ -18,8 +26,9 @@ from ..messages import one_sentence_errors
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.description = (
-        'Write DINOv2 weights under the names of this project. Configs load every '
-        'layout directly; converted files are for sharing and for other programs.'
+        'Write DINOv2 weights under the names of this project: the backbone alone, or, of '
+        "detrex's DINO on DINOv2, the whole detector. Configs load every layout directly; "
+        'converted files are for sharing and for other programs.'
     )
     parser.add_argument(
         'src', help='checkpoint file or URL in any layout; it may hold a whole detector'
@@ -40,11 +49,21 @@ def main(args: argparse.Namespace) -> None:
         if args.trust_checkpoint:
             trust_checkpoints()
         content = state_dict_of(read_checkpoint(args.src), args.src)
-        layout, state = recognise(content)
+        if is_detrex_dino(content):
+            layout, state = DETREX_DINO, from_detrex_dino(content, args.src)
+            classes = detrex_classes(content)
+        else:
+            layout, state = recognise(content)
+            classes = None
         state = {name: tensor.contiguous() for name, tensor in state.items()}
         with whole_file(args.dst) as partial:
             if args.dst.suffix == '.safetensors':
-                save_file(state, partial)
+                texts = {CLASSES_KEY: json.dumps(classes)} if classes else {}
+                save_file(state, partial, {'format': 'pt', **texts})
+            elif classes:
+                torch.save(
+                    dict(meta=dict(dataset_meta=dict(classes=classes)), state_dict=state), partial
+                )
             else:
                 torch.save(state, partial)
     print(
