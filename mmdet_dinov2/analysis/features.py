@@ -1,4 +1,4 @@
-"""Pictures of DINOv2 tokens: their principal components and the attention of the CLS token."""
+"""Pictures of the tokens of a ViT: their principal components, and what CLS attends to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..layers.inspection import prefix_attention
 from ..layers.tokens import TokenLayout
-from ..models import DINOv2
+from ..models import PackedViT
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ImageFeatures:
 
 
 @torch.no_grad()
-def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFeatures]:
+def extract_features(backbone: PackedViT, images: Sequence[Tensor]) -> list[ImageFeatures]:
     """Runs a backbone on images of any sizes.
 
     Args:
@@ -67,7 +67,8 @@ def extract_features(backbone: DINOv2, images: Sequence[Tensor]) -> list[ImageFe
     layout: TokenLayout
     ((x, layout, out),) = seen
     # A frozen backbone may hold its weights in a different precision from its output.
-    weights = prefix_attention(last.attn, last.norm1(x.to(last.norm1.weight.dtype)), layout)
+    normed = last.norm1(x.to(last.norm1.weight.dtype))
+    weights = prefix_attention(last.attn, normed, layout, backbone.rotary_table(layout))
     normalised = backbone.norm(out.to(backbone.norm.weight.dtype))
     features = []
     for image, (stream, grid) in enumerate(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..models import DINOv2
 from ..models.dinov2 import PRETRAIN_PATCH_SIZE
-from ..models.dinov2_archs import resolve_arch
 from .detectors import stock_backbone_config
 
 PEERS = ('timm', 'transformers', 'mmpretrain')
@@ -67,7 +66,7 @@ def build_backbone(
     Raises:
         InputError: If the library is unknown or does not have such a model.
     """
-    size = resolve_arch(arch if isinstance(arch, str) else dict(arch))
+    size = DINOv2.resolve_arch(arch)
     if layer_scale is not None:
         size['layer_scale'] = layer_scale
     builders = dict(ours=_ours, timm=_timm, transformers=_transformers, mmpretrain=_mmpretrain)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from ..models.dinov2 import PRETRAIN_PATCH_SIZE
 from . import cases
 from .backbones import build_backbone, installed_peers, random_images
 from .detectors import DetectorSpec, autocast, read_detector_config
@@ -88,9 +87,7 @@ def measure_costs(
     variants = itertools.product(configs, workload.precisions, workload.batch_sizes)
     for config, precision, batch_size in variants:
         specs = workload.specs(config, precision, settings)
-        patch_size = read_detector_config(specs[0]).model.backbone.get(
-            'patch_size', PRETRAIN_PATCH_SIZE
-        )
+        patch_size = read_detector_config(specs[0]).model.backbone.patch_size
         batches = workload.batches(batch_size, settings.seed)
         notes = describe_batches(batches, patch_size, settings.seed)
         if workload.from_config:
@@ -213,7 +210,13 @@ def _compare_backbones(
             if spec.stock:
                 continue
             backbone = read_detector_config(spec).model.backbone
-            patch_size = backbone.get('patch_size', PRETRAIN_PATCH_SIZE)
+            if backbone.type != 'DINOv2':
+                report.table(
+                    f'{Path(config).stem}, backbones alone: {NOT_MEASURED}, the peers are DINOv2',
+                    (),
+                )
+                continue
+            patch_size = backbone.patch_size
             sizes = workload.batches(batch_size, settings.seed)[0]
             canvas = canvas_of(sizes, patch_size)
             built = {

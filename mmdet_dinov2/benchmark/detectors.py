@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from ..config.options import check_options
 from ..data.seeded import seed_everything
 from ..errors import InputError
+from ..models import DINOv2, DINOv3
 from ..models.dinov2 import PRETRAIN_PATCH_SIZE
-from ..models.dinov2_archs import resolve_arch
 
+_FAMILIES = {family.__name__: family for family in (DINOv2, DINOv3)}
 # The optimizer wrapper for each precision.
 PRECISIONS = {'fp32': 'OptimWrapper', 'bf16': 'Bf16OptimWrapper'}
 
@@ -64,7 +66,8 @@ def read_detector_config(spec: DetectorSpec) -> Config:
     """Reads the config of a detector, without its pretrained weights.
 
     Raises:
-        InputError: If the precision is unknown, or the config is not that of a DINOv2 detector.
+        InputError: If the precision is unknown, or the config is not that of a detector with a
+            backbone of this project.
     """
     if spec.precision not in PRECISIONS:
         raise InputError(
@@ -73,10 +76,16 @@ def read_detector_config(spec: DetectorSpec) -> Config:
     cfg = Config.fromfile(spec.config)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     cfg.merge_from_dict(check_options(spec.options, cfg))
-    if cfg.get('model', {}).get('backbone', {}).get('type') != 'DINOv2':
-        raise InputError(f'model.backbone of {spec.config} must have the type DINOv2')
+    family = _FAMILIES.get(cfg.get('model', {}).get('backbone', {}).get('type'))
+    if family is None:
+        raise InputError(
+            f'model.backbone of {spec.config} must have one of the types {list(_FAMILIES)}'
+        )
     cfg.model.backbone.init_cfg = None  # the cost does not depend on the weights
-    cfg.model.neck.in_channels = resolve_arch(cfg.model.backbone.arch)['embed_dims']
+    cfg.model.backbone.setdefault(
+        'patch_size', inspect.signature(family).parameters['patch_size'].default
+    )
+    cfg.model.neck.in_channels = family.resolve_arch(cfg.model.backbone.arch)['embed_dims']
     return cfg
 
 
@@ -124,12 +133,15 @@ def stock_detector_config(model: Mapping[str, Any]) -> dict:
         )
     model = copy.deepcopy(dict(model))
     ours = model['backbone']
-    if ours.get('num_registers'):
-        raise InputError('mmpretrain does not have a DINOv2 with registers to compare with')
+    if ours['type'] != 'DINOv2' or ours.get('num_registers'):
+        raise InputError(
+            'mmpretrain has DINOv2 without registers only to compare with, but the config has '
+            f'{ours["type"]} with {ours.get("num_registers", "its")} registers'
+        )
     model['type'] = 'DINO'
     model['backbone'] = stock_backbone_config(
         ours.get('arch', 'base'),
-        patch_size=ours.get('patch_size', PRETRAIN_PATCH_SIZE),
+        patch_size=ours['patch_size'],
         img_size=ours.get('img_size', 518),
         frozen_stages=ours.get('frozen_stages', -1),
         drop_path_rate=ours.get('drop_path_rate', 0.0),
@@ -179,7 +191,7 @@ def stock_backbone_config(
     Raises:
         InputError: If mmpretrain cannot freeze the same parts.
     """
-    size = resolve_arch(arch if isinstance(arch, str) else dict(arch))
+    size = DINOv2.resolve_arch(arch)
     if frozen_stages == 0:
         raise InputError(
             'frozen_stages=0 cannot be compared: mmpretrain would not freeze anything with it'

@@ -1,13 +1,13 @@
-"""Names of the published DINOv2 weights, layout by layout.
+"""Names of the published DINOv2 and DINOv3 weights, layout by layout.
 
-Each layout is a table of rules that turn its names into those of the ``DINOv2`` backbone, which are
-the official ones. What names cannot express (split projections, folded tokens) is a function.
+Each layout is a table of rules that turn its names into those of the backbone, which are DINOv2's
+official ones. What names cannot express (split projections, folded tokens) is a function.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,12 +29,16 @@ class Layout:
         rules: Pairs of a pattern that matches a whole name and the new name, or None to drop the
             tensor.
         finish: Function that completes the renamed tensors.
+        left_out: Pairs of a pattern that matches a whole name and why the tensor is not loaded.
+        licence: What whoever loads the weights should know; '' for Apache-2.0.
     """
 
     name: str
     signature: str
     rules: tuple[tuple[str, str | None], ...]
     finish: Callable[[State], State] = dict
+    left_out: tuple[tuple[str, str], ...] = ()
+    licence: str = ''
 
     def convert(self, state: Mapping[str, Tensor]) -> State:
         """Renames all tensors.
@@ -52,7 +56,8 @@ class Layout:
                         converted[match.expand(replacement)] = tensor
                     break
             else:
-                unplaced.append(name)
+                if not self.reasons([name]):
+                    unplaced.append(name)
         if unplaced:
             raise InputError(
                 f'the weights look like the {self.name} layout, but {len(unplaced)} of '
@@ -60,21 +65,36 @@ class Layout:
             )
         return self.finish(converted)
 
+    def reasons(self, names: Iterable[str]) -> dict[str, str]:
+        """Returns why tensors are not loaded, for the names that ``left_out`` has."""
+        return {
+            name: reason
+            for name in names
+            for pattern, reason in self.left_out
+            if re.fullmatch(pattern, name)
+        }
+
+
+def _join(state: State, whole: str, parts: Sequence[str]) -> State:
+    """Stacks weights and biases of layers that one layer has together here, block by block."""
+    joined: State = {}
+    either = '|'.join(re.escape(part) for part in parts)
+    for name, tensor in state.items():
+        match = re.fullmatch(rf'(blocks\.\d+\.)({either})\.(weight|bias)', name)
+        if match is None:
+            joined[name] = tensor
+        elif match[2] == parts[0]:
+            names = [f'{match[1]}{part}.{match[3]}' for part in parts]
+            missing = [part for part in names if part not in state]
+            if missing:
+                raise InputError(f'{name} comes without {", ".join(missing)}')
+            joined[f'{match[1]}{whole}.{match[3]}'] = torch.cat([state[part] for part in names])
+    return joined
+
 
 def _join_qkv(state: State) -> State:
     """Stacks separate query, key and value projections."""
-    joined: State = {}
-    for name, tensor in state.items():
-        match = re.fullmatch(r'(blocks\.\d+\.attn\.)(query|key|value)\.(weight|bias)', name)
-        if match is None:
-            joined[name] = tensor
-        elif match[2] == 'query':
-            parts = [f'{match[1]}{part}.{match[3]}' for part in ('query', 'key', 'value')]
-            missing = [part for part in parts if part not in state]
-            if missing:
-                raise InputError(f'the query {name} comes without {", ".join(missing)}')
-            joined[f'{match[1]}qkv.{match[3]}'] = torch.cat([state[part] for part in parts])
-    return joined
+    return _join(state, 'attn.qkv', ('attn.query', 'attn.key', 'attn.value'))
 
 
 def _unfold_cls_position(state: State) -> State:
@@ -103,6 +123,43 @@ def _name_gated_layers(state: State) -> State:
     return named
 
 
+def _complete_dinov3(state: State) -> State:
+    """Joins the layers of attention and SwiGLU, and takes the bias of the keys out."""
+    named: State = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r'(blocks\.\d+\.mlp\.)(up|down)\.(weight|bias)', name)
+        if match is not None:
+            gated = f'{match[1]}w1.weight' in state
+            part = {'up': ('fc1', 'w2'), 'down': ('fc2', 'w3')}[match[2]][gated]
+            name = f'{match[1]}{part}.{match[3]}'
+        named[name] = tensor
+        match = re.fullmatch(r'(blocks\.\d+\.attn\.)query\.bias', name)
+        if match is not None:
+            named.setdefault(f'{match[1]}key.bias', torch.zeros_like(tensor))
+    named = _join(named, 'mlp.w12', ('mlp.w1', 'mlp.w2'))
+    return _without_key_bias(_join_qkv(named))
+
+
+def _without_key_bias(state: State) -> State:
+    """Sets the bias of the keys to zero, which a mask in the file or the file itself asks for."""
+    plain: State = {}
+    for name, tensor in state.items():
+        if name.endswith('.attn.qkv.bias_mask'):
+            queries, keys, values = tensor.chunk(3)
+            if not ((queries == 1).all() and (keys == 0).all() and (values == 1).all()):
+                raise InputError(f'{name} must be 0 for the keys and 1 for queries and values')
+        elif name.endswith('.attn.qkv.bias'):
+            queries, keys, values = tensor.chunk(3)
+            if f'{name}_mask' not in state and keys.any():
+                raise InputError(
+                    f'{name} has a bias for the keys and no mask for it: DINOv3 has no such bias'
+                )
+            plain[name] = torch.cat((queries, torch.zeros_like(keys), values))
+        else:
+            plain[name] = tensor
+    return plain
+
+
 _SAME = r'\g<0>'
 _COMMON = (
     (r'cls_token|pos_embed', _SAME),
@@ -114,9 +171,84 @@ _COMMON = (
     (r'norm\.(weight|bias)', _SAME),
 )
 
-# Order matters only where signatures overlap: timm's models without registers have the official
-# names, except for the gated layers.
+_PRETRAINING = 'used in pretraining only'
+_MASK_TOKEN = ((r'(embeddings\.)?mask_token', _PRETRAINING),)
+_DINOV3_LEFT_OUT = (
+    *_MASK_TOKEN,
+    (r'local_cls_norm\.(weight|bias)', _PRETRAINING),  # CLS tokens of small crops
+    (r'blocks\.\d+\.attn\.qkv\.bias_mask', 'applied: the keys have no bias'),
+    (r'projectors\..+', 'used in distillation only'),  # EUPE
+)
+_DINOV3_LICENCE = (
+    "Meta's DINOv3 weights, and on our reading detectors trained from them, are under the DINOv3 "
+    'License, not Apache-2.0 (https://ai.meta.com/resources/models-and-libraries/dinov3-license/); '
+    "LingBot-Vision's are under Apache-2.0"
+)
+_DINOV3_OWN = (
+    *(rule for rule in _COMMON if 'pos_embed' not in rule[0]),
+    (r'cls_token|register_tokens|rope_embed\.periods', _SAME),
+)
+
+# Order matters only where signatures overlap: timm's DINOv3 has registers as its DINOv2 has, and
+# its DINOv2 without registers has the official names, except for the gated layers.
 LAYOUTS = (
+    Layout(
+        'official DINOv3',
+        r'storage_tokens',
+        (
+            *_DINOV3_OWN,
+            (r'storage_tokens', 'register_tokens'),
+            (r'blocks\.\d+\.attn\.qkv\.bias_mask', _SAME),
+            (r'blocks\.\d+\.mlp\.w[12]\.(weight|bias)', _SAME),
+        ),
+        _complete_dinov3,
+        _DINOV3_LEFT_OUT,
+        _DINOV3_LICENCE,
+    ),
+    Layout(
+        'Hugging Face transformers DINOv3',
+        r'layer\.\d+\.attention\.q_proj\.weight',
+        (
+            (r'embeddings\.(cls_token|register_tokens)', r'\1'),
+            (r'embeddings\.patch_embeddings\.(\w+)', r'patch_embed.proj.\1'),
+            (r'layer\.(\d+)\.(norm[12])\.(\w+)', r'blocks.\1.\2.\3'),
+            (r'layer\.(\d+)\.attention\.q_proj\.(\w+)', r'blocks.\1.attn.query.\2'),
+            (r'layer\.(\d+)\.attention\.k_proj\.(\w+)', r'blocks.\1.attn.key.\2'),
+            (r'layer\.(\d+)\.attention\.v_proj\.(\w+)', r'blocks.\1.attn.value.\2'),
+            (r'layer\.(\d+)\.attention\.o_proj\.(\w+)', r'blocks.\1.attn.proj.\2'),
+            (r'layer\.(\d+)\.layer_scale([12])\.lambda1', r'blocks.\1.ls\2.gamma'),
+            (r'layer\.(\d+)\.mlp\.gate_proj\.(\w+)', r'blocks.\1.mlp.w1.\2'),
+            (r'layer\.(\d+)\.mlp\.(up|down)_proj\.(\w+)', r'blocks.\1.mlp.\2.\3'),
+            (r'norm\.(weight|bias)', _SAME),
+        ),
+        _complete_dinov3,
+        _DINOV3_LEFT_OUT,
+        _DINOV3_LICENCE,
+    ),
+    Layout(
+        'timm DINOv3',
+        r'blocks\.\d+\.gamma_1',
+        (
+            (r'reg_token', 'register_tokens'),
+            (r'(blocks\.\d+)\.attn\.q_bias', r'\1.attn.query.bias'),
+            (r'(blocks\.\d+)\.attn\.v_bias', r'\1.attn.value.bias'),
+            (r'(blocks\.\d+)\.gamma_([12])', r'\1.ls\2.gamma'),
+            (r'(blocks\.\d+)\.mlp\.fc1_g\.(\w+)', r'\1.mlp.w1.\2'),
+            (r'(blocks\.\d+)\.mlp\.fc1_x\.(\w+)', r'\1.mlp.w2.\2'),
+            (r'(blocks\.\d+)\.mlp\.fc2\.(\w+)', r'\1.mlp.down.\2'),
+            *_DINOV3_OWN,
+        ),
+        _complete_dinov3,
+        _DINOV3_LEFT_OUT,
+        _DINOV3_LICENCE,
+    ),
+    Layout(
+        'DINOv3 of this project',
+        r'rope_embed\.periods',
+        _DINOV3_OWN,
+        _without_key_bias,
+        licence=_DINOV3_LICENCE,
+    ),
     Layout(
         'timm',
         r'reg_token',
@@ -128,7 +260,6 @@ LAYOUTS = (
         r'embeddings\.position_embeddings',
         (
             (r'embeddings\.cls_token', 'cls_token'),
-            (r'embeddings\.mask_token', None),
             (r'embeddings\.register_tokens', 'register_tokens'),
             (r'embeddings\.position_embeddings', 'pos_embed'),
             (r'embeddings\.patch_embeddings\.projection\.(\w+)', r'patch_embed.proj.\1'),
@@ -145,13 +276,13 @@ LAYOUTS = (
             (r'layernorm\.(\w+)', r'norm.\1'),
         ),
         _join_qkv,
+        _MASK_TOKEN,
     ),
     Layout(
         'mmpretrain',
         r'patch_embed\.projection\.weight',
         (
             (r'cls_token|pos_embed|register_tokens', _SAME),
-            (r'mask_token', None),
             (r'patch_embed\.projection\.(\w+)', r'patch_embed.proj.\1'),
             (r'layers\.(\d+)\.ln([12])\.(\w+)', r'blocks.\1.norm\2.\3'),
             (r'layers\.(\d+)\.attn\.(qkv|proj)\.(\w+)', r'blocks.\1.attn.\2.\3'),
@@ -162,21 +293,26 @@ LAYOUTS = (
             (r'layers\.(\d+)\.ffn\.gamma2\.weight', r'blocks.\1.ls2.gamma'),
             (r'ln1\.(\w+)', r'norm.\1'),
         ),
+        left_out=_MASK_TOKEN,
     ),
     Layout(
         'official DINOv2',
         r'patch_embed\.proj\.weight',
-        (*_COMMON, (r'register_tokens', _SAME), (r'mask_token', None)),
+        (*_COMMON, (r'register_tokens', _SAME)),
         _name_gated_layers,
+        _MASK_TOKEN,
     ),
 )
 
 # Prefixes that whole models give the names of their backbone.
-_PREFIXES = ('backbone.', 'module.', 'dinov2.', 'dinov2_with_registers.', 'model.', 'teacher.')
+_PREFIXES = (
+    'backbone.', 'module.', 'dinov2.', 'dinov2_with_registers.', 'model.', 'teacher.',
+    'vision_encoder.',
+)  # fmt: skip
 
 
 def recognise(state_dict: Mapping[str, Tensor]) -> tuple[Layout, State]:
-    """Finds the layout of published DINOv2 weights and renames them.
+    """Finds the layout of published DINOv2 or DINOv3 weights and renames them.
 
     Args:
         state_dict: Tensors of a backbone in one of the layouts of :data:`LAYOUTS`, or of a whole
@@ -185,7 +321,7 @@ def recognise(state_dict: Mapping[str, Tensor]) -> tuple[Layout, State]:
 
     Returns:
         The layout, and the tensors under the names of this project. Patch kernel and position
-        embedding keep their sizes. A mask token is dropped.
+        embedding keep their sizes. What only pretraining needs is dropped.
 
     Raises:
         InputError: If the layout is unknown, or names of several layouts are mixed.
@@ -194,8 +330,9 @@ def recognise(state_dict: Mapping[str, Tensor]) -> tuple[Layout, State]:
     for layout in LAYOUTS:
         if any(re.fullmatch(layout.signature, name) for name in state):
             return layout, layout.convert(state)
+    known = ', '.join(layout.name for layout in LAYOUTS)
     raise InputError(
-        f'these are not DINOv2 weights in a known layout ({", ".join(x.name for x in LAYOUTS)}); '
+        f'these are not DINOv2 or DINOv3 weights in a known layout ({known}); '
         f'names: {first_names(list(state)) or "none"}'
     )
 

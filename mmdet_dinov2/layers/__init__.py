@@ -9,7 +9,7 @@ from .focal_loss import focal_gap, negative_focal_loss
 from .frozen import HoldsFrozenWeights
 from .padding import note_sizes, noted_sizes, padding_mask, valid_cells, zero_padding
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
-from .position import interpolate_pos_embed
+from .position import RotaryPosition, interpolate_pos_embed, rotate
 from .pyramid import GridPyramidLayout, PyramidLayout
 from .recompute import recomputable
 from .tokens import Segments, TokenLayout
@@ -23,6 +23,7 @@ __all__ = [
     'Mlp',
     'PatchEmbed',
     'PyramidLayout',
+    'RotaryPosition',
     'Segments',
     'SwiGLU',
     'TokenLayout',
@@ -38,6 +39,7 @@ __all__ = [
     'padding_mask',
     'recomputable',
     'resample_patch_kernel',
+    'rotate',
     'segment_attention',
     'tokenwise',
     'triton_problem',

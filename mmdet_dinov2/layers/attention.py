@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 
 from .dense_attention import dense_attention, needs_fixed_order
+from .position import rotate
 from .tokens import Segments
 
 # FlashAttention's limits, which varlen_attn inherits.
@@ -95,29 +97,84 @@ def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tenso
     return varlen_attn(q, k, v, offsets, offsets, longest, longest)
 
 
+class UnbiasedKeysLinear(nn.Linear):
+    """The projection to queries, keys and values of which the keys have no bias, as in DINOv3.
+
+    With rotary positions, a bias of the keys would matter. The parameter has its published shape,
+    (3 * C,). Whatever its middle third holds has no effect and no gradient; it starts as zero, and
+    so it stays zero, with weight decay too.
+
+    Args:
+        dim: Channels C of a token.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, 3 * dim)
+
+    def reset_parameters(self) -> None:
+        """Draws weights and bias as ``nn.Linear`` does; the bias of the keys is zero."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.bias.chunk(3)[1].zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects tokens (..., C) to (..., 3 * C)."""
+        queries, _, values = self.bias.chunk(3)
+        bias = torch.cat((queries, torch.zeros_like(values), values))
+        return F.linear(x, self.weight, bias)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention of a ViT on a packed token stream.
 
     Args:
         dim: Channels of a token.
         num_heads: Number of heads; divides ``dim``.
+        qkv_bias: Whether queries, keys and values have a bias.
+        key_bias: Whether that of the keys is one of them.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, key_bias: bool = True
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f'{dim} channels cannot be split over {num_heads} heads')
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        if qkv_bias and not key_bias:
+            self.qkv = UnbiasedKeysLinear(dim)
+        else:
+            self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+    def forward(self, x: Tensor, segments: Segments, rotary: Tensor | None = None) -> Tensor:
         """Attends within segments; ``x`` and the result have shape (T, C)."""
-        return self.proj(self.attend(self.qkv(x), segments))
+        return self.proj(self.attend(self.project(x, rotary), segments))
+
+    def project(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """Computes queries, keys and values of all heads.
+
+        Args:
+            x: Tokens, shape (T, C).
+            rotary: Table that turns queries and keys, shape (T, 2, head_dim); see
+                :func:`.position.rotate`. None turns nothing.
+
+        Returns:
+            Shape (T, 3 * C).
+        """
+        qkv = self.qkv(x)
+        if rotary is None:
+            return qkv
+        # (T, 3 * C) -> (T, 2, heads, head_dim) and (T, 1, heads, head_dim)
+        turned, values = self._heads(qkv).split((2, 1), 1)
+        return torch.cat((rotate(turned, rotary), values), 1).flatten(1)
 
     def attend(self, qkv: Tensor, segments: Segments) -> Tensor:
         """Computes the part between the linear layers, from (T, 3 * C) to (T, C)."""
-        # (T, 3 * C) -> 3 x (T, heads, head_dim)
-        q, k, v = qkv.view(len(qkv), 3, self.num_heads, self.head_dim).unbind(1)
+        q, k, v = self._heads(qkv).unbind(1)
         return segment_attention(q, k, v, segments).flatten(1)
+
+    def _heads(self, qkv: Tensor) -> Tensor:
+        """Views (T, 3 * C) as (T, 3, heads, head_dim)."""
+        return qkv.unflatten(1, (3, self.num_heads, self.head_dim))

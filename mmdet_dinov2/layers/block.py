@@ -1,4 +1,4 @@
-"""The transformer block of DINOv2 on a packed token stream."""
+"""The transformer block of DINOv2 and DINOv3 on a packed token stream."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer of the giant model (arXiv:2002.05202).
+    """Gated feed-forward layer of large models (arXiv:2002.05202).
 
-    The first half of ``w12`` is the gate, as in the published weights.
+    The first half of ``w12`` is the gate, as in the published weights of DINOv2.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -90,6 +90,8 @@ class Block(TokenwiseModule):
         layer_scale: Initial value of both LayerScales.
         drop_path_rate: Probability that an image skips a branch in training, in [0, 1).
         windowed: Whether tokens attend within windows instead of images.
+        qkv_bias: Whether queries, keys and values have a bias.
+        key_bias: Whether that of the keys is one of them.
         with_cp: Whether to compute activations again in the backward pass.
         compiled: Whether what works on each token alone runs compiled.
     """
@@ -104,12 +106,14 @@ class Block(TokenwiseModule):
         layer_scale: float = 1e-5,
         drop_path_rate: float = 0.0,
         windowed: bool = False,
+        qkv_bias: bool = True,
+        key_bias: bool = True,
         with_cp: bool = False,
         compiled: bool = False,
     ) -> None:
         super().__init__(compiled=compiled)
         self.norm1 = norm(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = Attention(dim, num_heads, qkv_bias, key_bias)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = norm(dim)
         self.mlp = ffn(dim, hidden)
@@ -148,6 +152,7 @@ class Block(TokenwiseModule):
         x: Tensor,
         layout: TokenLayout,
         kept: Sequence[Sequence[int]] | None = None,
+        rotary: Tensor | None = None,
     ) -> Tensor:
         """Computes ``x = x + ls1(attn(norm1(x)))``, then ``x = x + ls2(mlp(norm2(x)))``.
 
@@ -155,16 +160,19 @@ class Block(TokenwiseModule):
             x: Token stream, shape (T, C).
             layout: Layout of the stream.
             kept: What ``draw_kept`` returned.
+            rotary: Table of the stream that turns queries and keys, shape (T, 2, head_dim); see
+                :class:`.position.RotaryPosition`. None turns nothing.
 
         Returns:
             Token stream, shape (T, C).
         """
         if kept is None:
-            return self._add_branches(x, self._attend(x, layout))
+            return self._add_branches(x, self._attend(x, layout, rotary))
         scale = 1 / (1 - self.drop_path_rate)
         # Stochastic depth: each branch is computed and added for the images that keep it.
         rows = layout.token_index(kept[0], x.device)
-        attended = self._attend(x[rows], layout.select(kept[0]))
+        own = None if rotary is None else rotary[rows]
+        attended = self._attend(x[rows], layout.select(kept[0]), own)
         x = self.ls1.add(x, self.attn.proj(attended), rows, scale)
         rows = layout.token_index(kept[1], x.device)
         return self.ls2.add(x, self._feed_forward(x[rows]), rows, scale)
@@ -172,12 +180,13 @@ class Block(TokenwiseModule):
     # The terms of the equation. What comes before the attention and what comes after it may run
     # compiled; the latter is one part, so that residuals and norm share their passes over memory.
 
-    def _attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        return self.attn.attend(self._qkv(x), layout.segments(self.windowed))
+    def _attend(self, x: Tensor, layout: TokenLayout, rotary: Tensor | None) -> Tensor:
+        streams = (x,) if rotary is None else (x, rotary)
+        return self.attn.attend(self._qkv(*streams), layout.segments(self.windowed))
 
     @tokenwise
-    def _qkv(self, x: Tensor) -> Tensor:
-        return self.attn.qkv(self.norm1(x))
+    def _qkv(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        return self.attn.project(self.norm1(x), rotary)
 
     @tokenwise
     def _add_branches(self, x: Tensor, attended: Tensor) -> Tensor:

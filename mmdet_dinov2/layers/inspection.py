@@ -9,13 +9,16 @@ from .attention import Attention
 from .tokens import TokenLayout
 
 
-def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> list[Tensor]:
+def prefix_attention(
+    attention: Attention, x: Tensor, layout: TokenLayout, rotary: Tensor | None = None
+) -> list[Tensor]:
     """Computes how the first token (CLS) of each image attends to its whole segment.
 
     Args:
         attention: The attention of a block.
         x: Its input, packed tokens of shape (T, C), normalised.
         layout: Layout of the stream.
+        rotary: Table of the stream that turns queries and keys, as for the block.
 
     Returns:
         For each image a tensor of shape (heads, tokens of the image) whose rows add up to 1. Prefix
@@ -23,7 +26,8 @@ def prefix_attention(attention: Attention, x: Tensor, layout: TokenLayout) -> li
     """
     # (T, 3 * C) -> 3 x (T, heads, head_dim)
     x = x.to(attention.qkv.weight.dtype)
-    q, k, _ = attention.qkv(x).view(len(x), 3, attention.num_heads, attention.head_dim).unbind(1)
+    projected = attention.project(x, rotary)
+    q, k, _ = projected.view(len(x), 3, attention.num_heads, attention.head_dim).unbind(1)
     weights = []
     for image, (queries, keys) in enumerate(
         zip(q.split(layout.lengths), k.split(layout.lengths), strict=True)

@@ -1,4 +1,4 @@
-"""Interpolation of learned position embeddings, as the published models do it."""
+"""Positions of patch tokens as the published models have them: learned or rotary."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def interpolate_pos_embed(
@@ -64,3 +64,101 @@ def _axis_weights(
             'it must lie in [0, 1)'
         )
     return out[0, 0]
+
+
+class RotaryPosition(nn.Module):
+    """Rotary positions in two dimensions (DINOv3, arXiv:2508.10104; RoPE, arXiv:2104.09864).
+
+    A patch lies at (y, x), its centre relative to the middle of the image, from -1 to 1 along both
+    sides. Each pair of channels of queries and keys is turned by an angle: 2 pi y / period in one
+    half of the pairs, 2 pi x / period in the other half. So an attention score depends on the
+    difference between two places. The angles are relative to the image, whatever its size and
+    aspect ratio.
+
+    DINOv3's pretraining also scales the coordinates of each training batch at random. Detectors
+    are trained on images of many sizes, and the published ones on frozen backbones, which are in
+    evaluation mode; so there is no such augmentation here.
+
+    Attributes:
+        periods: Shape (head_dim / 4,), fp32. They are saved with the model: those of official
+            files are rounded.
+
+    Args:
+        head_dim: Channels of an attention head, a multiple of 4.
+        base: Ratio of the longest period to the shortest, if there were infinitely many; 100 in the
+            published models.
+
+    Raises:
+        ValueError: If the channels cannot be divided into pairs for both axes.
+    """
+
+    def __init__(self, head_dim: int, base: float = 100.0) -> None:
+        super().__init__()
+        if head_dim % 4:
+            raise ValueError(
+                f'rotary positions need heads of a multiple of 4 channels, got {head_dim}: choose '
+                'other embed_dims or num_heads'
+            )
+        self.base = base
+        self.register_buffer('periods', torch.empty(head_dim // 4, dtype=torch.float32))
+        self.reset_periods()
+
+    def reset_periods(self) -> None:
+        """Computes the periods anew."""
+        count = len(self.periods)
+        exponents = torch.arange(count, device=self.periods.device, dtype=torch.float32) / count
+        self.periods.copy_(self.base**exponents)
+
+    def forward(self, grid: tuple[int, int]) -> Tensor:
+        """Computes the table for :func:`rotate`, in fp32 under autocast too.
+
+        Args:
+            grid: Rows and columns of patches.
+
+        Returns:
+            Shape (rows * cols, 2, head_dim), fp32, row-major: the cosines of the angles, and their
+            sines with the signs of the rotation.
+        """
+        rows, cols = grid
+        with torch.autocast(self.periods.device.type, enabled=False):
+            y, x = (
+                2 * math.pi * self._coordinates(count)[:, None] / self.periods.float()
+                for count in grid
+            )
+            angles = torch.cat(
+                (y[:, None].expand(-1, cols, -1), x[None].expand(rows, -1, -1)), -1
+            ).flatten(0, 1)
+            cos, sin = angles.cos(), angles.sin()
+            return torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1)), 1)
+
+    def unrotated(self) -> Tensor:
+        """Returns the row of the table for a token without a place, shape (2, head_dim)."""
+        ones = self.periods.new_ones(4 * len(self.periods), dtype=torch.float32)
+        return torch.stack((ones, torch.zeros_like(ones)))
+
+    def _coordinates(self, count: int) -> Tensor:
+        """Returns the centres of cells between -1 and 1, shape (count,)."""
+        cells = torch.arange(count, device=self.periods.device, dtype=torch.float32)
+        return (cells + 0.5) / count * 2 - 1
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turns queries or keys by the angles of their tokens, in fp32 under autocast too.
+
+    Channel i of the first half of a head and channel i of the second half are a pair. (Other models
+    pair neighbours.)
+
+    Args:
+        x: Shape (T, ..., head_dim).
+        table: Shape (T, 2, head_dim); see :class:`RotaryPosition`.
+
+    Returns:
+        Same shape and dtype as ``x``.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        for _ in range(x.dim() - 2):
+            table = table.unsqueeze(2)
+        cos, sin = table.unbind(1)
+        exact = x.to(torch.promote_types(x.dtype, table.dtype))
+        swapped = exact.roll(x.shape[-1] // 2, -1)
+        return torch.addcmul(exact * cos, swapped, sin).to(x.dtype)

@@ -10,7 +10,7 @@ block partitions, pads or reorders tokens, and padding never enters the network.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -147,6 +147,24 @@ class TokenLayout:
     def to_row_major(self, patches: Tensor, image: int) -> Tensor:
         """Undoes ``to_stream_order`` for the patch tokens (rows * cols, C) of one image."""
         return patches if not self.window_size else patches[self._order(image, patches.device)[1]]
+
+    def by_place(self, of_grid: Callable[[Grid], Tensor], of_prefix: Tensor) -> Tensor:
+        """Collects values that depend on nothing but the place of a token in its image.
+
+        Args:
+            of_grid: Returns the values of all patch tokens of a grid, row-major, shape
+                (rows * cols, ...). It is called once for each distinct grid.
+            of_prefix: Value of a prefix token, shape (...).
+
+        Returns:
+            Value of each token of the stream, shape (T, ...).
+        """
+        prefix = of_prefix.expand(self.num_prefix, *of_prefix.shape)
+        values: dict[Grid, Tensor] = {}
+        for image, grid in enumerate(self.grids):
+            if grid not in values:
+                values[grid] = torch.cat((prefix, self.to_stream_order(of_grid(grid), image)))
+        return torch.cat([values[grid] for grid in self.grids])
 
     def to_maps(self, stream: Tensor, size: Grid) -> Tensor:
         """Turns the patch tokens of the stream into feature maps.

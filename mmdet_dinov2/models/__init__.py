@@ -6,18 +6,22 @@ from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
 from .dino_head import BatchedDINOHead
 from .dinov2 import DINOv2
+from .dinov3 import DINOv3
 from .matching import BatchedHungarianAssigner
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .transformer_layers import DecoderLayer, EncoderLayer
 from .tta import PackedTTAModel
+from .vit import PackedViT
 
 __all__ = [
     'BatchedDINOHead',
     'BatchedHungarianAssigner',
     'DINOv2',
+    'DINOv3',
     'DecoderLayer',
     'EncoderLayer',
     'PackedTTAModel',
+    'PackedViT',
     'PaddingAwareDINO',
     'PaddingAwareDecoder',
     'PaddingAwareEncoder',

@@ -1,49 +1,35 @@
-"""DINOv2 vision transformer as a detection backbone."""
+"""DINOv2 as a detection backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from typing import ClassVar
 
 import torch
-from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
-from mmengine.logging import MMLogger
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
-from ..checkpoint import load_backbone
-from ..layers import (
-    Block,
-    HoldsFrozenWeights,
-    PatchEmbed,
-    TokenLayout,
-    extract_patches,
-    interpolate_pos_embed,
-    note_sizes,
-    noted_sizes,
-    valid_cells,
-)
-from .dinov2_archs import FFNS, resolve_arch
+from ..checkpoint import LoadReport, load_backbone
+from ..layers import interpolate_pos_embed
+from .dinov2_archs import ARCHS
+from .vit import PackedViT, check_positive, detector_layer_depth  # noqa: F401
 
 # Side of the patches in pixels that all published position embeddings were learned with.
 PRETRAIN_PATCH_SIZE = 14
 
 
 @MODELS.register_module()
-class DINOv2(HoldsFrozenWeights, BaseModule):
+class DINOv2(PackedViT):
     """DINOv2 ViT (arXiv:2304.07193) that computes on valid tokens only.
 
-    The tokens of a batch form one packed stream (see :mod:`mmdet_dinov2.layers.tokens`). Padding is
-    never embedded, attended to or fed forward, and the features of an image do not depend on the
-    other images of its batch. Parameters have the names of the official weights.
+    Positions are a learned embedding, which is interpolated to the grid of each image and added to
+    its patches.
 
     Args:
         arch: 'small', 'base', 'large', 'giant', or a dict with the keys ``embed_dims``,
             ``num_layers``, ``num_heads``, ``feedforward_channels``, ``ffn`` ('mlp' or 'swiglu') and
-            optionally ``layer_scale`` (initial value of the LayerScales, 1e-5).
+            optionally ``layer_scale`` (initial value of the LayerScales, 1e-5) and ``qkv_bias``
+            (True).
         img_size: Side in pixels of the images that the position embedding was learned on, at
             patches of 14 pixels: 518 gives the published 37 x 37 grid. The parameter keeps that
             grid for every ``patch_size``; it is interpolated to the grid of each image.
@@ -51,31 +37,20 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
             resampled.
         num_registers: Register tokens between the CLS and the patch tokens; 4 in the published
             models with registers.
-        out_indices: Blocks whose output is returned; negative ones count from the end.
-        frozen_stages: -1 trains everything, n >= 0 freezes the embeddings and the first n blocks,
-            'all' freezes the whole backbone. Frozen parts run without gradients.
-        frozen_dtype: 'bfloat16' keeps the matrices of frozen parts in bf16 while the model
-            computes, and runs these parts under bf16 autocast, in evaluation too. Checkpoints stay
-            fp32 (see :class:`mmdet_dinov2.layers.HoldsFrozenWeights`). 'float32' keeps the matrices
-            as they are.
-        drop_path_rate: Drop rate of the last block; it grows linearly from 0 at the first.
-        window_size: Side of attention windows in tokens; 0 lets every block attend globally.
-        global_attn_indexes: With windows, the blocks that attend globally.
-        with_cp: Whether trained blocks compute their activations again in the backward pass.
-        compiled: Whether what works on each token alone runs compiled by ``torch.compile`` (see
-            :mod:`mmdet_dinov2.layers.compiling`). ``PaddingAwareDINO`` has a switch for all parts.
         pos_embed_antialias: Whether to antialias the interpolated position embedding; None follows
             the published variant: True with registers, False without.
         pos_embed_offset: Offset of the interpolation (see ``interpolate_pos_embed``); None follows
             the published variant: 0 with registers, 0.1 without.
-        norm_cfg: Normalisation of each token.
-        final_norm: Whether the returned maps pass the norm behind the last block.
-        init_cfg: Initialisation. ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` loads DINOv2
-            weights in any published layout (see :mod:`mmdet_dinov2.checkpoint`).
+        **kwargs: As for :class:`.PackedViT`: windows, freezing, stochastic depth, what is returned.
 
     Raises:
         ValueError: If an argument is out of range, or two contradict each other.
     """
+
+    ARCHS = ARCHS
+    NORM_CFG: ClassVar = dict(type='LN', eps=1e-6)
+    KEY_BIAS = True
+    TOKEN_STD = 1e-6
 
     def __init__(
         self,
@@ -83,379 +58,33 @@ class DINOv2(HoldsFrozenWeights, BaseModule):
         img_size: int = 518,
         patch_size: int = 14,
         num_registers: int = 0,
-        out_indices: int | Sequence[int] = -1,
-        frozen_stages: int | str = -1,
-        frozen_dtype: str = 'float32',
-        drop_path_rate: float = 0.0,
-        window_size: int = 0,
-        global_attn_indexes: Sequence[int] = (),
-        with_cp: bool = False,
-        compiled: bool = False,
         pos_embed_antialias: bool | None = None,
         pos_embed_offset: float | None = None,
-        norm_cfg: dict | None = None,
-        final_norm: bool = True,
-        init_cfg: dict | list[dict] | None = None,
+        **kwargs,
     ) -> None:
-        super().__init__(init_cfg)
-        self.arch = resolve_arch(arch)
-        depth = self.arch['num_layers']
-        dims = self.arch['embed_dims']
-        _check_positive(patch_size=patch_size, img_size=img_size)
+        check_positive(img_size=img_size)
         if img_size % PRETRAIN_PATCH_SIZE:
             raise ValueError(
                 f'img_size={img_size} must be a multiple of {PRETRAIN_PATCH_SIZE}, the patch size '
                 'that the position embedding was learned with (518 in the published models)'
             )
-        if num_registers < 0:
-            raise ValueError(f'num_registers={num_registers} must be 0 or more')
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate={drop_path_rate} must lie in [0, 1)')
-        self.patch_size = patch_size
-        self.num_registers = num_registers
-        self.embed_dims = dims
-        self.window_size = window_size
-        self.out_indices = _resolve_indices('out_indices', out_indices, depth)
-        self.num_frozen_blocks, self.all_frozen = _resolve_frozen(frozen_stages, depth)
-        self.frozen_in_bf16 = _resolve_frozen_dtype(frozen_dtype, frozen_stages)
+        self.grid_side = img_size // PRETRAIN_PATCH_SIZE
+        super().__init__(arch, patch_size, num_registers, **kwargs)
         self.antialias = bool(num_registers) if pos_embed_antialias is None else pos_embed_antialias
         default_offset = 0.0 if num_registers else 0.1
         self.offset = default_offset if pos_embed_offset is None else pos_embed_offset
 
-        norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
-        global_blocks = _resolve_global_blocks(window_size, global_attn_indexes, depth)
-        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
-        grid = img_size // PRETRAIN_PATCH_SIZE
-        self.patch_embed = PatchEmbed(patch_size, 3, dims)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dims))
-        if num_registers:
-            self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
-        self.blocks = nn.ModuleList(
-            Block(
-                dims,
-                self.arch['num_heads'],
-                self.arch['feedforward_channels'],
-                ffn=FFNS[self.arch['ffn']],
-                norm=partial(_build_norm, norm_cfg),
-                layer_scale=self.arch['layer_scale'],
-                drop_path_rate=rates[i],
-                windowed=i not in global_blocks,
-                with_cp=with_cp,
-                compiled=compiled,
-            )
-            for i in range(depth)
-        )
-        self.norm = _build_norm(norm_cfg, dims) if final_norm else nn.Identity()
-        self._freeze()
+    def _add_positions(self) -> None:
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_side**2, self.embed_dims))
 
-    def init_weights(self) -> None:
-        """Initialises the parameters as DINOv2 does, then loads the weights of ``init_cfg``."""
-        self.release_frozen()
+    def _init_positions(self) -> None:
         trunc_normal_(self.pos_embed, std=0.02)
-        nn.init.normal_(self.cls_token, std=1e-6)
-        if self.num_registers:
-            nn.init.normal_(self.register_tokens, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        if _is_pretrained(self.init_cfg):
-            # mmengine's initializer ignores what does not match, and loads files that run code.
-            report = load_backbone(self, self.init_cfg['checkpoint'], self.antialias, self.offset)
-            MMLogger.get_current_instance().info(f'Backbone: {report}')
-        else:
-            super().init_weights()
-        # Private: mmengine has no other way to say that this module is initialised.
-        self._is_init = True
 
-    def forward(
-        self,
-        x: Tensor,
-        img_shapes: Sequence[tuple[int, int]] | None = None,
-        sample_seeds: Sequence[int] | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Computes feature maps.
+    def _added_to_cls(self) -> Tensor:
+        return self.pos_embed[:, 0]
 
-        Args:
-            x: Normalised images, shape (B, 3, H, W), any size.
-            img_shapes: Valid height and width of each image in pixels, at the top left of ``x``.
-                Pixels outside are not used, and their cells are zero. None takes those that
-                ``SizedDataPreprocessor`` noted on ``x``, else all of ``x`` as valid.
-            sample_seeds: Seed of the stochastic depth of each image; None draws from PyTorch's
-                global random numbers.
+    def _added_to_patches(self, grid: tuple[int, int]) -> Tensor:
+        return interpolate_pos_embed(self.pos_embed[:, 1:], grid, self.antialias, self.offset)
 
-        Returns:
-            For each of ``out_indices`` a map of shape (B, C, ceil(H / p), ceil(W / p)), after the
-            final normalisation if there is one.
-
-        Raises:
-            ValueError: If ``img_shapes`` does not fit the batch.
-        """
-        noted = noted_sizes(x) if img_shapes is None else None
-        shapes = _check_img_shapes(noted[0] if noted else img_shapes, x)
-        layout = TokenLayout(
-            tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
-        )
-        if self.frozen_in_bf16:
-            self.hold_frozen()
-        stream = self.embed(x, shapes, layout)
-        streams = self.run_blocks(stream, layout, sample_seeds)
-        (size,) = valid_cells([x.shape[-2:]], self.patch_size)
-        maps = tuple(self.to_maps(streams[i], layout, size) for i in self.out_indices)
-        return tuple(note_sizes(m, shapes, self.patch_size) for m in maps) if noted else maps
-
-    def embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
-        """Makes the token stream of a batch.
-
-        Args:
-            x: Normalised images, shape (B, 3, H, W).
-            shapes: Valid height and width of each image in pixels.
-            layout: Layout of the stream.
-
-        Returns:
-            Tokens with their positions, shape (T, C), in the dtype of the parameters.
-        """
-        with self._mode(self._embeddings_frozen, x.device):
-            stream = self._embed(x, shapes, layout)
-        # Autocast computes embeddings in low precision, which is too coarse for a sum of residuals.
-        return stream.to(self.pos_embed.dtype)
-
-    def run_blocks(
-        self, stream: Tensor, layout: TokenLayout, seeds: Sequence[int] | None = None
-    ) -> dict[int, Tensor]:
-        """Runs the blocks.
-
-        Args:
-            stream: What ``embed`` returned, shape (T, C).
-            layout: Layout of the stream.
-            seeds: Seed of the stochastic depth of each image; None draws from PyTorch's global
-                random numbers.
-
-        Returns:
-            For each block of ``out_indices``, the stream after it, before the final norm.
-        """
-        generators = seeds and [torch.Generator().manual_seed(seed) for seed in seeds]
-        outputs = {}
-        for i, block in enumerate(self.blocks):
-            frozen = i < self.num_frozen_blocks
-            kept = None if frozen else block.draw_kept(len(layout.grids), generators)
-            with self._mode(frozen, stream.device):
-                stream = block(stream, layout, kept)
-            if i in self.out_indices:
-                outputs[i] = stream
-        return outputs
-
-    def to_maps(self, stream: Tensor, layout: TokenLayout, size: tuple[int, int]) -> Tensor:
-        """Turns a stream into feature maps.
-
-        Args:
-            stream: Output of a block, shape (T, C).
-            layout: Layout of the stream.
-            size: Rows and columns of the maps.
-
-        Returns:
-            Maps after the final norm, if there is one, shape (B, C, rows, cols), zero outside the
-            images.
-        """
-        with self._mode(self.all_frozen, stream.device):
-            return layout.to_maps(self.norm(stream), size)
-
-    @contextmanager
-    def _mode(self, frozen: bool, device: torch.device) -> Iterator[None]:
-        """Switches gradients off for a frozen part, and bf16 autocast on if it is held in bf16."""
-        with ExitStack() as stack:
-            if frozen:
-                stack.enter_context(torch.no_grad())
-            if frozen and self.frozen_in_bf16:
-                stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-            yield
-
-    def _embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
-        if all(shape == tuple(x.shape[-2:]) for shape in shapes):
-            patches = list(extract_patches(x, self.patch_size).flatten(1, 2))
-        else:
-            patches = [
-                extract_patches(x[i : i + 1, :, :h, :w], self.patch_size).flatten(0, 2)
-                for i, (h, w) in enumerate(shapes)
-            ]
-        embedded = self.patch_embed(torch.cat(patches))
-        cls_token = self.cls_token[0] + self.pos_embed[:, 0]
-        prefix = (
-            torch.cat((cls_token, self.register_tokens[0])) if self.num_registers else cls_token
-        )
-        positions = {
-            grid: interpolate_pos_embed(self.pos_embed[:, 1:], grid, self.antialias, self.offset)
-            for grid in set(layout.grids)
-        }
-        pieces = []
-        sizes = [rows * cols for rows, cols in layout.grids]
-        for i, tokens in enumerate(embedded.split(sizes)):
-            tokens = tokens + positions[layout.grids[i]].to(tokens.dtype)
-            pieces += (prefix.to(tokens.dtype), layout.to_stream_order(tokens, i))
-        return torch.cat(pieces)
-
-    @property
-    def _embeddings_frozen(self) -> bool:
-        return not self.cls_token.requires_grad
-
-    def _frozen_modules(self) -> list[nn.Module]:
-        if self.all_frozen:
-            return [self]
-        if not self._embeddings_frozen:
-            return []
-        return [self.patch_embed, *self.blocks[: self.num_frozen_blocks]]
-
-    def _freeze(self) -> None:
-        if self.all_frozen:
-            self.requires_grad_(False)
-        elif self.num_frozen_blocks >= 0:
-            self.cls_token.requires_grad = False
-            self.pos_embed.requires_grad = False
-            if self.num_registers:
-                self.register_tokens.requires_grad = False
-            for module in self._frozen_modules():
-                module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> DINOv2:
-        """Sets the mode of the trained parts; frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode:
-            for module in self._frozen_modules():
-                module.eval()
-        return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Returns the depth of a parameter for layer-wise learning-rate decay.
-
-        Args:
-            param_name: Name of the parameter, starting with ``prefix``.
-            prefix: Prefix of the backbone's parameters, such as 'backbone.'.
-
-        Returns:
-            The depth: 0 for tokens, position and patch embedding, i + 1 for block i and
-            num_layers + 1 for everything after the blocks; and the number of depths,
-            num_layers + 2.
-
-        Raises:
-            ValueError: If the name does not start with the prefix.
-        """
-        num_depths = self.arch['num_layers'] + 2
-        if not param_name.startswith(prefix):
-            raise ValueError(f'parameter {param_name!r} does not start with {prefix!r}')
-        parts = param_name[len(prefix) :].split('.')
-        if parts[0] in ('cls_token', 'pos_embed', 'register_tokens', 'patch_embed'):
-            return 0, num_depths
-        if parts[0] == 'blocks':
-            return int(parts[1]) + 1, num_depths
-        return num_depths - 1, num_depths
-
-
-def detector_layer_depth(backbone: nn.Module, param_name: str, prefix: str = '') -> tuple[int, int]:
-    """Returns the depth of a parameter of a detector for layer-wise learning-rate decay.
-
-    Everything after the backbone has the depth of the last layer.
-
-    Args:
-        backbone: A backbone with ``get_layer_depth``.
-        param_name: Name of the parameter in the detector, starting with ``prefix``.
-        prefix: Prefix of the detector's parameters.
-
-    Returns:
-        The depth and the number of depths, as the backbone counts them.
-    """
-    prefix = f'{prefix}backbone.'
-    if param_name.startswith(prefix):
-        return backbone.get_layer_depth(param_name, prefix)
-    num_depths = backbone.get_layer_depth(prefix, prefix)[1]
-    return num_depths - 1, num_depths
-
-
-def _is_pretrained(init_cfg: dict | list[dict] | None) -> bool:
-    return isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
-
-
-def _build_norm(norm_cfg: dict, dim: int) -> nn.Module:
-    return build_norm_layer(norm_cfg, dim)[1]
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value <= 0:
-            raise ValueError(f'{name} must be a positive number of pixels, got {value!r}')
-
-
-def _resolve_indices(name: str, indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Checks block indices and counts them from the first block."""
-    indices = (indices,) if isinstance(indices, int) else tuple(indices)
-    if not indices and name == 'out_indices':
-        raise ValueError('out_indices must name at least one block')
-    for index in indices:
-        if not isinstance(index, int) or not -depth <= index < depth:
-            raise ValueError(
-                f'{name} holds {index!r}, but the {depth} blocks are numbered 0..{depth - 1}'
-            )
-    return tuple(index % depth for index in indices)
-
-
-def _resolve_frozen(frozen_stages: int | str, depth: int) -> tuple[int, bool]:
-    """Returns the number of frozen blocks, -1 if nothing is frozen, and whether everything is."""
-    if frozen_stages == 'all':
-        return depth, True
-    if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= depth:
-        raise ValueError(
-            f"frozen_stages={frozen_stages!r} must be 'all' or a number from -1 (nothing) to "
-            f'{depth} (embeddings and all blocks)'
-        )
-    return frozen_stages, False
-
-
-def _resolve_frozen_dtype(frozen_dtype: str, frozen_stages: int | str) -> bool:
-    """Returns whether frozen matrices are held in bf16."""
-    if frozen_dtype not in ('float32', 'bfloat16'):
-        raise ValueError(f"frozen_dtype must be 'float32' or 'bfloat16', got {frozen_dtype!r}")
-    if frozen_dtype == 'bfloat16' and frozen_stages == -1:
-        raise ValueError(
-            "frozen_dtype='bfloat16' needs a frozen part: set frozen_stages, or leave it out"
-        )
-    return frozen_dtype == 'bfloat16'
-
-
-def _resolve_global_blocks(
-    window_size: int, global_attn_indexes: Sequence[int], depth: int
-) -> set[int]:
-    """Returns the blocks that attend globally."""
-    if window_size < 0:
-        raise ValueError(f'window_size={window_size} must be 0 (no windows) or more')
-    if not window_size:
-        if global_attn_indexes:
-            raise ValueError(
-                f'global_attn_indexes={tuple(global_attn_indexes)} needs a window_size; '
-                'without windows every block is global'
-            )
-        return set(range(depth))
-    if not global_attn_indexes:
-        raise ValueError(
-            f'window_size={window_size} needs global_attn_indexes: without a global block no '
-            'information crosses a window; four evenly spaced ones are usual, such as '
-            f'{tuple(depth * (i + 1) // 4 - 1 for i in range(4))}'
-        )
-    return set(_resolve_indices('global_attn_indexes', global_attn_indexes, depth))
-
-
-def _check_img_shapes(
-    img_shapes: Sequence[tuple[int, int]] | None, x: Tensor
-) -> list[tuple[int, int]]:
-    height, width = x.shape[-2:]
-    if img_shapes is None:
-        return [(height, width)] * len(x)
-    shapes = [(int(shape[0]), int(shape[1])) for shape in img_shapes]
-    if len(shapes) != len(x):
-        raise ValueError(f'img_shapes has {len(shapes)} entries for {len(x)} images')
-    for i, (h, w) in enumerate(shapes):
-        if not (0 < h <= height and 0 < w <= width):
-            raise ValueError(
-                f'img_shapes[{i}]={(h, w)} does not fit into the batch of {height} x {width} '
-                'pixels (height x width)'
-            )
-    return shapes
+    def _load_pretrained(self, source: str) -> LoadReport:
+        return load_backbone(self, source, self.antialias, self.offset)

@@ -6,12 +6,21 @@ from collections.abc import Callable
 
 from ..settings import Settings
 from ..tables import BenchmarkReport
-from . import backbone_speed, batch_mates, gpu, matching_and_losses, threads, training_step
+from . import (
+    backbone_speed,
+    batch_mates,
+    families,
+    gpu,
+    matching_and_losses,
+    threads,
+    training_step,
+)
 
 SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'backbone': backbone_speed.equal_sizes,
     'mixed-sizes': backbone_speed.mixed_sizes,
     'windows': backbone_speed.windows,
+    'families': families.families,
     'training-step': training_step.training_step,
     'matching': matching_and_losses.matching_and_losses,
     'batch-mates': batch_mates.batch_mates,

@@ -16,7 +16,7 @@ from ..tables import NOT_MEASURED, BenchmarkReport, Table
 from ..timing import Spread, measure_in_turns, ratio
 from ..workloads import Size, canvas_of, describe_sizes, detr_sizes, valid_share
 
-_TINY = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64, ffn='mlp')
+TINY_ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64, ffn='mlp')
 _RATIO_COLUMNS = ('backbone', 'pass', 'case', 'case s', 'peer', 'peer s', 'ratio', 'limit')
 
 
@@ -24,7 +24,7 @@ def equal_sizes(report: BenchmarkReport, settings: Settings) -> None:
     """Measures the time of the backbone relative to timm's and mmpretrain's, on equal sizes."""
     archs, side, batch_size = ['small', 'base'], 518, 1
     if settings.dry_run:
-        archs, side = [_TINY], 56
+        archs, side = [TINY_ARCH], 56
     repeats = settings.repeats or 12
     peers = installed_peers(('timm', 'mmpretrain'))
     table = report.table(
@@ -58,7 +58,7 @@ def mixed_sizes(report: BenchmarkReport, settings: Settings) -> None:
     arch, batch_size, num_batches, patch_size = 'small', 4, 3, 14
     sizes_of = detr_sizes
     if settings.dry_run:
-        arch, num_batches = _TINY, 2
+        arch, num_batches = TINY_ARCH, 2
         sizes_of = _tenth_of_detr_sizes
     if 'timm' not in installed_peers():
         report.table(
@@ -109,7 +109,7 @@ def windows(report: BenchmarkReport, settings: Settings) -> None:
     archs, side, repeats = ['small', 'base'], 1022, settings.repeats or 3
     window_size, global_blocks = 14, (2, 5, 8, 11)
     if settings.dry_run:
-        archs, side, window_size, global_blocks = [_TINY], 70, 2, (1,)
+        archs, side, window_size, global_blocks = [TINY_ARCH], 70, 2, (1,)
     table = report.table(
         f'Windows of {window_size} at {side}x{side}, patch {PRETRAIN_PATCH_SIZE}, fp32, forward',
         ('backbone', 'part', 'windowed s', 'global s', 'ratio', 'limit'),

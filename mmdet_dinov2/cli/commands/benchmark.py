@@ -21,7 +21,7 @@ from ...benchmark.tables import BenchmarkReport
 from ...benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
 from ...config.files import find_config
 from ...errors import InputError
-from ...models.dinov2_archs import ARCHS
+from ...models import DINOv2, DINOv3
 from ..arguments import OptionsAction
 from ..messages import one_sentence_errors
 
@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='with --suite: tiny sizes, to see that everything runs',
     )
     parser.add_argument(
-        '--arch', nargs='+', choices=ARCHS, help='backbones to use instead of that of the config'
+        '--arch',
+        nargs='+',
+        choices={**DINOv2.ARCHS, **DINOv3.ARCHS},
+        help='backbones to use instead of that of the config',
     )
     parser.add_argument(
         '--precision', nargs='+', choices=PRECISIONS, default=['fp32'], help='precisions to measure'

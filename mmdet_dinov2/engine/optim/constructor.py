@@ -11,7 +11,7 @@ from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
 from ...errors import InputError
-from ...models.dinov2 import detector_layer_depth
+from ...models.vit import detector_layer_depth
 from .known_optimizers import check_optimizer_type
 from .param_names import clean_param_name
 
