@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,11 @@ class AnnotationColumns:
         return len(self.areas)
 
     @property
+    def has_sizes(self) -> bool:
+        """Whether all images have a size."""
+        return bool(self.widths.all() and self.heights.all())
+
+    @property
     def category_names(self) -> list[str]:
         """Names in the order of the file, in which mmdet's ``CocoDataset`` numbers labels."""
         return [category['name'] for category in self.categories]
@@ -190,25 +195,42 @@ class AnnotationColumns:
         )
 
     def annotation(self, index: int) -> dict[str, Any]:
-        """Returns an annotation as the file has it, with ``area`` and ``iscrowd`` filled in.
+        """Returns an annotation; see :meth:`annotations`."""
+        return self.annotations(np.array([index]))[0]
 
-        ``ignore`` and ``segmentation`` are there if they say something.
+    def annotations(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """Returns annotations as the file has them, with ``area`` and flags filled in.
+
+        ``segmentation`` is there if it says something.
+
+        Args:
+            indices: Their positions, (K,).
         """
-        entry = dict(
-            id=self.ids[index],
-            image_id=self.image_id(index),
-            category_id=self.category_id(index),
-            bbox=self.boxes[index].tolist(),
-            area=self.areas[index].item(),
-            iscrowd=int(self.crowd[index]),
-        )
-        if self.ignored[index]:
-            entry['ignore'] = 1
+        entries = [
+            dict(
+                id=self.ids[index],
+                image_id=self.image_id(index),
+                category_id=self.category_id(index),
+                bbox=box,
+                area=area,
+                iscrowd=int(crowd),
+                ignore=int(ignored),
+            )
+            for index, box, area, crowd, ignored in zip(
+                indices.tolist(),
+                self.boxes[indices].tolist(),
+                self.areas[indices].tolist(),
+                self.crowd[indices].tolist(),
+                self.ignored[indices].tolist(),
+                strict=True,
+            )
+        ]
         if self.segmentations is not None:
-            raw = self.segmentations.raw(index)
-            if raw:
-                entry['segmentation'] = json.loads(raw)
-        return entry
+            for index, entry in zip(indices.tolist(), entries, strict=True):
+                raw = self.segmentations.raw(index)
+                if raw:
+                    entry['segmentation'] = json.loads(raw)
+        return entries
 
     def image_id(self, annotation: int) -> int | str:
         """Returns the ``image_id`` of an annotation."""
@@ -228,6 +250,9 @@ class AnnotationColumns:
     def image_positions(self) -> Mapping[int | str, int]:
         """Position of each image by its id."""
         return {key: index for index, key in enumerate(self.image_ids)}
+
+    def __deepcopy__(self, memo: dict) -> AnnotationColumns:
+        return self  # nobody changes it
 
 
 def _plain(side: np.float64) -> float:
@@ -303,8 +328,7 @@ class ColumnsBuilder:
     ) -> None:
         """Adds annotations; ``None`` stands for what an entry does not have."""
         self.annotated = True
-        count = len(ids)
-        boxes = np.fromiter(chain.from_iterable(boxes), float, 4 * count).reshape(-1, 4)
+        boxes = np.array(boxes, dtype=float).reshape(-1, 4)
         areas = np.array(areas, dtype=float)  # NaN for None
         has_area = ~np.isnan(areas)
         crowd = np.array(crowd, dtype=float)
@@ -344,6 +368,11 @@ class ColumnsBuilder:
         for name, part in parts.items():
             self._parts[name].append(part)
 
+    @property
+    def image_ids(self) -> IdColumn:
+        """Ids of the images so far."""
+        return _join_ids(self._parts['image_ids'])
+
     def build(self) -> AnnotationColumns:
         """Returns the columns."""
         arrays = {
@@ -356,7 +385,7 @@ class ColumnsBuilder:
         return AnnotationColumns(
             path=self._path,
             categories=self._categories,
-            image_ids=_join_ids(self._parts['image_ids']),
+            image_ids=self.image_ids,
             file_names=_join_texts(self._parts['file_names']),
             annotated=self.annotated,
             ids=_join_ids(self._parts['ids']),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from .segmentation_boxes import box_around
 from .text_file import read_json
 
 # A larger number is a mistake, and arithmetic with it may overflow.
-_LARGEST = 1e12
+LARGEST = 1e12
+# The field of each section that others can say.
+DERIVED = dict(images='file_name', annotations='bbox')
 
 
 @dataclass(frozen=True)
@@ -125,37 +127,46 @@ def read_coco_file(path: str, sizes: bool = True) -> CocoFile:
                 f"annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
                 f"{', '.join(map(repr, content)) or 'no keys'}); convert it to COCO's format"
             )
-    derived = _derive(content)
-    for section in _FIELDS.keys() & content.keys():
-        fields = _FIELDS[section]
-        if section == 'images' and not sizes:
-            fields = {**fields, **dict.fromkeys(SIZE_KEYS, _OPTIONAL_LENGTH)}
-        _check_entries(path, section, content[section], fields)
+    derived: Counter[str] = Counter()
+    for section in ('images', 'categories', 'annotations'):
+        if section in content:
+            entries = content[section]
+            check_section(path, section, entries)
+            count = derive_fields(section, entries)
+            if count:
+                derived[DERIVED[section]] = count
+            raise_problems(path, find_problems(section, entries, 0, sizes))
+            check_unique(path, section, [entry['id'] for entry in entries])
     return CocoFile(
         path, content['images'], content['categories'], content.get('annotations'), derived
     )
 
 
-def _derive(content: dict[str, Any]) -> Counter[str]:
-    """Fills in boxes and file names that other fields say; returns how many of each."""
-    derived: Counter[str] = Counter()
-    for image in _dicts(content.get('images')):
-        url = image.get('coco_url')
-        if not image.get('file_name') and isinstance(url, str) and url:
-            image['file_name'] = unquote(urlsplit(url).path).lstrip('/')
-            derived['file_name'] += 1
-    for annotation in _dicts(content.get('annotations')):
-        box = annotation.get('bbox')
-        if not box or box == [0, 0, 0, 0]:
-            around = box_around(annotation.get('segmentation'))
-            if around is not None and around != box:
-                annotation['bbox'] = around
-                derived['bbox'] += 1
-    return derived
+def derive_fields(section: str, entries: Sequence[Any]) -> int:
+    """Fills in boxes and file names that other fields of entries say; returns how many."""
+    derive = {'images': _derive_file_name, 'annotations': _derive_box}.get(section)
+    if derive is None:
+        return 0
+    return sum(derive(entry) for entry in entries if isinstance(entry, dict))
 
 
-def _dicts(entries: Any) -> list[dict[str, Any]]:
-    return [entry for entry in entries if isinstance(entry, dict)] if type(entries) is list else []
+def _derive_file_name(image: dict[str, Any]) -> bool:
+    url = image.get('coco_url')
+    if image.get('file_name') or not isinstance(url, str) or not url:
+        return False
+    image['file_name'] = unquote(urlsplit(url).path).lstrip('/')
+    return True
+
+
+def _derive_box(annotation: dict[str, Any]) -> bool:
+    box = annotation.get('bbox')
+    if box and box != [0, 0, 0, 0]:
+        return False
+    around = box_around(annotation.get('segmentation'))
+    if around is None or around == box:
+        return False
+    annotation['bbox'] = around
+    return True
 
 
 def _is_id(value: Any) -> bool:
@@ -164,7 +175,7 @@ def _is_id(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     # Unlike math.isfinite, a comparison takes whole numbers of any size.
-    return type(value) in (int, float) and -_LARGEST < value < _LARGEST
+    return type(value) in (int, float) and -LARGEST < value < LARGEST
 
 
 def _is_length(value: Any) -> bool:
@@ -237,23 +248,64 @@ def _problem(
     return ''
 
 
-def _check_entries(path: str, section: str, entries: Any, fields: dict[str, _Field]) -> None:
-    if not isinstance(entries, list):
-        raise InputError(
-            f"annotation file '{path}' must have a list as '{section}', but has a "
-            f"{type(entries).__name__}; convert it to COCO's format"
-        )
+def find_problems(
+    section: str, entries: Sequence[Any], first: int = 0, sizes: bool = True
+) -> dict[str, str]:
+    """Returns what is wrong with entries of a section.
+
+    Args:
+        section: ``'images'``, ``'categories'`` or ``'annotations'``.
+        entries: Entries of the section.
+        first: Position of the first of them.
+        sizes: Whether images need ``width`` and ``height``; without, these may be missing, ``None``
+            or 0.
+
+    Returns:
+        The ends of sentences by the place of the entry, such as ``images[7]``.
+    """
+    fields = _FIELDS[section]
+    if section == 'images' and not sizes:
+        fields = {**fields, **dict.fromkeys(SIZE_KEYS, _OPTIONAL_LENGTH)}
     required = {name for name, rule in fields.items() if rule.required}
-    problems = {
+    return {
         f'{section}[{index}]': problem
-        for index, entry in enumerate(entries)
+        for index, entry in enumerate(entries, start=first)
         if (problem := _problem(section, index, entry, fields, required))
     }
+
+
+def raise_problems(path: str, problems: Mapping[str, str]) -> None:
+    """Raises the first of several problems of a file, if there are any.
+
+    Raises:
+        InputError: With the places of others.
+    """
     if problems:
         first, *others = problems
         more = f'; {len(others)} more such entries: {name_some(others)}' if others else ''
         raise InputError(f"annotation file '{path}' {problems[first]}{more}")
-    counts = Counter(entry['id'] for entry in entries)
+
+
+def check_section(path: str, section: str, content: Any) -> None:
+    """Checks that a section of a file is a list.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if not isinstance(content, list):
+        raise InputError(
+            f"annotation file '{path}' must have a list as '{section}', but has a "
+            f"{type(content).__name__}; convert it to COCO's format"
+        )
+
+
+def check_unique(path: str, section: str, ids: Iterable[int | str]) -> None:
+    """Checks that no id of a section is there twice.
+
+    Raises:
+        InputError: If one is.
+    """
+    counts = Counter(ids)
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
         raise InputError(

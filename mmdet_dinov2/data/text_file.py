@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import InputError
 
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
 
 def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, or in UTF-16 where a byte order mark says so.
@@ -39,6 +41,17 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def as_utf8(content: bytes) -> bytes:
+    """Returns the bytes of a text in UTF-8 without a byte order mark; only UTF-16 is decoded.
+
+    Raises:
+        UnicodeDecodeError: If it begins like UTF-16 and is not.
+    """
+    if content.startswith(_UTF16_MARKS):
+        return content.decode('utf-16').encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def _decode(content: bytes) -> str:
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    utf16 = content.startswith(_UTF16_MARKS)
     return content.decode('utf-16' if utf16 else 'utf-8-sig')
