@@ -71,6 +71,7 @@ setup(
     # mmengine, mmcv, mmdet and mmpretrain are not listed: see requirements/mminstall.txt.
     install_requires=read_requirements('runtime'),
     extras_require={
+        'export': read_requirements('export'),
         'openmmlab': read_requirements('mminstall'),
         'tests': read_requirements('tests'),
     },
