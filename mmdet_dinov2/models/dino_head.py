@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmdet.models.dense_heads import DINOHead
+from mmdet.models.layers import inverse_sigmoid
 from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
@@ -33,6 +36,8 @@ class BatchedDINOHead(DINOHead):
 
     Args:
         *args: As for mmdet's ``DINOHead``.
+        reference_eps: How far from 0 and 1 the numbers of a reference box are kept before the
+            inverse of the sigmoid is taken: 1e-5 in mmdet, 1e-3 in detrex.
         **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` must be a
             ``BatchedHungarianAssigner``, ``loss_cls`` a ``FocalLoss`` of logits.
 
@@ -40,8 +45,9 @@ class BatchedDINOHead(DINOHead):
         InputError: If the assigner or the classification loss is of a different type.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, reference_eps: float = 1e-5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        self.reference_eps = reference_eps
         if self.train_cfg and not isinstance(self.assigner, BatchedHungarianAssigner):
             raise InputError(
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
@@ -53,6 +59,27 @@ class BatchedDINOHead(DINOHead):
                 f'{type(self).__name__} needs loss_cls of type FocalLoss that takes logits, '
                 f'got {type(self.loss_cls).__name__}{activated}'
             )
+
+    def forward(self, hidden_states: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Predicts classes and boxes after each decoder layer.
+
+        Args:
+            hidden_states: Queries after each of L layers, shape (L, B, Q, C).
+            references: Boxes (cx, cy, w, h) before each layer, and more that are not used, each of
+                shape (B, Q, 4).
+
+        Returns:
+            Class logits, shape (L, B, Q, classes), and boxes (cx, cy, w, h) relative to the image,
+            shape (L, B, Q, 4).
+        """
+        scores, boxes = [], []
+        for states, reference, classify, regress in zip(
+            hidden_states, references, self.cls_branches, self.reg_branches
+        ):
+            scores.append(classify(states))
+            logits = regress(states) + inverse_sigmoid(reference, eps=self.reference_eps)
+            boxes.append(logits.sigmoid())
+        return torch.stack(scores), torch.stack(boxes)
 
     def loss_by_feat(
         self,
