@@ -52,6 +52,7 @@ PLACES = [
     (r'work_dirs/\w+', '{run}'),
     (r'\bCONFIG\b', '{config}'),
     (r'\bCHECKPOINT\b', '{checkpoint}'),
+    (r'\bmodel_final\.pth', '{checkpoint}'),
     (r'\b(OTHER_)?WORK_DIR\b', '{run}'),
     (r'\bIMAGES\b', '{images}'),
     (r'\bIMAGE\b', '{images}/*'),
