@@ -17,13 +17,21 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ..data.annotation_columns import columns_of_entries
 from ..data.coco_file import CocoFile, leaves_folder
 from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_small
 from ..errors import InputError
 from ..evaluation.coco_evaluation import coco_table, count_sizes, evaluate_boxes
-from ..evaluation.image_boxes import boxes_of_files
-from ..evaluation.matches import BACKGROUND, Confusions, ImageMatch, best_and_worst, match_boxes
+from ..evaluation.evaluated_boxes import boxes_of_files
+from ..evaluation.matches import (
+    BACKGROUND,
+    Confusions,
+    ImageMatch,
+    Matches,
+    best_and_worst,
+    match_boxes,
+)
 from ..evaluation.plots import draw_precision_recall
 from ..evaluation.quality import ClassQuality, measure_quality
 from ..runs.forecast import describe_fits, describe_gain, make_forecast
@@ -212,10 +220,11 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
         return None
     coco = given.annotations
     names = coco.category_names
-    images = boxes_of_files(coco, given.predictions)
-    evaluation = evaluate_boxes(images, len(names))
-    quality = measure_quality(images, evaluation, names)
-    matches = [match_boxes(image) for image in images]
+    columns = columns_of_entries(coco.path, coco.images, coco.categories, coco.annotations)
+    boxes = boxes_of_files(columns, given.predictions)
+    evaluation = evaluate_boxes(boxes, len(names))
+    quality = measure_quality(boxes, evaluation, names)
+    matches = match_boxes(boxes)
     best, worst = best_and_worst(matches)
     table = [(key, _to_points(value)) for key, value in coco_table(evaluation)]
     return dict(
@@ -234,7 +243,7 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
         ),
         sizes=[
             (name, count, table[3 + i][1], table[9 + i][1])
-            for i, (name, count) in enumerate(zip(_SIZES, count_sizes(images), strict=True))
+            for i, (name, count) in enumerate(zip(_SIZES, count_sizes(boxes), strict=True))
         ],
         matrix=_matrix(quality.confusions, names),
         confusions=_confusions(quality.confusions, names),
@@ -280,7 +289,7 @@ def _confusions(
     ]
 
 
-def _match_note(match: ImageMatch) -> str:
+def _match_note(match: ImageMatch, f1: float) -> str:
     """Words what was found in an image."""
     counts = {
         'correct': len(match.correct),
@@ -291,15 +300,17 @@ def _match_note(match: ImageMatch) -> str:
     kinds = ', '.join(f'{count} {kind}' for kind, count in counts.items() if count)
     found = f'{len(match.correct)} of {match.num_boxes} boxes found'
     predictions = f'{len(match.detections)} predictions' + (f' ({kinds})' if kinds else '')
-    return f'{found}, {predictions}, F1 {match.f1:.2f}'
+    return f'{found}, {predictions}, F1 {f1:.2f}'
 
 
 def _pictures(
-    chosen: Sequence[int], matches: Sequence[ImageMatch], given: ReportInput
+    chosen: Sequence[int], matches: Matches, given: ReportInput
 ) -> list[dict[str, Any]]:
     items = []
     coco, names = given.annotations, {c['id']: c['name'] for c in given.annotations.categories}
-    for match, image in ((matches[index], coco.images[index]) for index in chosen):
+    f1 = matches.f1()
+    for index in chosen:
+        match, image = matches.of_image(index), coco.images[index]
         # In the order of the files, as they were matched.
         truth = [a for a in coco.annotations if a['image_id'] == image['id']]
         found = [p for p in given.predictions if p['image_id'] == image['id']]
@@ -308,7 +319,7 @@ def _pictures(
         not_found = {*match.missed, *(box for box, _ in confused)}
         wrong = {*match.surplus, *(index for _, index in confused)}
         file_name = str(image['file_name'])
-        item = dict(name=file_name, note=_match_note(match), pictures=[])
+        item = dict(name=file_name, note=_match_note(match, f1[index]), pictures=[])
         try:
             pixels = _read_picture(given.image_folder or '', image)
             for what, entries, shown, broken in (

@@ -1,19 +1,15 @@
-"""COCO's evaluation of boxes, with the fast implementation where it is installed."""
+"""COCO's evaluation of boxes."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from hotcoco import COCO, COCOeval
 
-from ..errors import InputError
-from .image_boxes import ImageBoxes
+from .evaluated_boxes import EvaluatedBoxes
 
-BACKENDS = ('faster_coco_eval', 'pycocotools')
 AREAS = ('all', 'small', 'medium', 'large')
 IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 # Detections per image that COCO's own tables score.
@@ -77,113 +73,53 @@ def _mean_of_valid(values: np.ndarray) -> float:
     return float(valid.mean()) if valid.size else -1.0
 
 
-def choose_backend(backend: str | None = None) -> str:
-    """Returns the name of the implementation to use.
-
-    Args:
-        backend: One of ``BACKENDS``; ``None`` takes the fast one if it is installed.
-
-    Raises:
-        InputError: If ``backend`` is not one of them.
-    """
-    if backend is None:
-        return BACKENDS[importlib.util.find_spec(BACKENDS[0]) is None]
-    if backend not in BACKENDS:
-        raise InputError(f'backend must be one of {BACKENDS}, but is {backend!r}')
-    return backend
-
-
 def evaluate_boxes(
-    images: Sequence[ImageBoxes],
+    boxes: EvaluatedBoxes,
     num_classes: int,
     iou_thrs: Sequence[float] = IOU_THRESHOLDS,
     max_detections: Sequence[int] = COCO_MAX_DETECTIONS,
-    backend: str | None = None,
 ) -> CocoEvaluation:
-    """Runs COCO's evaluation.
+    """Runs COCO's evaluation, with hotcoco: the arrays are those of pycocotools, bit for bit.
 
-    Images, annotations and classes get numbers here, whatever their ids in files: COCO's code sorts
-    categories by id, and reads an annotation id of 0 as "not matched".
+    Images and classes are numbered from 1 here, whatever their ids in files. Among detections of
+    equal score, those of earlier images come first, and in an image the earlier ones.
 
     Args:
-        images: Boxes of every image.
+        boxes: Boxes of all images.
         num_classes: Number of classes.
         iou_thrs: IoU thresholds.
         max_detections: Maximum numbers of detections per image, ascending.
-        backend: As for ``choose_backend``.
     """
-    coco_class, eval_class = _coco_classes(choose_backend(backend))
-    entries = [dict(id=number) for number in range(1, len(images) + 1)]
-    categories = [dict(id=label) for label in range(num_classes)]
-    truths, found = [], []
-    for number, image in enumerate(images, start=1):
-        for box, label, area, crowd in zip(
-            image.true_boxes.tolist(),
-            image.true_labels.tolist(),
-            image.true_areas.tolist(),
-            image.crowd.tolist(),
-            strict=True,
-        ):
-            truths.append(_annotation(len(truths), number, label, box, area, iscrowd=int(crowd)))
-        for box, label, score in zip(
-            image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), strict=True
-        ):
-            area = box[2] * box[3]
-            found.append(_annotation(len(found), number, label, box, area, iscrowd=0, score=score))
-    with contextlib.redirect_stdout(io.StringIO()):
-        sides = []
-        for annotations in (truths, found):
-            side = coco_class()
-            side.dataset = dict(images=entries, categories=categories, annotations=annotations)
-            side.createIndex()
-            sides.append(side)
-        evaluation = eval_class(*sides, 'bbox')
-        evaluation.params.imgIds = [entry['id'] for entry in entries]
-        evaluation.params.catIds = list(range(num_classes))
-        evaluation.params.maxDets = list(max_detections)
-        evaluation.params.iouThrs = np.asarray(iou_thrs, dtype=float)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    recalls = np.asarray(evaluation.params.recThrs)
-    columns = (num_classes, len(AREAS), len(max_detections))
-    points = (len(iou_thrs), len(recalls), *columns)
-    found_arrays = {
-        name: np.asarray(evaluation.eval[name], dtype=float) for name in ('precision', 'scores')
-    }
+    true, found = boxes.true, boxes.found
+    truths = COCO.from_arrays(
+        [dict(id=number, width=1, height=1) for number in range(1, boxes.num_images + 1)],
+        [dict(id=number, name=str(number)) for number in range(1, num_classes + 1)],
+        true.images + 1,
+        true.labels + 1,
+        true.boxes,
+        area=true.areas,
+        iscrowd=true.crowd,
+    )
+    # image, x, y, width, height, score, class
+    results = np.column_stack([found.images + 1, found.boxes, found.scores, found.labels + 1])
+    evaluation = COCOeval(truths, truths.load_res(results), 'bbox')
+    evaluation.params.max_dets = list(max_detections)
+    evaluation.params.iou_thrs = list(map(float, iou_thrs))
+    evaluation.evaluate()
+    evaluation.accumulate()
     return CocoEvaluation(
-        precision=found_arrays['precision'].reshape(points),
-        scores=found_arrays['scores'].reshape(points),
-        recall=np.asarray(evaluation.eval['recall'], float).reshape(len(iou_thrs), *columns),
-        recalls=recalls,
+        precision=evaluation.eval['precision'],
+        scores=evaluation.eval['scores'],
+        recall=evaluation.eval['recall'],
+        recalls=np.asarray(evaluation.params.rec_thrs),
         iou_thrs=np.asarray(iou_thrs, dtype=float),
     )
 
 
-def _annotation(
-    index: int, image: int, label: int, box: list[float], area: float, **values: float
-) -> dict:
-    return dict(values, id=index + 1, image_id=image, category_id=label, bbox=box, area=area)
-
-
-def _coco_classes(backend: str) -> tuple[type, type]:
-    """Returns the class that holds annotations and the class that evaluates them."""
-    if backend == 'faster_coco_eval':
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        return COCO, COCOeval_faster
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    return COCO, COCOeval
-
-
-def count_sizes(images: Sequence[ImageBoxes]) -> np.ndarray:
+def count_sizes(boxes: EvaluatedBoxes) -> np.ndarray:
     """Counts the small, medium and large boxes to find, (3,), by COCO's limits 32^2 and 96^2."""
-    counts = np.zeros(3, dtype=int)
-    for image in images:
-        areas = image.true_areas[~image.crowd]
-        np.add.at(counts, (areas >= 32**2).astype(int) + (areas >= 96**2), 1)
-    return counts
+    areas = boxes.true.areas[~boxes.true.crowd]
+    return np.bincount((areas >= 32**2).astype(int) + (areas >= 96**2), minlength=3)
 
 
 def coco_table(evaluation: CocoEvaluation) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""COCO's box metric, with the fast implementation where it is installed and results per class."""
+"""COCO's box metric, with results per class."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import dump, get_local_path
 from mmengine.logging import MMLogger
 
-from ..data.coco_file import category_ids, read_coco_file
+from ..data.annotation_file import read_annotations
+from ..data.coco_file import category_ids
 from ..errors import InputError
 from ..wording import text_table
-from .coco_evaluation import AREAS, CocoEvaluation, choose_backend, evaluate_boxes
-from .image_boxes import ImageBoxes, image_boxes
+from .coco_evaluation import AREAS, CocoEvaluation, evaluate_boxes
+from .evaluated_boxes import EvaluatedBoxes, FoundBoxes, TrueBoxes, true_boxes_of_file
+from .gathering import gather_arrays
+from .image_results import AllImages, image_result, pack, unpack
 from .matches import SCORE_THRESHOLD
 from .plots import class_table, confusion_table, write_quality
 from .quality import DetectionQuality, measure_quality
@@ -38,12 +42,13 @@ _MAX_TABLE_CLASSES = 12
 class ClassNameCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric`` for boxes, with results for every class.
 
-    - Uses faster-coco-eval where it is installed, else pycocotools. The numbers are the same, and
-      are not rounded.
+    - Scores thousands of images in seconds. The numbers are those of pycocotools, and are not
+      rounded.
     - Finds classes by name, whatever their order in the annotation file.
     - Fills in ``area`` and ``iscrowd`` where annotations lack them.
     - Returns zeros if there are no predictions at all.
     - Scores the images that were evaluated, not all that the annotation file lists.
+    - Gives the same scores for any number of processes, and whatever the order of the images.
     - Logs tables of the classes, and writes tables and pictures to ``report_dir``.
 
     Args:
@@ -58,7 +63,6 @@ class ClassNameCocoMetric(CocoMetric):
         format_only: Whether to write the predictions without scoring them.
         outfile_prefix: Where to write the predictions: ``PREFIX.bbox.json``, with the category ids
             of the annotation file. ``None`` writes nothing.
-        backend: ``'faster_coco_eval'`` or ``'pycocotools'``; ``None`` takes what is installed.
         score_thr: Lowest score of detections that count in the confusion matrix.
         report_dir: Folder for ``evaluation.json`` and the pictures. If it is ``None``, the runner
             sets it to the folder ``evaluation`` of the run; ``''`` writes nothing.
@@ -81,7 +85,6 @@ class ClassNameCocoMetric(CocoMetric):
         metric_items: Sequence[str] | None = None,
         format_only: bool = False,
         outfile_prefix: str | None = None,
-        backend: str | None = None,
         score_thr: float = SCORE_THRESHOLD,
         report_dir: str | None = None,
         **kwargs: Any,
@@ -111,16 +114,15 @@ class ClassNameCocoMetric(CocoMetric):
             **kwargs,
         )
         self.iou_thrs = np.atleast_1d(np.asarray(self.iou_thrs, dtype=float))
-        self.backend = choose_backend(backend)
         self.score_thr = score_thr
         self.report_dir = report_dir
         # Set by the evaluator: paths of images that could not be read, and why.
         self.bad_images: tuple[tuple[str, str], ...] = ()
-        self._coco_file = None
+        self._columns = None
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._coco_file = read_coco_file(path)
-            if self._coco_file.annotations is None and not format_only:
+                self._columns = read_annotations(path)
+            if not self._columns.annotated and not format_only:
                 raise InputError(
                     f"'{ann_file}' has no 'annotations' to score against; name an annotated file"
                 )
@@ -137,49 +139,64 @@ class ClassNameCocoMetric(CocoMetric):
             InputError: If there is neither an annotation file nor ``instances``.
         """
         for sample in data_samples:
-            truth = dict(img_id=sample['img_id'])
-            if self._coco_file is None:
+            instances: Sequence[dict] = ()
+            if self._columns is None:
                 if 'instances' not in sample:
                     raise InputError(
                         "ClassNameCocoMetric has no ann_file and the samples lack 'instances'; set "
                         "ann_file, or add 'instances' to meta_keys of PackDetInputs"
                     )
-                truth['anns'] = sample['instances']
-            found = sample['pred_instances']
-            arrays = {key: found[key].cpu().numpy() for key in ('bboxes', 'scores', 'labels')}
-            self.results.append((truth, dict(arrays, img_id=sample['img_id'])))
+                instances = sample['instances']
+            self.results.append(image_result(sample['img_id'], sample['pred_instances'], instances))
 
-    def compute_metrics(self, results: list[tuple[dict, dict]]) -> dict[str, float]:
-        """Computes the metrics from pairs of annotations and predictions of all images.
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Computes the metrics from what all processes have; see mmengine's ``BaseMetric``.
+
+        All processes have to call it.
+
+        Args:
+            size: Not used: images that came more than once are known by their ids.
+        """
+        parts = gather_arrays(pack(self.results))
+        self.results.clear()
+        found: list[dict[str, float] | None] = [None]
+        if is_main_process():
+            values = self.compute_metrics(parts)
+            found = [{f'{self.prefix}/{name}': value for name, value in values.items()}]
+        broadcast_object_list(found)
+        return found[0]
+
+    def compute_metrics(self, results: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+        """Computes the metrics.
+
+        Args:
+            results: The packed results of each process.
 
         Returns:
             AP and, with ``classwise``, the AP of each class as ``NAME_precision``. As in COCO, -1
             stands for what does not exist, such as the AP of small boxes where there are none.
 
         Raises:
-            InputError: If there are no images.
+            InputError: If there are no images, or images that the annotation file does not list.
         """
         logger: MMLogger = MMLogger.get_current_instance()
-        if not results:
+        images = unpack(results) if results else None
+        if images is None or not images.ids:
             raise InputError('the evaluation got no images; check the dataloader of the split')
         names = list(self.dataset_meta['classes'])
-        if self._coco_file is not None:
-            self.cat_ids = category_ids(self._coco_file, names)
+        if self._columns is not None:
+            self.cat_ids = category_ids(self._columns, names)
         else:
             self.cat_ids = list(range(len(names)))
-        predictions = {prediction['img_id']: prediction for _, prediction in results}
         if self.outfile_prefix is not None:
-            self.results2json(list(predictions.values()), self.outfile_prefix)
+            self._write_predictions(images.ids, images.found)
         if self.format_only:
             logger.info(f'Predictions: {self.outfile_prefix}.bbox.json')
             return OrderedDict()
 
-        truths = self._truths([truth for truth, _ in results])
-        images = [self._image_boxes(truths[key], found) for key, found in predictions.items()]
-        evaluation = evaluate_boxes(
-            images, len(names), self.iou_thrs, self.proposal_nums, self.backend
-        )
-        quality = measure_quality(images, evaluation, names, self.score_thr, self.bad_images)
+        boxes = EvaluatedBoxes(len(images.ids), self._true_boxes(images), images.found)
+        evaluation = evaluate_boxes(boxes, len(names), self.iou_thrs, self.proposal_nums)
+        quality = measure_quality(boxes, evaluation, names, self.score_thr, self.bad_images)
         self._log(logger, evaluation, quality)
         values = OrderedDict()
         if self.classwise:
@@ -190,57 +207,39 @@ class ClassNameCocoMetric(CocoMetric):
             values[f'bbox_{item}'] = self._item(evaluation, item)
         return values
 
-    def results2json(self, results: Sequence[dict], outfile_prefix: str) -> dict[str, str]:
-        """Writes the predictions in COCO's format; see mmdet's ``CocoMetric``."""
+    def _write_predictions(self, ids: Sequence[int | str], found: FoundBoxes) -> None:
+        """Writes the predictions in COCO's format."""
+        columns = (found.images, found.boxes, found.scores, found.labels)
         rows = [
-            dict(
-                image_id=result['img_id'],
-                bbox=self.xyxy2xywh(box),
-                score=float(score),
-                category_id=self.cat_ids[label],
-            )
-            for result in results
-            for box, score, label in zip(
-                result['bboxes'], result['scores'], result['labels'], strict=True
-            )
+            dict(image_id=ids[image], bbox=box, score=score, category_id=self.cat_ids[label])
+            for image, box, score, label in zip(*(c.tolist() for c in columns), strict=True)
         ]
-        path = f'{outfile_prefix}.bbox.json'
-        dump(rows, path)
-        return dict(bbox=path)
+        dump(rows, f'{self.outfile_prefix}.bbox.json')
 
-    def _truths(self, truths: Sequence[dict]) -> dict[Any, list[dict]]:
-        """Returns the annotations of every image by its id, with labels for category ids."""
-        found: dict[Any, list[dict]] = {truth['img_id']: [] for truth in truths}
-        if self._coco_file is None:
-            for truth in {truth['img_id']: truth for truth in truths}.values():
-                for instance in truth['anns']:
-                    x1, y1, x2, y2 = map(float, instance['bbox'])
-                    annotation = dict(
-                        bbox=[x1, y1, x2 - x1, y2 - y1],
-                        category_id=int(instance['bbox_label']),
-                        iscrowd=int(instance.get('ignore_flag', 0)),
-                    )
-                    found[truth['img_id']].append(annotation)
-            return found
-        labels = {category: label for label, category in enumerate(self.cat_ids)}
-        for annotation in self._coco_file.annotations:
-            label = labels.get(annotation['category_id'])
-            if label is not None and annotation['image_id'] in found:
-                found[annotation['image_id']].append(dict(annotation, category_id=label))
-        left_out = len(self._coco_file.images) - len(found)
+    def _true_boxes(self, images: AllImages) -> TrueBoxes:
+        """Returns the annotations of the images, from the file if there is one."""
+        columns = self._columns
+        if columns is None:
+            return images.true
+        rows = [columns.image_positions.get(image_id, -1) for image_id in images.ids]
+        if -1 in rows:
+            unknown = [image_id for image_id, row in zip(images.ids, rows, strict=True) if row < 0]
+            raise InputError(
+                f"the evaluator reads '{columns.path}', which does not list {len(unknown)} of the "
+                f'evaluated images, first that of the id {unknown[0]!r}; set ann_file of the '
+                'evaluator to the file of its dataset'
+            )
+        left_out = columns.num_images - len(rows)
         if left_out > 0:
             MMLogger.get_current_instance().warning(
-                f"{left_out} of {len(self._coco_file.images)} images of '{self._coco_file.path}' "
-                'were not evaluated; the scores are for the others'
+                f"{left_out} of {columns.num_images} images of '{columns.path}' were not "
+                'evaluated; the scores are for the others'
             )
-        return found
-
-    @staticmethod
-    def _image_boxes(truths: Sequence[dict], found: dict) -> ImageBoxes:
-        boxes = np.array(found['bboxes'], dtype=float).reshape(-1, 4)
-        boxes[:, 2:] -= boxes[:, :2]
-        labels = [annotation['category_id'] for annotation in truths]
-        return image_boxes(truths, labels, boxes, found['scores'], found['labels'])
+        index_of = np.full(columns.num_images, -1)
+        index_of[rows] = np.arange(len(rows))
+        labels = {category: label for label, category in enumerate(self.cat_ids)}
+        label_of = [labels.get(category['id'], -1) for category in columns.categories]
+        return true_boxes_of_file(columns, index_of, np.array(label_of, dtype=np.int64))
 
     def _item(self, evaluation: CocoEvaluation, item: str) -> float:
         """Returns a result by mmdet's name for it."""
@@ -254,7 +253,7 @@ class ClassNameCocoMetric(CocoMetric):
         return evaluation.average_precision(iou, area, column=column)
 
     def _log(self, logger: MMLogger, evaluation: CocoEvaluation, quality: DetectionQuality) -> None:
-        lines = [f'Scores of {quality.num_images} images ({self.backend}):']
+        lines = [f'Scores of {quality.num_images} images:']
         for item, (iou, area) in _AP_ITEMS.items():
             shown = (
                 f'{self.iou_thrs[0]:.2f}:{self.iou_thrs[-1]:.2f}' if iou is None else f'{iou:.2f}'

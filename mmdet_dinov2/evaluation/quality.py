@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from .coco_evaluation import CocoEvaluation
-from .image_boxes import ImageBoxes
-from .matches import BACKGROUND, SCORE_THRESHOLD, Confusions, count_confusions
+from .evaluated_boxes import EvaluatedBoxes
+from .matches import BACKGROUND, SCORE_THRESHOLD, Confusions, count_confusions, match_boxes
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DetectionQuality:
 
 
 def measure_quality(
-    images: Sequence[ImageBoxes],
+    boxes: EvaluatedBoxes,
     evaluation: CocoEvaluation,
     names: Sequence[str],
     score_thr: float = SCORE_THRESHOLD,
@@ -101,15 +101,13 @@ def measure_quality(
     """Collects the results of an evaluation.
 
     Args:
-        images: Boxes of every image.
+        boxes: Boxes of all images.
         evaluation: COCO's evaluation of them.
         names: Names of the classes.
         score_thr: Lowest score of detections that count for the confusions.
         bad_images: Paths of the images that could not be read, and why.
     """
-    num_boxes = np.zeros(len(names), dtype=int)
-    for image in images:
-        np.add.at(num_boxes, image.true_labels[~image.crowd], 1)
+    num_boxes = np.bincount(boxes.true.labels[~boxes.true.crowd], minlength=len(names))
     return DetectionQuality(
         classes=tuple(
             _class_quality(evaluation, label, name, int(num_boxes[label]))
@@ -117,8 +115,8 @@ def measure_quality(
         ),
         recalls=evaluation.recalls,
         curves=evaluation.curves(),
-        confusions=count_confusions(images, len(names), score_thr),
-        num_images=len(images),
+        confusions=count_confusions(match_boxes(boxes, score_thr), len(names)),
+        num_images=boxes.num_images,
         bad_images=tuple(bad_images),
     )
 

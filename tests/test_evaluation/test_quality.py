@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmdet_dinov2.evaluation.coco_evaluation import CocoEvaluation
-from mmdet_dinov2.evaluation.image_boxes import image_boxes
+from mmdet_dinov2.evaluation.evaluated_boxes import EvaluatedBoxes, found_boxes, true_boxes
 from mmdet_dinov2.evaluation.plots import class_table, confusion_table, write_quality
 from mmdet_dinov2.evaluation.quality import ClassQuality, measure_quality
 
@@ -21,9 +21,9 @@ def made_up_quality(num_classes=3):
     scores[:, :, 0] = np.array([0.9, 0.8, 0.7, 0.2, 0])[None, :, None, None]
     names = [f'class {label}' for label in range(num_classes)]
     evaluation = CocoEvaluation(precision, scores, precision[:, -1], recalls, iou_thrs)
-    box = dict(bbox=[0, 0, 9, 9])
-    images = [image_boxes([box] * 3, [0, 0, 1], [], [], []) for _ in range(2)]
-    return measure_quality(images, evaluation, names)
+    true = true_boxes([0, 0, 0, 1, 1, 1], [[0, 0, 9, 9]] * 6, [0, 0, 1] * 2, [0] * 6)
+    boxes = EvaluatedBoxes(2, true, found_boxes([], [], [], []))
+    return measure_quality(boxes, evaluation, names)
 
 
 def test_results_of_classes():
