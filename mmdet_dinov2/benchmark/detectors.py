@@ -153,7 +153,8 @@ def stock_detector_config(model: Mapping[str, Any]) -> dict:
     model['encoder'], model['decoder'] = (
         _only(model[part], known) for part, known in (('encoder', _ENCODER), ('decoder', _DECODER))
     )
-    model['bbox_head'] = dict(model['bbox_head'], type='DINOHead')
+    head = {k: v for k, v in model['bbox_head'].items() if k != 'reference_eps'}
+    model['bbox_head'] = dict(head, type='DINOHead')
     model['dn_cfg'] = {k: v for k, v in model['dn_cfg'].items() if k != 'max_boxes'}
     assigner = dict(model['train_cfg']['assigner'], type='HungarianAssigner')
     model['train_cfg'] = dict(model['train_cfg'], assigner=assigner)
