@@ -41,6 +41,8 @@ def segment_attention(
     Raises:
         ValueError: If the segments do not cover the stream or the implementation is unknown.
     """
+    if not isinstance(segments, Segments):  # those of `one_size.py`, whose lengths are symbols
+        return segments.attend(q, k, v)
     if segments.num_tokens != len(q):
         raise ValueError(
             f'the segments hold {segments.num_tokens} tokens, the stream {len(q)}: '

@@ -6,8 +6,8 @@ alone or in a batch with larger images.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -19,10 +19,13 @@ def valid_cells(img_shapes: Sequence[Size], stride: float) -> list[Size]:
     """Returns the rows and columns that each image covers on a map.
 
     Args:
-        img_shapes: Height and width of each image in pixels.
+        img_shapes: Height and width of each image in pixels; whole numbers, or symbols of a program
+            that is being traced.
         stride: Pixels per cell.
     """
-    return [(math.ceil(h / stride), math.ceil(w / stride)) for h, w in img_shapes]
+    # Rounded up in whole numbers, and positive ones: graphs round negative quotients differently.
+    pixels, cells = Fraction(stride).as_integer_ratio()
+    return [tuple((side * cells + pixels - 1) // pixels for side in shape) for shape in img_shapes]
 
 
 def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Tensor | None:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bicubic import interpolate_grid
+
 
 def interpolate_pos_embed(
     pos_embed: Tensor, size: tuple[int, int], antialias: bool, offset: float
@@ -35,6 +37,9 @@ def interpolate_pos_embed(
     side = math.isqrt(count)
     if side * side != count:
         raise ValueError(f'position embeddings must form a square grid, got {count} of them')
+    if torch.compiler.is_exporting():  # the size may be symbols
+        grid = pos_embed[0].float().unflatten(0, (side, side))
+        return interpolate_grid(grid, size, antialias, offset)
     if size == (side, side):
         return pos_embed[0].float()
     with torch.autocast(pos_embed.device.type, enabled=False):

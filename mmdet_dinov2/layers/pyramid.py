@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .padding import Size, valid_cells
+from .padding import Size, padding_mask, valid_cells
 
 
 class PyramidLayout:
@@ -124,6 +124,31 @@ class PyramidLayout:
             behind = (0, 0) * (stream.dim() - 1) + (0, longest - len(cells))
             rows.append(F.pad(cells, behind, value=value))
         return torch.stack(rows)
+
+    def padding_mask(self, level: int, size: Size) -> Tensor | None:
+        """Returns where maps of a level are padding; see :func:`.padding.padding_mask`.
+
+        Args:
+            level: Number of the level.
+            size: Rows and columns of the maps.
+        """
+        return padding_mask([grids[level] for grids in self.grids], size, self.device)
+
+    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Finds the cells with the highest scores in each image.
+
+        Args:
+            scores: Shape (T,).
+            count: How many to find.
+
+        Returns:
+            Their scores, highest first, -inf where an image has fewer cells, (images, count); and
+            their places in the stream, int64, of the same shape.
+        """
+        rows = self.pad(scores, -torch.inf)
+        missing = max(0, count - rows.shape[1])
+        values, index = F.pad(rows, (0, missing), value=-torch.inf).topk(count, dim=1)
+        return values, index + self.starts[:, None]
 
     @cached_property
     def starts(self) -> Tensor:

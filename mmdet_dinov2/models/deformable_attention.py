@@ -16,8 +16,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..layers import deformable_attention, triton_problem
+from ..layers.deformable_attention_gather import gather_attention
 
 IMPLEMENTATIONS = ('auto', 'triton', 'mmcv', 'pytorch')
+# The implementation of exported models. Only the exporter sets it: elsewhere it is slower.
+GATHER = 'gather'
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
     Args:
         *args: As for mmcv's module.
         implementation: 'auto', 'triton', 'mmcv' or 'pytorch'; see :func:`choose_implementation`.
+            The attribute of this name may also be ``GATHER``.
         **kwargs: As for mmcv's module.
 
     Raises:
@@ -186,6 +190,8 @@ class DeformableAttention(MultiScaleDeformableAttention):
     def _sample(
         self, value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
+        if self.implementation == GATHER:
+            return gather_attention(value, shapes, images, locations, weights)
         chosen = choose_implementation(value.device, value.dtype, self.implementation)
         if value.device.type != 'cpu':
             _log_once(chosen, value.device, value.dtype)

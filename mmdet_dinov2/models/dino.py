@@ -12,7 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor, nn
 
-from ..layers import GridPyramidLayout, PyramidLayout, padding_mask
+from ..layers import GridPyramidLayout, PyramidLayout
 from ..sample_meta import sample_seeds
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
@@ -228,25 +228,29 @@ class PaddingAwareDINO(DINO):
     # -------------------------------------------------------------- transformer
 
     def pre_transformer(
-        self, mlvl_feats: tuple[Tensor, ...], img_shapes: Sequence[tuple[int, int]]
+        self,
+        mlvl_feats: tuple[Tensor, ...],
+        img_shapes: Sequence[tuple[int, int]] | None = None,
+        layout: PyramidLayout | None = None,
     ) -> tuple[dict, dict]:
         """Collects the valid cells of the pyramid for the encoder.
 
         Args:
             mlvl_feats: Maps of shape (B, C, H_l, W_l).
             img_shapes: Valid height and width of each image in pixels.
+            layout: The layout to use in place of that of ``img_shapes``.
 
         Returns:
             Keyword arguments of ``forward_encoder``, and part of those of ``forward_decoder``.
         """
         device = mlvl_feats[0].device
-        layout = self.layout_of(img_shapes, device)
+        layout = layout or self.layout_of(img_shapes, device)
         positions = []
-        for feat, *cells in zip(mlvl_feats, *layout.grids, strict=True):
+        for level, feat in enumerate(mlvl_feats):
             size = tuple(feat.shape[-2:])
-            mask = padding_mask(cells, size, device)
+            mask = layout.padding_mask(level, size)
             if mask is None:
-                mask = torch.zeros(len(feat), *size, dtype=torch.bool, device=device)
+                mask = torch.zeros(feat.shape[0], *size, dtype=torch.bool, device=device)
             positions.append(self.positional_encoding(mask))
         feat_pos = layout.pack(positions) + F.embedding(layout.levels, self.level_embed)
         inputs = dict(feat=layout.pack(mlvl_feats), feat_pos=feat_pos, layout=layout)
@@ -308,7 +312,7 @@ class PaddingAwareDINO(DINO):
                 usable = torch.ones_like(usable)
             scores, boxes = _select_proposals(scores, boxes, usable, layout, self.num_queries)
 
-        query = self.query_embedding.weight[None].expand(len(boxes), -1, -1)
+        query = self.query_embedding.weight[None].expand(boxes.shape[0], -1, -1)
         reference_points = boxes.detach()
         dn_mask = None
         head_inputs = {}
@@ -417,11 +421,9 @@ def _select_proposals(
         are usable, the last ones are constant: low scores, and a box that is the whole image.
     """
     ranking = scores.detach().amax(-1).masked_fill(~usable, -torch.inf)
-    ranking = layout.pad(ranking, -torch.inf)
-    missing = max(0, num_queries - ranking.shape[1])
-    ranking, index = F.pad(ranking, (0, missing), value=-torch.inf).topk(num_queries, dim=1)
+    ranking, index = layout.best(ranking, num_queries)
     filler = torch.isneginf(ranking)[..., None]
-    index = (index + layout.starts[:, None]).masked_fill(filler[..., 0], 0)
+    index = index.masked_fill(filler[..., 0], 0)
     # Each row is taken at most once, except by fillers, whose gradient is 0: no sum depends on the
     # order of additions.
     scores, boxes = scores[index], boxes[index]

@@ -182,15 +182,16 @@ class SimpleFeaturePyramid(BaseModule):
         """Returns the valid rows and columns of each level, for each image.
 
         Args:
-            img_shapes: Valid height and width of each image in pixels.
+            img_shapes: Valid height and width of each image in pixels; whole numbers, or symbols of
+                a program that is being traced.
             stride: Stride of the input map in pixels.
         """
         if self.pooling == 'ceil':
             return [valid_cells(img_shapes, level_stride) for level_stride in self.strides(stride)]
         cells = valid_cells(img_shapes, stride)
         levels = [
-            [tuple(max(1, int(n * scale)) for n in of_image) for of_image in cells]
-            for scale in self.scale_factors
+            [tuple(torch.sym_max(1, n * up // down) for n in of_image) for of_image in cells]
+            for up, down in (scale.as_integer_ratio() for scale in self.scale_factors)
         ]
         for _ in range(self.num_outs - len(levels)):
             levels.append(valid_cells(levels[-1], 2))  # every second cell
@@ -201,6 +202,7 @@ class SimpleFeaturePyramid(BaseModule):
         inputs: Tensor | Sequence[Tensor],
         img_shapes: Sequence[tuple[int, int]] | None = None,
         stride: float | None = None,
+        grid: Sequence[Size] | None = None,
     ) -> tuple[Tensor, ...]:
         """Computes the levels.
 
@@ -209,6 +211,8 @@ class SimpleFeaturePyramid(BaseModule):
             img_shapes: Valid height and width of each image in pixels; None takes those that the
                 backbone noted on the map, else all cells as valid.
             stride: Stride of the input map in pixels; needed with ``img_shapes``.
+            grid: Rows and columns of each level, in place of ``img_shapes`` for images of one size
+                that fill the input: enlarged maps are cut to it, and there is no padding.
 
         Returns:
             Levels of shape (B, out_channels, H * scale, W * scale), rounded as ``pooling`` says,
@@ -233,6 +237,9 @@ class SimpleFeaturePyramid(BaseModule):
                 resampled = _max_pool(x, round(1 / scale), _mask(x, cells), self.pooling == 'ceil')
             else:
                 resampled = self.resamplers[i](x)
+            if grid is not None:
+                rows, cols = grid[i]
+                resampled = resampled[..., :rows, :cols]
             mask = _mask(resampled, grids[i])
             projected = self.projections[i](zero_padding(resampled, mask))
             outs.append(zero_padding(self.smoothers[i](zero_padding(projected, mask)), mask))

@@ -246,6 +246,15 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
         # Autocast computes embeddings in low precision, which is too coarse for a sum of residuals.
         return stream.to(self.cls_token.dtype)
 
+    def prefix_tokens(self) -> Tensor:
+        """Returns the tokens before the patches of each image, shape (1 + registers, C)."""
+        prefix = _add(self.cls_token[0], self._added_to_cls())
+        return torch.cat((prefix, self.register_tokens[0])) if self.num_registers else prefix
+
+    def with_positions(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Adds positions to the patches of a grid, row-major, (..., rows * cols, C)."""
+        return _add(patches, self._added_to_patches(grid))
+
     def run_blocks(
         self, stream: Tensor, layout: TokenLayout, seeds: Sequence[int] | None = None
     ) -> dict[int, Tensor]:
@@ -306,9 +315,7 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
                 for i, (h, w) in enumerate(shapes)
             ]
         embedded = self.patch_embed(torch.cat(patches))
-        prefix = _add(self.cls_token[0], self._added_to_cls())
-        if self.num_registers:
-            prefix = torch.cat((prefix, self.register_tokens[0]))
+        prefix = self.prefix_tokens()
         added = {grid: self._added_to_patches(grid) for grid in set(layout.grids)}
         pieces = []
         sizes = [rows * cols for rows, cols in layout.grids]
