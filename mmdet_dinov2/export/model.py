@@ -1,0 +1,192 @@
+"""The detector as a function of normalised images of one size, which an exporter can trace."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.layers.transformer.utils import inverse_sigmoid
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..layers import TokenwiseModule, valid_cells
+from ..layers.one_size import (
+    OneSizeGridPyramidLayout,
+    OneSizePyramidLayout,
+    OneSizeTokenLayout,
+)
+from ..models import PaddingAwareDINO
+from ..models.deformable_attention import GATHER, DeformableAttention
+from .stages import recorded_stages
+
+
+class ExportModel(nn.Module):
+    """A detector for batches of images of one size, all of whose pixels are valid.
+
+    All layers are those of the detector, with its parameters; they work on layouts for which the
+    number of images, height and width may be symbols (:mod:`mmdet_dinov2.layers.one_size`).
+
+    Args:
+        detector: The detector. It is put into evaluation mode, in fp32 and without gradients.
+
+    Attributes:
+        with_stages: Whether ``forward`` also returns what :func:`.stages.recorded_stages` records.
+        stage_names: Names of these, from the last call.
+        order: Cells of the proposals that become queries, (B, queries), in the place of the best
+            ones; None takes the best.
+
+    Raises:
+        InputError: If the detector is not a ``PaddingAwareDINO``.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = _copy_with_gathers(prepare(detector))
+        head = self.detector.bbox_head
+        most = self.detector.num_queries * head.num_classes
+        self.num_detections = (head.test_cfg or {}).get('max_per_img', self.detector.num_queries)
+        self.num_detections = min(self.num_detections, most)
+        self.with_stages = False
+        self.stage_names: tuple[str, ...] = ()
+        self.order: Tensor | None = None
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Detects objects.
+
+        Args:
+            image: Normalised images, shape (B, 3, H, W).
+
+        Returns:
+            Boxes (x1, y1, x2, y2) in pixels of the input, shape (B, N, 4); scores, shape (B, N),
+            highest first; labels, shape (B, N), int64. The stages follow, if they are asked for.
+        """
+        detector, size = self.detector, tuple(image.shape[2:])
+        recording = recorded_stages(detector) if self.with_stages else nullcontext({})
+        with recording as stages:
+            layout = self._layout(image, size)
+            pyramid = detector.neck(self._features(image), grid=layout.grid)
+            encoder_inputs, decoder_inputs = detector.pre_transformer(pyramid, layout=layout)
+            queries, _ = detector.pre_decoder(**detector.forward_encoder(**encoder_inputs))
+            found = detector.forward_decoder(**decoder_inputs, **queries)
+            stages.update(ranking=layout.ranking, order=layout.chosen)
+            detections = self._detections(**found, size=size)
+        if not self.with_stages:
+            return detections
+        self.stage_names = tuple(stages)
+        return *detections, *stages.values()
+
+    def _features(self, image: Tensor) -> Tensor:
+        """Returns the last map of the backbone, shape (B, C, rows, cols)."""
+        backbone = self.detector.backbone
+        (grid,) = valid_cells([image.shape[2:]], backbone.patch_size)
+        layout = OneSizeTokenLayout(
+            image.shape[0], grid, 1 + backbone.num_registers, backbone.window_size
+        )
+        right, down = (
+            cells * backbone.patch_size - pixels
+            for cells, pixels in zip(grid[::-1], (image.shape[3], image.shape[2]), strict=True)
+        )
+        # A convolution, for which exporters and runtimes need not know the number of patches.
+        projection = backbone.patch_embed.proj
+        patches = F.conv2d(
+            F.pad(image, (0, right, 0, down)),
+            projection.weight,
+            projection.bias,
+            stride=backbone.patch_size,
+        )
+        patches = backbone.with_positions(patches.flatten(2).transpose(1, 2), grid)
+        prefix = backbone.prefix_tokens()
+        stream = torch.cat((prefix.expand(image.shape[0], -1, -1), patches), 1).flatten(0, 1)
+        last = backbone.out_indices[-1]
+        return backbone.to_maps(backbone.run_blocks(stream, layout)[last], layout, grid)
+
+    def _layout(self, image: Tensor, size: tuple[int, int]) -> OneSizePyramidLayout:
+        detector = self.detector
+        grids = detector.neck.grids([size], detector.backbone.patch_size)
+        kind = _GridLayout if detector.coordinates == 'grid' else _Layout
+        layout = kind(
+            image.shape[0],
+            size,
+            [of_level[0] for of_level in grids],
+            detector.strides,
+            image.device,
+        )
+        layout.order = self.order
+        return layout
+
+    def _detections(
+        self, hidden_states: Tensor, references: list[Tensor], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decodes what the last decoder layer found, as mmdet's ``DETRHead`` does."""
+        head, last = self.detector.bbox_head, self.detector.decoder.num_layers - 1
+        states = hidden_states[-1]
+        # Not the last reference, which comes from the state before the norm.
+        reference = inverse_sigmoid(references[last], eps=head.reference_eps)
+        boxes = (head.reg_branches[last](states) + reference).sigmoid()
+        scores = head.cls_branches[last](states).sigmoid().flatten(1)
+        scores, index = scores.topk(self.num_detections, dim=1)
+        labels = index % head.num_classes
+        query = torch.div(index, head.num_classes, rounding_mode='floor')
+        boxes = bbox_cxcywh_to_xyxy(boxes).gather(1, query[..., None].expand(-1, -1, 4))
+        height, width = size
+        x, y = boxes[..., 0::2] * width, boxes[..., 1::2] * height
+        x, y = x.clamp(0, width), y.clamp(0, height)
+        return torch.stack((x, y), -1).flatten(2), scores, labels
+
+
+class _Ordered:
+    """Notes which cells were chosen, and can be told which to choose."""
+
+    order: Tensor | None = None
+
+    def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        if self.order is None:
+            self.ranking, self.chosen = super().best(scores, count)
+        else:
+            # Where an image has fewer cells, numbers lead beyond them.
+            ends = scores.shape[0] // self.batch * torch.arange(1, self.batch + 1)[:, None]
+            missing = self.order >= ends.to(self.order.device)
+            ranking = scores[self.order.masked_fill(missing, 0)]
+            self.ranking, self.chosen = ranking.masked_fill(missing, -torch.inf), self.order
+        return self.ranking, self.chosen
+
+
+class _Layout(_Ordered, OneSizePyramidLayout):
+    pass
+
+
+class _GridLayout(_Ordered, OneSizeGridPyramidLayout):
+    pass
+
+
+def prepare(detector: nn.Module) -> PaddingAwareDINO:
+    """Puts a detector into the form that is exported: evaluation mode, fp32, without gradients.
+
+    Raises:
+        InputError: If it is not a ``PaddingAwareDINO``.
+    """
+    if not isinstance(detector, PaddingAwareDINO):
+        raise InputError(
+            'only detectors of type PaddingAwareDINO can be exported, not '
+            f'{type(detector).__name__}'
+        )
+    detector.eval().requires_grad_(False)
+    detector.backbone.release_frozen()
+    detector.backbone.frozen_in_bf16 = False
+    for module in detector.modules():
+        if isinstance(module, TokenwiseModule):
+            module.compiled = False
+    return detector
+
+
+def _copy_with_gathers(detector: PaddingAwareDINO) -> PaddingAwareDINO:
+    """Copies modules but not parameters; attention of the copy takes rows by number."""
+    shared = {id(tensor): tensor for tensor in (*detector.parameters(), *detector.buffers())}
+    detector = copy.deepcopy(detector, shared)
+    for module in detector.modules():
+        if isinstance(module, DeformableAttention):
+            module.implementation = GATHER
+    return detector

@@ -1,0 +1,113 @@
+"""The model that is exported against the detector, in PyTorch."""
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.export.comparing import first_divergence
+from mmdet_dinov2.export.model import ExportModel
+from mmdet_dinov2.export.stages import recorded_stages
+
+from ..families import build_family
+from ..tiny import ARCH, detector_cfg, randomize
+
+WINDOWS = dict(window_size=3, global_attn_indexes=(1, 3))
+BACKBONES = {
+    'plain': dict(),
+    'windows': WINDOWS,
+    'registers': dict(num_registers=4),
+    'DINOv3': dict(type='DINOv3', arch=ARCH, patch_size=16),
+    'DINOv3 with windows': dict(type='DINOv3', arch=ARCH, patch_size=16, **WINDOWS),
+    'frozen in bf16': dict(frozen_stages='all', frozen_dtype='bfloat16'),
+    'swiglu': dict(arch={**ARCH, 'ffn': 'swiglu'}),
+}
+
+
+def build(backbone, **changes):
+    cfg = detector_cfg(backbone=backbone)
+    for key, value in changes.items():
+        cfg[key] = {**cfg[key], **value} if isinstance(value, dict) else value
+    model = MODELS.build(cfg)
+    model.init_weights()
+    return randomize(model, std=0.1)
+
+
+@torch.no_grad()
+def check(detector, size, batch=2):
+    """The model that is exported detects what the detector detects, stage by stage."""
+    model = ExportModel(detector)
+    model.with_stages = True
+    images = torch.randn(batch, 3, *size)
+    boxes, scores, labels, *stages = model(images)
+    samples = [DetDataSample(metainfo=dict(img_shape=size)) for _ in images]
+    with recorded_stages(detector) as recorded:
+        samples = detector.predict(images, samples, rescale=False)
+    found = {n: s.numpy() for n, s in zip(model.stage_names, stages)}
+    expected = {name: stage.numpy() for name, stage in recorded.items()}
+    assert list(expected)[:2] == ['embedding', 'block 0'] and set(expected) < set(found)
+    assert first_divergence(expected, found, 2e-5) is None
+    for index, sample in enumerate(samples):
+        known = sample.pred_instances
+        torch.testing.assert_close(scores[index], known.scores, rtol=0, atol=1e-5)
+        assert torch.equal(labels[index], known.labels)
+        torch.testing.assert_close(boxes[index], known.bboxes, rtol=0, atol=1e-3)
+        assert known.bboxes.std(0).min() > 1  # the boxes differ, or the test could not fail
+    return model
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_the_exported_model_detects_the_same(name):
+    torch.manual_seed(0)
+    detector = build(BACKBONES[name])
+    check(detector, (131, 117))
+    assert all(p.dtype == torch.float32 for p in detector.parameters())
+
+
+@pytest.mark.parametrize('size', [(112, 112), (57, 203)])
+def test_sizes(size):
+    torch.manual_seed(0)
+    check(build({}), size, batch=3)
+
+
+def test_coordinates_of_the_grids():
+    torch.manual_seed(0)
+    detector = build({}, neck=dict(pooling='floor', mapper_groups=4), coordinates='grid')
+    check(detector, (131, 117))
+
+
+def test_more_queries_than_proposals():
+    torch.manual_seed(0)
+    check(build({}, num_queries=150, test_cfg=dict(max_per_img=40)), (70, 70))
+
+
+@torch.no_grad()
+def test_the_order_of_the_proposals_can_be_given():
+    torch.manual_seed(0)
+    model = ExportModel(build({}))
+    model.with_stages = True
+    images = torch.randn(2, 3, 120, 90)
+    outputs = model(images)
+    before = dict(zip(model.stage_names, outputs[3:]))
+    model.order = before['order'].flip(1)
+    after = dict(zip(model.stage_names, model(images)[3:]))
+    assert torch.equal(after['ranking'], before['ranking'].flip(1))
+    assert torch.equal(after['proposals'], before['proposals'].flip(1))
+    model.order = before['order']
+    again = model(images)
+    assert all(torch.equal(a, b) for a, b in zip(again, outputs))
+
+
+def test_other_detectors_are_refused():
+    with pytest.raises(InputError, match='only detectors of type PaddingAwareDINO'):
+        ExportModel(build_family('RetinaNet'))
+
+
+def test_parameters_are_shared_not_copied():
+    detector = build({})
+    model = ExportModel(detector)
+    own = {p.data_ptr() for p in detector.parameters()}
+    assert {p.data_ptr() for p in model.parameters()} == own
+    assert np.all([not p.requires_grad for p in model.parameters()])
