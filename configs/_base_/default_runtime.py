@@ -6,7 +6,7 @@ runner_type = 'StrictRunner'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='ReadableLoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
         type='IntactCheckpointHook',  # mmdet: CheckpointHook, which keeps all and no best one

@@ -32,6 +32,7 @@ OWN_TYPES = {
         'mmdet_dinov2.LoadImageFromFile',
         'checks the header of an image before decoding it',
     ),
+    'LoggerHook': ('ReadableLoggerHook', 'reports an evaluation in a few lines'),
     'OptimWrapper': ('GuardedOptimWrapper', 'leaves out steps with a non-finite gradient'),
     'WandbVisBackend': (
         'NoCodeWandbVisBackend',

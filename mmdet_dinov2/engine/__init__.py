@@ -1,7 +1,7 @@
 """Training: runner, loops, the effective batch. Importing registers all parts of it."""
 
 from . import hooks, optim
-from .log import LiveBarHook, NoCodeWandbVisBackend, ReadableLogProcessor
+from .log import LiveBarHook, NoCodeWandbVisBackend, ReadableLoggerHook, ReadableLogProcessor
 from .loops import EpochTrainLoop, IterTrainLoop
 from .runner import StrictRunner
 
@@ -9,6 +9,7 @@ __all__ = [
     'LiveBarHook',
     'NoCodeWandbVisBackend',
     'ReadableLogProcessor',
+    'ReadableLoggerHook',
     'StrictRunner',
     'EpochTrainLoop',
     'IterTrainLoop',

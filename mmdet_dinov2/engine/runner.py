@@ -52,6 +52,7 @@ from .batch import (
     check_accumulation,
     describe_training_batch,
 )
+from .evaluation_batch import fill_evaluation_batch
 from .hooks.preemption import PreemptionHook
 from .loading_processes import outlive_signals
 from .log import LiveBarHook
@@ -76,6 +77,7 @@ class StrictRunner(Runner):
       parameters that happen to match).
     - An evaluator without ``ann_file`` reads the file of its dataset.
     - In an evaluation, images that cannot be read count as images without detections.
+    - Dataloaders of an evaluation without ``batch_size`` get one.
     - A step whose gradient is not finite is left out (``GuardedOptimWrapper``).
     - With gradient accumulation, an iteration is an optimizer step, not a micro-batch.
     - The effective batch and the learning rate of each parameter group are logged at the start.
@@ -106,6 +108,7 @@ class StrictRunner(Runner):
         make_sample_data(cfg)
         fill_classes(cfg)
         fill_evaluator_ann_file(cfg)
+        fill_evaluation_batch(cfg)
         notes = drop_missing_tensorboard(cfg)
         if replaced:
             notes.append(f'Replaced types of the config: {"; ".join(replaced)}')
@@ -215,7 +218,10 @@ class StrictRunner(Runner):
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None = None) -> None:
         """Registers the default hooks; see mmengine's ``Runner.register_default_hooks``."""
-        default = dict(checkpoint=dict(type='IntactCheckpointHook', interval=1))
+        default = dict(
+            checkpoint=dict(type='IntactCheckpointHook', interval=1),
+            logger=dict(type='ReadableLoggerHook'),
+        )
         super().register_default_hooks({**default, **(hooks or {})})
         console = Console()
         if console.is_terminal and not console.is_dumb_terminal and is_main_process():

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import mmdet_dinov2
-from mmdet_dinov2.engine.log import LiveBarHook
+from mmdet_dinov2.engine.log import LiveBarHook, ReadableLoggerHook
 from mmdet_dinov2.engine.log.console import ConsoleFilter, limit_console
 from mmdet_dinov2.engine.log.processor import summarize_losses
 
@@ -63,6 +63,32 @@ MMENGINE, OURS = (Path(package.__file__).parent for package in (mmengine, mmdet_
 def test_the_console_shows_what_matters(path, level, text, shown):
     record = logging.LogRecord('mmengine', level, str(path), 1, text, (), None)
     assert ConsoleFilter().filter(record) == shown
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'batches'),
+    [(0.1, []), (1.0, [60, 120, 180, 240]), (20.0, [25, 50, 75, 100, 125, 150, 175, 200, 225])],
+)
+@pytest.mark.parametrize('mode', ['val', 'test'])
+def test_an_evaluation_has_few_lines(monkeypatch, mode, seconds, batches):
+    clock, lines = [0.0], []
+    monkeypatch.setattr('time.monotonic', lambda: clock[0])
+    runner = SimpleNamespace(
+        val_dataloader=range(250),
+        test_dataloader=range(250),
+        log_processor=SimpleNamespace(
+            get_log_after_iter=lambda runner, batch_idx, mode: ({}, (mode, batch_idx + 1))
+        ),
+        logger=SimpleNamespace(info=lines.append),
+    )
+    hook = ReadableLoggerHook(interval=50)
+    for _ in range(2):  # each evaluation begins anew
+        lines.clear()
+        getattr(hook, f'before_{mode}_epoch')(runner)
+        for batch_idx in range(250):
+            clock[0] += seconds
+            getattr(hook, f'after_{mode}_iter')(runner, batch_idx)
+        assert lines == [(mode, batch) for batch in batches]
 
 
 def run_with_bar(console, stream):
