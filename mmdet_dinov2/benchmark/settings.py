@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .isolated import run_isolated
@@ -18,6 +18,7 @@ class Settings:
         repeats: Rounds of each measurement; None takes that of the suite.
         dry_run: Whether to use tiny sizes, to see that everything runs.
         time_limit: Largest number of seconds of a case in a process of its own.
+        images: Sizes of the datasets of the suite `scale`.
         run_case: Runs such a case; see ``run_isolated``.
     """
 
@@ -26,4 +27,5 @@ class Settings:
     repeats: int | None = None
     dry_run: bool = False
     time_limit: float = 600.0
+    images: Sequence[int] = ()
     run_case: Callable[..., dict] = run_isolated

@@ -12,6 +12,7 @@ from . import (
     families,
     gpu,
     matching_and_losses,
+    scale,
     threads,
     training_step,
 )
@@ -26,5 +27,6 @@ SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'batch-mates': batch_mates.batch_mates,
     'reproducible': training_step.reproducible,
     'threads': threads.threads,
+    'scale': scale.scale,
     'gpu': gpu.everything,
 }

@@ -67,6 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--load-data', action='store_true', help='load training batches from the data of the config'
     )
     parser.add_argument(
+        '--images',
+        nargs='+',
+        type=int,
+        default=[10_000],
+        metavar='N',
+        help='with --suite scale: numbers of images; COCO has 118287',
+    )
+    parser.add_argument(
         '--compare', action='store_true', help='also measure the peers that are installed'
     )
     parser.add_argument('--repeats', type=int, help='rounds of each measurement')
@@ -131,7 +139,9 @@ def main(args: argparse.Namespace) -> None:
             torch.set_num_threads(args.threads)
         available = 'cuda' if torch.cuda.is_available() else 'cpu'
         device = args.device or ('cpu' if args.dry_run else available)
-        settings = Settings(device, args.seed, args.repeats, args.dry_run, args.time_limit)
+        settings = Settings(
+            device, args.seed, args.repeats, args.dry_run, args.time_limit, images=args.images
+        )
         name = args.suite or '_'.join(Path(config).stem for config in args.configs)
         report = BenchmarkReport(args.work_dir, name, args.command_line, describe_machine(device))
         if args.suite:
