@@ -10,7 +10,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from mmdet_dinov2.models import DINOv2
+from mmdet_dinov2.models import PackedViT
 
 ARCH = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=64, ffn='mlp')
 NUM_CLASSES = 3
@@ -29,9 +29,15 @@ def randomize(model: nn.Module, std: float = 0.2) -> nn.Module:
     return model
 
 
-def tiny_backbone(**kwargs) -> DINOv2:
-    """Builds a 4-block DINOv2 with random weights; arguments as for ``DINOv2``."""
-    return randomize(DINOv2(**{'arch': ARCH, 'img_size': 56, 'patch_size': 14, **kwargs}))
+def backbone_cfg(type: str = 'DINOv2', **kwargs) -> dict:
+    """Returns the config of a backbone with 4 blocks; arguments as for the class of that name."""
+    only = dict(img_size=56) if type == 'DINOv2' else dict(num_registers=0)
+    return {'type': type, 'arch': ARCH, 'patch_size': 14, **only, **kwargs}
+
+
+def tiny_backbone(type: str = 'DINOv2', **kwargs) -> PackedViT:
+    """Builds the backbone of ``backbone_cfg`` with random weights."""
+    return randomize(MODELS.build(backbone_cfg(type, **kwargs)))
 
 
 def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
@@ -49,9 +55,7 @@ def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
             std=[58.395, 57.12, 57.375],
             bgr_to_rgb=True,
         ),
-        backbone=dict(
-            {'type': 'DINOv2', 'arch': ARCH, 'img_size': 56, 'patch_size': 14}, **(backbone or {})
-        ),
+        backbone=backbone_cfg(**(backbone or {})),
         neck=dict(
             type='SimpleFeaturePyramid',
             in_channels=ARCH['embed_dims'],

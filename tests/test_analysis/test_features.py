@@ -14,6 +14,7 @@ from mmdet_dinov2.analysis.features import (
 )
 from mmdet_dinov2.errors import InputError
 
+from ..reference.rotary import slow_rotate
 from ..test_data.images import bomb_png
 from ..tiny import tiny_backbone
 from ..tools import failure_of, run_tool, write_config
@@ -30,7 +31,14 @@ def images():
 
 
 @pytest.mark.parametrize(
-    'kwargs', [{}, WINDOWS, dict(num_registers=2, **WINDOWS), dict(with_cp=True)]
+    'kwargs',
+    [
+        {},
+        WINDOWS,
+        dict(num_registers=2, **WINDOWS),
+        dict(with_cp=True),
+        dict(WINDOWS, type='DINOv3'),
+    ],
 )
 def test_tokens_are_those_of_the_feature_maps(kwargs):
     """This holds for every order of the stream."""
@@ -42,7 +50,7 @@ def test_tokens_are_those_of_the_feature_maps(kwargs):
         assert torch.allclose(feature.tokens, alone[0].permute(1, 2, 0), atol=1e-5)
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(num_registers=2, **WINDOWS)])
+@pytest.mark.parametrize('kwargs', [{}, dict(type='DINOv3'), dict(num_registers=2, **WINDOWS)])
 def test_attention_adds_up_and_is_that_of_the_formula(kwargs):
     backbone = tiny_backbone(**kwargs).eval()
     found = extract_features(backbone, images())
@@ -51,16 +59,17 @@ def test_attention_adds_up_and_is_that_of_the_formula(kwargs):
         total = feature.attention.sum((1, 2)) + feature.prefix_attention
         assert torch.allclose(total, torch.ones(2), atol=1e-5)
         # Without windows the stream of one image is row-major.
-        plain = tiny_backbone(num_registers=kwargs.get('num_registers', 0))
-        plain.load_state_dict(backbone.state_dict())
-        if not kwargs:
+        if not kwargs.get('window_size'):
+            plain = tiny_backbone(**kwargs)
+            plain.load_state_dict(backbone.state_dict())
             assert torch.allclose(feature.attention, reference(plain, image, grid), atol=1e-5)
 
 
-def test_windows_do_not_move_the_attention():
+@pytest.mark.parametrize('family', ['DINOv2', 'DINOv3'])
+def test_windows_do_not_move_the_attention(family):
     """Global blocks give the same attention when windows reorder the stream."""
-    backbone = tiny_backbone()
-    windowed = tiny_backbone(window_size=3, global_attn_indexes=(0, 1, 2, 3))
+    backbone = tiny_backbone(family)
+    windowed = tiny_backbone(family, window_size=3, global_attn_indexes=(0, 1, 2, 3))
     windowed.load_state_dict(backbone.state_dict())
     for first, second in zip(
         extract_features(backbone, images()), extract_features(windowed, images()), strict=True
@@ -82,7 +91,12 @@ def reference(backbone, image, grid):
     rows = []
     for head in range(2):
         part = slice(16 * head, 16 * head + 16)
-        scores = torch.stack([q[0, part] @ k[j, part] / 4.0 for j in range(len(x))])
+        keys = list(k[:, part])
+        if hasattr(backbone, 'rope_embed'):  # CLS, the first token, is not turned
+            for j in range(1, len(x)):
+                row, col = divmod(j - 1, grid[1])
+                keys[j] = slow_rotate(keys[j], row, col, *grid).float()
+        scores = torch.stack([q[0, part] @ key / 4.0 for key in keys])
         weights = scores.exp() / scores.exp().sum()
         rows.append(weights[1:].view(grid))
     return torch.stack(rows)

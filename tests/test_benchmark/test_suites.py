@@ -68,6 +68,17 @@ def test_windows(tmp_path):
     assert [row['part'] for row in table.rows] == ['block', 'backbone']
 
 
+def test_families(tmp_path):
+    backbones, detectors = run_suite('families', tmp_path)
+    assert [row['pass'] for row in backbones.rows] == ['forward', 'forward+backward']
+    for row in backbones.rows:
+        assert row['ratio'].median == pytest.approx(row['DINOv3 s'].median / row['DINOv2 s'].median)
+        # Both have two blocks; rotation adds operators to both.
+        assert 0 < row['DINOv3 operators'] - row['DINOv2 operators'] < 100
+    (row,) = detectors.rows
+    assert isinstance(row['time ratio'], Spread)
+
+
 def test_matching(tmp_path):
     (table,) = run_suite('matching', tmp_path)
     for row in table.rows:

@@ -60,6 +60,7 @@ def test_the_report_says_what_was_done(weights, caplog):
     total = len(model.state_dict())
     assert f'{total - 2} tensors loaded, 2 adapted, 1 left out, 0 missing' in report
     assert 'patch 14 -> 16' in report and '16 -> 36 positions' in report
+    assert 'left out mask_token: used in pretraining only' in report and 'licence' not in report
 
 
 def test_detectors_of_this_project_and_wrapped_models_are_recognised(weights):
@@ -76,7 +77,7 @@ def test_detectors_of_this_project_and_wrapped_models_are_recognised(weights):
     [
         (lambda s: s.update({'blocks.0.extra': torch.zeros(1)}), 'official.*blocks.0.extra'),
         (lambda s: s.update({'encoder.layer.0.norm1.weight': torch.zeros(1)}), 'encoder.layer.0'),
-        (lambda s: s.pop('patch_embed.proj.weight'), 'not DINOv2 weights in a known layout'),
+        (lambda s: s.pop('patch_embed.proj.weight'), 'not DINOv2 or DINOv3 weights in a known'),
         (lambda s: s.clear(), 'must hold tensors, but'),
     ],
 )
@@ -123,6 +124,27 @@ def test_offline_the_error_says_what_to_do(tmp_path, monkeypatch):
     place = tmp_path / 'checkpoints' / 'dinov2_vitb14_pretrain.pth'
     for fact in (url, f'put the file at {place}', 'model.backbone.init_cfg=None'):
         assert fact in str(caught.value)
+
+
+def test_where_to_get_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    def forbid(url, *args, **kwargs):
+        raise OSError('HTTP Error 403: Forbidden')
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', forbid)
+    with pytest.raises(FileNotFoundError, match='403.*fill in the form at https://ai.meta.com'):
+        build('https://dl.fbaipublicfiles.com/dinov3/dinov3_vits16/dinov3_vits16.pth')
+
+
+def test_downloads_from_hugging_face_are_kept_under_names_of_their_own(
+    tmp_path, weights, monkeypatch
+):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    (tmp_path / 'checkpoints').mkdir()
+    weights.rename(tmp_path / 'checkpoints' / 'vit_small-model.pth')
+    build('https://huggingface.co/timm/vit_small/resolve/main/model.pth')
+    with pytest.raises(FileNotFoundError, match='vit_base-model.pth'):
+        build('https://huggingface.invalid/timm/vit_base/resolve/main/model.pth')
 
 
 def test_a_file_put_there_is_used(tmp_path, weights, monkeypatch):

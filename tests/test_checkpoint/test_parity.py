@@ -10,7 +10,7 @@ from mmdet_dinov2.checkpoint.layouts import recognise
 from mmdet_dinov2.models import DINOv2
 from mmdet_dinov2.models.dinov2_archs import ARCHS
 
-from .peers import Peer, mmpretrain_peer, timm_peer, transformers_peer
+from .peers import Peer, mmpretrain_peer, randomize, timm_peer, transformers_peer
 
 # The published size, a larger one that is not square, and a smaller one.
 SIZES = [(518, 518), (546, 700), (224, 266)]
@@ -107,6 +107,23 @@ def test_safetensors_of_transformers_load(tmp_path):
     peer = transformers_peer(0)
     model = load(peer, tmp_path / 'model.safetensors')
     assert difference(peer, model, SIZES[2]) <= TOLERANCE
+
+
+def test_tipsv2_is_a_dinov2_with_one_register_and_a_smaller_grid(tmp_path):
+    name = 'vit_base_patch14_reg1_tipsv2.webli'
+    sizes = dict(depth=2, embed_dim=64, num_heads=2)
+    timms = randomize(timm.create_model(name, dynamic_img_size=True, num_classes=0, **sizes))
+    arch = dict(embed_dims=64, num_layers=2, num_heads=2, feedforward_channels=256, ffn='mlp')
+    options = dict(arch=arch, num_registers=1, img_size=448)
+    peer = Peer(timms, lambda x: timms.forward_features(x)[:, 2:], options)
+    model = load(peer, tmp_path / 'weights.pth')
+    for size in ((448, 448), (224, 266)):
+        assert difference(peer, model, size) <= TOLERANCE, size
+    # The official file has a text encoder beside it.
+    whole = {f'vision_encoder.{name}': tensor for name, tensor in model.state_dict().items()}
+    whole |= {'vision_encoder.mask_token': torch.zeros(1, 64), 'text_encoder.x': torch.zeros(1)}
+    layout, state = recognise(whole)
+    assert layout.name == 'official DINOv2' and state.keys() == model.state_dict().keys()
 
 
 @pytest.mark.slow

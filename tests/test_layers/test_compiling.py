@@ -58,8 +58,11 @@ PARTLY = dict(frozen_stages=2, frozen_dtype='bfloat16', with_cp=True)
     ('backend', 'options'),
     [
         ('aot_eager', TRAINED),
+        pytest.param('aot_eager', dict(TRAINED, type='DINOv3'), marks=pytest.mark.slow),
         pytest.param('inductor', TRAINED, marks=pytest.mark.slow),
+        pytest.param('inductor', dict(TRAINED, type='DINOv3'), marks=pytest.mark.slow),
         pytest.param('inductor', PARTLY, marks=pytest.mark.slow),
+        pytest.param('inductor', dict(PARTLY, type='DINOv3'), marks=pytest.mark.slow),
     ],
 )
 def test_results_are_equal_and_sizes_do_not_lead_to_compilation(use_backend, backend, options):

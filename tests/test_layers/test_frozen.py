@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from mmdet_dinov2.models.dinov2 import DINOv2
+from mmdet_dinov2.models import DINOv2, DINOv3
 
-from ..tiny import ARCH, randomize, tiny_backbone
+from ..tiny import randomize, tiny_backbone
 
 MATRICES = 'patch_embed.proj', 'attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'
 
@@ -17,11 +17,15 @@ def images():
     return torch.randn(2, 3, 60, 80)
 
 
-@pytest.fixture(params=['all', 2, 0])
+@pytest.fixture(
+    params=[('DINOv2', 'all'), ('DINOv2', 2), ('DINOv2', 0), ('DINOv3', 'all'), ('DINOv3', 2)],
+    ids=lambda param: '-'.join(map(str, param)),
+)
 def pair(request):
     """Builds the same backbone with fp32 and with bf16 weights in its frozen part."""
-    plain = tiny_backbone(frozen_stages=request.param)
-    held = DINOv2(ARCH, 56, frozen_stages=request.param, frozen_dtype='bfloat16')
+    family, frozen_stages = request.param
+    plain = tiny_backbone(family, frozen_stages=frozen_stages)
+    held = tiny_backbone(family, frozen_stages=frozen_stages, frozen_dtype='bfloat16')
     held.load_state_dict(plain.state_dict())
     return plain, held
 
@@ -70,10 +74,12 @@ def test_matrices_of_frozen_layers_are_held(pair, images):
     assert bf16 == expected
 
 
-@pytest.mark.parametrize('arch', ['small', 'giant'])
-def test_published_sizes_need_about_half(arch):
+@pytest.mark.parametrize(
+    ('family', 'arch'), [(DINOv2, 'small'), (DINOv2, 'giant'), (DINOv3, 'small'), (DINOv3, '7b')]
+)
+def test_published_sizes_need_about_half(family, arch):
     with torch.device('meta'):
-        model = DINOv2(arch, frozen_stages='all', frozen_dtype='bfloat16')
+        model = family(arch, frozen_stages='all', frozen_dtype='bfloat16')
         matrices = sum(parameter.numel() for _, parameter in model._frozen_matrices())
     total = sum(parameter.numel() for parameter in model.parameters())
     assert 0.97 < matrices / total < 1
@@ -95,7 +101,7 @@ def test_memory_of_the_gpu_is_halved():
 def test_loading_a_state_replaces_the_held_weights(pair, images):
     _, held = pair
     before = held(images)[0]
-    other = tiny_backbone()
+    other = tiny_backbone(type(held).__name__)
     held.load_state_dict(other.state_dict())
     assert_same_state(held, other.state_dict())
     after = held(images)[0]

@@ -52,7 +52,9 @@ def settings_by_name(optimizer) -> dict:
     return found
 
 
-@pytest.mark.parametrize('name', ['dino_dinov2_b_12ep', 'dino_dinov2_b_ft_12ep'])
+@pytest.mark.parametrize(
+    'name', ['dino_dinov2_b_12ep', 'dino_dinov2_b_ft_12ep', 'dino_dinov3_b_ft_12ep']
+)
 def test_every_trained_parameter_is_in_one_group(name):
     model, optimizer = build(name)
     named = settings_by_name(optimizer)
@@ -70,8 +72,9 @@ def test_frozen_backbones_are_in_no_group():
     assert not any(name.startswith('backbone') for name in settings_by_name(optimizer))
 
 
-def test_layer_decay_of_the_base_size():
-    _, optimizer = build('dino_dinov2_b_ft_12ep')
+@pytest.mark.parametrize('name', ['dino_dinov2_b_ft_12ep', 'dino_dinov3_b_ft_12ep'])
+def test_layer_decay_of_the_base_size(name):
+    _, optimizer = build(name)
     for name, group in settings_by_name(optimizer).items():
         if name.startswith('backbone.blocks.'):
             expected = B_RATES_AT_DECAY_07[int(name.split('.')[2]) + 1]
@@ -86,12 +89,20 @@ def test_layer_decay_of_the_base_size():
     assert len(optimizer.param_groups) <= 28
 
 
-def test_tokens_norms_and_biases_do_not_decay():
-    _, optimizer = build('dino_dinov2_b_ft_12ep')
+@pytest.mark.parametrize(
+    ('name', 'only'),
+    [
+        ('dino_dinov2_b_ft_12ep', 'backbone.pos_embed'),
+        ('dino_dinov3_b_ft_12ep', 'backbone.register_tokens'),
+        ('dino_dinov3_s_ft', 'backbone.register_tokens'),
+    ],
+)
+def test_tokens_norms_and_biases_do_not_decay(name, only):
+    _, optimizer = build(name)
     named = settings_by_name(optimizer)
     for name in (
         'backbone.cls_token',
-        'backbone.pos_embed',
+        only,
         'backbone.blocks.3.norm1.weight',
         'backbone.blocks.3.attn.qkv.bias',
     ):

@@ -30,6 +30,11 @@ STEPS = CURVE.replace('max_epochs=3, val_interval=4', 'max_epochs=1, val_interva
     'batch_size=4', 'batch_size=2'
 )
 STEPS += FROZEN
+DINOV3 = """
+model['backbone'] = dict(
+    _delete_=True, type='DINOv3', arch=model['backbone']['arch'], patch_size=14, num_registers=2,
+    drop_path_rate=0.2, frozen_stages=1, with_cp=True, init_cfg=None)
+"""
 
 
 def test_gradients_are_exchanged_once_a_step():
@@ -73,6 +78,8 @@ def runs(tmp_path_factory):
         fsdp=FSDP,
         fsdp_saving=FSDP + CHECKPOINTED + COMPILED,
         low=FSDP.replace('float32', 'bfloat16') + CHECKPOINTED,
+        ddp_dinov3=DINOV3,
+        fsdp_dinov3=DINOV3 + FSDP,
     )
     for name, extra in variants.items():
         config = write_config(folder, STEPS + extra, name=f'{name}.py')
@@ -90,14 +97,16 @@ def weights_of(work_dir):
 
 
 @pytest.mark.slow
-def test_losses_and_weights_equal_those_of_ddp(runs):
+@pytest.mark.parametrize('family', ['', '_dinov3'])
+def test_losses_and_weights_equal_those_of_ddp(runs, family):
     folder, _ = runs
-    expected, losses = losses_of(folder / 'ddp'), losses_of(folder / 'fsdp')
+    ddp, fsdp = f'ddp{family}', f'fsdp{family}'
+    expected, losses = losses_of(folder / ddp), losses_of(folder / fsdp)
     assert len(losses) == 10
     for step, loss in losses.items():
         # Clipping at 0.1 happens in every step, so a wrong global norm would show.
         assert loss == pytest.approx(expected[step], rel=1e-4)
-    ddp, fsdp = weights_of(folder / 'ddp'), weights_of(folder / 'fsdp')
+    ddp, fsdp = weights_of(folder / ddp), weights_of(folder / fsdp)
     assert ddp['state_dict'].keys() == fsdp['state_dict'].keys()
     for name, tensor in ddp['state_dict'].items():
         torch.testing.assert_close(fsdp['state_dict'][name], tensor, rtol=1e-3, atol=1e-4)

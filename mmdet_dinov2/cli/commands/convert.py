@@ -1,4 +1,4 @@
-"""Converts DINOv2 weights from any layout, and the published detector of detrex."""
+"""Converts DINOv2 and DINOv3 weights from any layout, and the published detector of detrex."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ..messages import one_sentence_errors
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.description = (
-        'Write DINOv2 weights under the names of this project: the backbone alone, or, of '
-        "detrex's DINO on DINOv2, the whole detector. Configs load every layout directly; "
+        'Write DINOv2 or DINOv3 weights under the names of this project: the backbone alone, '
+        "or, of detrex's DINO on DINOv2, the whole detector. Configs load every layout directly; "
         'converted files are for sharing and for other programs.'
     )
     parser.add_argument(
@@ -69,3 +69,5 @@ def main(args: argparse.Namespace) -> None:
     print(
         f'{args.src} ({layout.name} layout): {len(state)} of {len(content)} tensors in {args.dst}'
     )
+    if layout.licence:
+        print(f'licence: {layout.licence}')
