@@ -29,10 +29,30 @@ def test_level_sizes_round_up(size):
     assert [tuple(o.shape[-2:]) for o in outs] == expected
 
 
+@pytest.mark.parametrize(
+    ('size', 'sizes'),
+    [
+        ((5, 7), [(10, 14), (5, 7), (2, 3), (1, 2)]),
+        ((1, 6), [(2, 12), (1, 6), (1, 3), (1, 2)]),
+    ],
+)
+def test_level_sizes_round_down(size, sizes):
+    """The last level takes every second cell of the one before, as in detectron2."""
+    neck = make_neck(pooling='floor')
+    outs = neck(torch.randn(2, 16, *size))
+    assert [tuple(o.shape[-2:]) for o in outs] == sizes
+    assert [level for (level,) in neck.grids([size], 1)] == sizes
+
+
 def test_levels_can_be_flattened_as_mmdet_does():
     """The detectors of mmdet call ``view`` on every level."""
     for level in make_neck()(torch.randn(2, 16, 5, 7)):
         assert level.view(2, 8, -1).shape[-1] == level.shape[-2] * level.shape[-1]
+
+
+def test_grids_cover_every_part_of_the_image():
+    grids = make_neck().grids([(40, 57), (1, 95)], 16)
+    assert grids == [[(5, 8), (1, 12)], [(3, 4), (1, 6)], [(2, 2), (1, 3)], [(1, 1), (1, 2)]]
 
 
 def test_strides():
@@ -63,22 +83,40 @@ def test_the_extra_level_is_every_second_cell():
 
 
 @pytest.mark.parametrize('shape', [(40, 57), (33, 16), (1, 95)])
-def test_levels_do_not_depend_on_the_canvas(shape):
-    neck = make_neck()
-    stride, divisor = 16, 64
+@pytest.mark.parametrize('options', [{}, dict(pooling='floor', mapper_groups=2)])
+def test_levels_do_not_depend_on_the_canvas(shape, options):
+    neck = make_neck(**options)
+    stride = 16
     rows, cols = (-(-n // stride) for n in shape)
     features = torch.randn(1, 16, rows, cols)
     small = F.pad(features, (0, -cols % 4, 0, -rows % 4))
     large = F.pad(features, (0, 20 - cols, 0, 16 - rows))
     alone = neck(small, img_shapes=[shape], stride=stride)
     batched = neck(large, img_shapes=[shape], stride=stride)
-    for level, (a, b) in enumerate(zip(alone, batched, strict=True)):
-        level_stride = divisor / 2 ** (3 - level)
-        valid = [-(-n // int(level_stride)) for n in shape]
+    for (valid,), a, b in zip(neck.grids([shape], stride), alone, batched, strict=True):
         torch.testing.assert_close(
             a[..., : valid[0], : valid[1]], b[..., : valid[0], : valid[1]], rtol=1e-5, atol=1e-5
         )
         assert a.count_nonzero() == b.count_nonzero() == 8 * valid[0] * valid[1]
+
+
+def test_the_mapper_normalises_each_image_by_its_own_cells():
+    neck = make_neck(scale_factors=(1.0,), num_outs=1, mapper_groups=2)
+    plain = make_neck(scale_factors=(1.0,), num_outs=1)
+    plain.load_state_dict({n: t for n, t in neck.state_dict().items() if 'mappers' not in n})
+    x = torch.randn(2, 16, 5, 6)
+    shapes = [(48, 96), (80, 64)]
+    (mapped,) = neck(x, img_shapes=shapes, stride=16)
+    (level,) = plain(x, img_shapes=shapes, stride=16)
+    conv, norm = neck.mappers[0]
+    for got, image, (h, w) in zip(mapped, level, shapes):
+        cells = conv(image[None, :, : h // 16, : w // 16])[0].unflatten(0, (2, 4))
+        mean = cells.mean((1, 2, 3), keepdim=True)
+        std = (cells.var((1, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+        expected = ((cells - mean) / std).flatten(0, 1) * norm.weight[:, None, None]
+        expected = expected + norm.bias[:, None, None]
+        torch.testing.assert_close(got[:, : h // 16, : w // 16], expected, rtol=1e-5, atol=1e-5)
+        assert got.count_nonzero() == expected.count_nonzero()
 
 
 def test_pooling_ignores_padding():
@@ -98,6 +136,7 @@ def test_pooling_ignores_padding():
         (dict(scale_factors=()), 'at least one scale'),
         (dict(num_outs=2), 'num_outs=2 is less than the 3 scale_factors'),
         (dict(norm_cfg=dict(type='GN', num_groups=4)), "must be dict\\(type='LN'\\)"),
+        (dict(pooling='round'), "pooling must be one of .*, got 'round'"),
         (dict(in_channels=6, scale_factors=(4.0,)), 'in_channels=6 cannot be halved'),
     ],
 )
