@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import torch
 from mmdet.structures import SampleList
+from mmengine.dist import all_gather
+from torch import Tensor
 
 # Seed of the augmentation of a sample and of the noise that the model adds for it.
 SAMPLE_SEED = 'sample_seed'
 # Images that this sample replaces, as they cannot be read: pairs of path and reason.
 BAD_IMAGES = 'bad_images'
-# Numbers of boxes of all images of the step in this process, and number of micro-batches.
+# Numbers of boxes of all images of the step in all processes, and number of micro-batches.
 _STEP_BOXES = 'step_boxes'
 _STEP_MICRO_BATCHES = 'step_micro_batches'
 
@@ -30,32 +32,54 @@ def sample_seeds(batch_data_samples: SampleList) -> list[int]:
     ]
 
 
-def announce_step(micro_batches: Sequence[SampleList]) -> None:
-    """Records in each data sample of an accumulated step how many boxes the whole step has.
+def boxes_of_step(batch_data_samples: SampleList, num_images: int, device: torch.device) -> Tensor:
+    """Returns the numbers of boxes of all images of a step; every process has to call it.
 
-    Losses are divided by the number of boxes. If all micro-batches of a step divide by the boxes of
-    the whole step, their gradients add up to that of one large batch.
+    Args:
+        batch_data_samples: The data samples of this process.
+        num_images: Largest number of images that a process has in a step.
+        device: Device of the model.
+
+    Returns:
+        Numbers, shape (processes, num_images), 0 where a process has fewer images.
+    """
+    counts = [len(sample.gt_instances) for sample in batch_data_samples]
+    counts += [0] * (num_images - len(counts))
+    own = torch.tensor(counts, dtype=torch.int32).to(device, non_blocking=True)
+    return torch.stack(all_gather(own))
+
+
+def announce_step(micro_batches: Sequence[SampleList], boxes: Tensor | None = None) -> None:
+    """Records in each data sample of a step how many boxes the whole step has.
+
+    Losses are divided by the number of boxes. If all micro-batches of all processes divide by the
+    boxes of the whole step, their gradients add up to that of one large batch.
 
     Args:
         micro_batches: The data samples of each micro-batch.
+        boxes: What :func:`boxes_of_step` returned; None if these micro-batches are all of the step.
     """
-    boxes = tuple(len(sample.gt_instances) for samples in micro_batches for sample in samples)
+    if boxes is None:
+        counts = [len(sample.gt_instances) for samples in micro_batches for sample in samples]
+        boxes = torch.tensor([counts], dtype=torch.int32)
     step = {_STEP_BOXES: boxes, _STEP_MICRO_BATCHES: len(micro_batches)}
     for samples in micro_batches:
         for sample in samples:
             sample.set_metainfo(step)
 
 
-def step_counts(img_metas: Sequence[dict], counts: Sequence[int]) -> tuple[Sequence[int], int]:
-    """Returns the numbers of boxes of all images of the step, and the number of micro-batches.
+def announced_step(img_metas: Sequence[dict]) -> tuple[Tensor, int] | None:
+    """Returns what :func:`announce_step` recorded, or None if it was not called.
 
     Args:
         img_metas: Metadata of the images of one micro-batch.
-        counts: Numbers of boxes of these images. They are the whole step, unless
-            :func:`announce_step` was called.
+
+    Returns:
+        Numbers of boxes, shape (processes, images), and the number of micro-batches of this
+        process.
     """
     meta = img_metas[0]
-    return meta.get(_STEP_BOXES, counts), meta.get(_STEP_MICRO_BATCHES, 1)
+    return (meta[_STEP_BOXES], meta[_STEP_MICRO_BATCHES]) if _STEP_BOXES in meta else None
 
 
 def bad_images(batch_data_samples: SampleList) -> list[tuple[str, str]]:

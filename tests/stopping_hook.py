@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -88,3 +89,43 @@ class MeasureParameters(Hook):
         whole = sum(p.numel() for p in parameters)
         if int(os.environ.get('RANK', 0)) == 0:
             print(f'parameters here: {local}/{whole}')
+
+
+@HOOKS.register_module(force=True)
+class ExhaustMemory(Hook):
+    """Lets memory be exhausted at places of training steps.
+
+    Args:
+        faults: Step, process, place and number of times. A place is the name of a module (its
+            forward pass), 'backward' or 'optimizer'.
+    """
+
+    def __init__(self, faults: list) -> None:
+        self.faults = faults
+        self.raised = 0
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for step, rank, place, times in self.faults:
+            if runner.iter + 1 == step and int(os.environ.get('RANK', 0)) == rank:
+                self.arm(runner, place, times)
+
+    def arm(self, runner, place, times):
+        left = [times]
+
+        def fail(*args, **kwargs):
+            if left[0]:
+                left[0] -= 1
+                self.raised += 1
+                raise torch.OutOfMemoryError(f'planted in {place}')
+
+        model = getattr(runner.model, 'module', runner.model)
+        if place == 'optimizer':
+            step = runner.optim_wrapper.optimizer.step
+            runner.optim_wrapper.optimizer.step = lambda **kwargs: fail() or step(**kwargs)
+        elif place == 'backward':
+            next(p for p in model.parameters() if p.requires_grad).register_hook(fail)
+        else:
+            model.get_submodule(place).register_forward_pre_hook(fail)
+
+    def after_train(self, runner):
+        print(f'memory was exhausted {self.raised} times')

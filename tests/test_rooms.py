@@ -7,7 +7,7 @@ import sys
 import pytest
 
 # Modules beside the rooms, which everybody may use.
-SHARED = {'errors', 'files', 'version', 'sample_meta', 'wording'}
+SHARED = {'errors', 'files', 'peak_memory', 'version', 'sample_meta', 'wording'}
 
 
 @pytest.fixture(scope='module')

@@ -19,6 +19,10 @@ from ..wording import first_names
 
 # Type of mmengine or mmcv: the type that runs, and what that one does.
 OWN_TYPES = {
+    'AmpOptimWrapper': (
+        'GuardedAmpOptimWrapper',
+        'lets the loop do a step again that memory did not suffice for',
+    ),
     'CheckpointHook': (
         'IntactCheckpointHook',
         'removes the previous checkpoint only after the new one is written',

@@ -93,6 +93,38 @@ def keep_batch_size(cfg: Config, world_size: int) -> EffectiveBatch:
     return EffectiveBatch(world_size, batch.batch_size, accumulation)
 
 
+def set_batch_size(cfg: Config, world_size: int, batch_size: int | str) -> None:
+    """Sets the images of a micro-batch, and accumulates to the total batch of the recipe.
+
+    Args:
+        cfg: A config; its total batch is ``auto_scale_lr.base_batch_size``, or that of its
+            dataloader and accumulation.
+        world_size: Number of processes.
+        batch_size: Number of images, or 'auto' for the largest number that fits into memory, which
+            the training loop finds.
+
+    Raises:
+        InputError: If the total cannot be reached exactly.
+    """
+    before = EffectiveBatch(
+        world_size, cfg.train_dataloader.batch_size, check_accumulation(cfg.optim_wrapper)
+    )
+    cfg.setdefault('auto_scale_lr', {}).setdefault('base_batch_size', before.total)
+    if batch_size != 'auto':
+        cfg.train_dataloader.batch_size = batch_size
+        keep_batch_size(cfg, world_size)
+        return
+    total = cfg.auto_scale_lr.base_batch_size
+    if total % world_size:
+        raise InputError(
+            f'the total batch of {total} images (auto_scale_lr.base_batch_size) cannot be divided '
+            f'among {world_size} processes; use a number of processes that divides it'
+        )
+    cfg.train_dataloader.batch_size = total // world_size
+    cfg.optim_wrapper.accumulative_counts = 1
+    cfg.train_cfg.fit_micro_batches = True
+
+
 def check_resumed_batch(meta: dict, batch: EffectiveBatch, path: str) -> None:
     """Checks that a resumed run has the total batch of its checkpoint, however it is divided.
 

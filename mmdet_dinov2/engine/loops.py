@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.registry import DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.seeded import SeededDataset, StepBatchSampler, derive_seed, seed_everything
+from ..data.seeded import SeededDataset, StepBatchSampler
 from ..errors import InputError
-from ..sample_meta import announce_step, bad_images
+from ..sample_meta import bad_images
 from .bad_images import BadImages
+from .largest_batch import find_largest_image
 from .log.summary import describe_training
 from .step import StepState
+from .training_step import TrainingStep
 
 MAX_BAD_SHARE = 0.001
 # Key of the message hub, which checkpoints hold: the step of the last evaluation.
@@ -46,9 +48,13 @@ class OptimizerStepLoop:
         dataloader: DataLoader | dict,
         *args,
         max_bad_share: float = MAX_BAD_SHARE,
+        redo_out_of_memory: bool = True,
+        fit_micro_batches: bool = False,
         **kwargs,
     ) -> None:
         self.step = StepState()
+        self._redo = redo_out_of_memory
+        self._fit = fit_micro_batches
         self.bad_images = BadImages(max_bad_share)
         super().__init__(runner, build_training_dataloader(runner, dataloader), *args, **kwargs)
 
@@ -59,6 +65,10 @@ class OptimizerStepLoop:
 
     def _begin(self) -> None:
         """Says what is trained, and starts the hooks."""
+        self._training_step = TrainingStep(self.runner, self._redo)
+        if self._fit:
+            image = find_largest_image(self.dataloader.dataset)
+            self._training_step.fit(image, self.dataloader.batch_sampler.batch_size)
         self.runner.logger.info(describe_training(self.runner))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
@@ -73,16 +83,7 @@ class OptimizerStepLoop:
     def _train_step(self, data_batch: dict) -> dict[str, float]:
         """Trains on all micro-batches of a step; returns the means of the losses."""
         runner = self.runner
-        seed_everything(derive_seed(runner.seed, self.iter, get_rank()))
-        micro_batches = _split(data_batch, runner.accumulative_counts)
-        if runner.accumulative_counts > 1:
-            announce_step([batch['data_samples'] for batch in micro_batches])
-            # The last step of an epoch may have fewer micro-batches.
-            runner.optim_wrapper.initialize_count_status(runner.model, 0, len(micro_batches))
-        losses = [
-            runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
-            for batch in micro_batches
-        ]
+        losses = self._training_step(data_batch)
         bad = bad_images(data_batch['data_samples']) if 'data_samples' in data_batch else []
         log_vars = self.step.share(losses, len(bad))
         if self.step.num_bad_images:
@@ -103,6 +104,10 @@ class EpochTrainLoop(OptimizerStepLoop, EpochBasedTrainLoop):
         dataloader: As for mmengine's loop.
         *args: As for mmengine's loop.
         max_bad_share: Share of the images that may be unreadable, 0..1; more stop the run.
+        redo_out_of_memory: Whether a step that memory does not suffice for is done again in smaller
+            parts; see ``TrainingStep``.
+        fit_micro_batches: Whether the largest micro-batch that fits into memory is looked for
+            first, in place of that of the config. It does not change what is trained.
         **kwargs: As for mmengine's loop.
     """
 
@@ -203,23 +208,6 @@ class IterTrainLoop(OptimizerStepLoop, IterBasedTrainLoop):
                 sampler.set_epoch(round_)
             _start(self.dataloader, self.runner.seed, round_ * length, done)
             yield from self.dataloader
-
-
-def _split(data_batch: dict, num_parts: int) -> list[dict]:
-    """Divides the images of a step into micro-batches, into fewer if there are too few images."""
-    if num_parts == 1:
-        return [data_batch]
-    if not isinstance(data_batch, dict) or not isinstance(data_batch.get('data_samples'), Sequence):
-        raise InputError(
-            'gradient accumulation needs batches with inputs and data_samples, as PackDetInputs '
-            'and pseudo_collate make them; use both, or set optim_wrapper.accumulative_counts=1'
-        )
-    num_images = len(data_batch['data_samples'])
-    size = -(-num_images // num_parts)
-    return [
-        {key: values[start : start + size] for key, values in data_batch.items()}
-        for start in range(0, num_images, size)
-    ]
 
 
 def build_training_dataloader(runner, dataloader: DataLoader | dict) -> DataLoader:

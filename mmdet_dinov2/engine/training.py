@@ -30,6 +30,7 @@ from ..data.own_config import (
 from ..data.own_data import find_own_data
 from ..data.preflight import check_config
 from ..data.shapes_dataset import make_sample_data
+from ..data.shared_columns import is_first_of_machine
 from ..errors import InputError, MissingFileError
 from ..runs.checkpoints import find_best_or_last
 from . import batch
@@ -64,6 +65,7 @@ def train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     keep_batch_size: bool = False,
+    batch_size: int | str | None = None,
     loggers: Sequence[str] = (),
     preflight: bool = True,
 ) -> TrainingResult:
@@ -81,6 +83,8 @@ def train(
         auto_scale_lr: Whether to multiply the learning rate by
             batch size / ``auto_scale_lr.base_batch_size``.
         keep_batch_size: Whether to accumulate gradients to reach that batch size.
+        batch_size: Number of images that are computed at once; gradients are accumulated to the
+            total batch of the recipe. 'auto' takes the largest number that fits into memory.
         loggers: Loggers to use besides those of the config, of ``config.loggers.LOGGERS``.
         preflight: Whether to check the dataset first.
 
@@ -98,6 +102,7 @@ def train(
         amp=amp,
         auto_scale_lr=auto_scale_lr,
         keep_batch_size=keep_batch_size,
+        batch_size=batch_size,
         loggers=loggers,
     )
     check(cfg, ('train', 'val'), preflight)
@@ -168,6 +173,7 @@ def set_up_training(
     amp: bool = False,
     auto_scale_lr: bool = False,
     keep_batch_size: bool = False,
+    batch_size: int | str | None = None,
     auto_scale_world_size: bool = False,
     lr_rule: str | None = None,
     loggers: Sequence[str] = (),
@@ -182,6 +188,7 @@ def set_up_training(
         amp: As for :func:`train`.
         auto_scale_lr: As for :func:`train`.
         keep_batch_size: As for :func:`train`.
+        batch_size: As for :func:`train`.
         auto_scale_world_size: Whether to rescale learning rate and iterations from the config's
             ``reference_world_size`` to the number of processes.
         lr_rule: How the learning rate then follows; one of ``scaling.LR_RULES``.
@@ -205,6 +212,8 @@ def set_up_training(
         tell(scaling.format_table(rows))
     if keep_batch_size:
         batch.keep_batch_size(cfg, world_size)
+    if batch_size is not None:
+        batch.set_batch_size(cfg, world_size, batch_size)
     if auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise InputError(
@@ -245,7 +254,7 @@ def check(
     Args:
         cfg: The config.
         splits: Data splits to check, of 'train', 'val', 'test'.
-        preflight: Whether to check the data too.
+        preflight: Whether to check the data too, which one process of each machine does.
         tell: Takes warnings, one by one.
 
     Raises:
@@ -258,7 +267,9 @@ def check(
         MODELS.build(copy.deepcopy(cfg.model))  # mmdet adds keys to what it builds from
     if cfg.get('load_from') and '://' not in cfg.load_from and not os.path.isfile(cfg.load_from):
         raise MissingFileError(f'checkpoint {cfg.load_from} does not exist; check the path')
-    if preflight:
+    # The other processes of a machine have the same files. If the check fails in one process, the
+    # launcher ends all.
+    if preflight and is_first_of_machine():
         findings = check_config(cfg, splits)
         raise_on_errors(findings)
         for finding in findings:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..layers import focal_gap, negative_focal_loss
-from ..sample_meta import step_counts
+from ..sample_meta import announced_step
 from .denoising import DenoisingLayout
 from .matching import BatchedHungarianAssigner, Matches
 from .targets import BoxTargets
@@ -216,11 +216,17 @@ def _boxes_per_micro_batch(
     Returns:
         One mean for each cap.
     """
-    counts, num_micro_batches = step_counts(img_metas, targets.counts)
-    sums = [sum(n if cap is None else min(n, cap) for n in counts) for cap in caps]
-    sums = torch.tensor(sums, dtype=targets.boxes.dtype).to(targets.boxes.device, non_blocking=True)
-    means = reduce_mean(sums / num_micro_batches)
-    return means.clamp(min=1.0 / (num_micro_batches * get_world_size()))
+    device, dtype = targets.boxes.device, targets.boxes.dtype
+    step = announced_step(img_metas)
+    if step is None:
+        counts = torch.tensor(targets.counts, dtype=dtype).to(device, non_blocking=True)[None]
+        num_micro_batches = 1
+    else:
+        counts, num_micro_batches = step[0].to(device, dtype, non_blocking=True), step[1]
+    sums = torch.stack([(counts if cap is None else counts.clamp(max=cap)).sum() for cap in caps])
+    num_processes = get_world_size() if step is None else len(counts)
+    means = reduce_mean(sums) if step is None else sums / num_processes
+    return (means / num_micro_batches).clamp(min=1.0 / (num_micro_batches * num_processes))
 
 
 def _denoising_matches(layout: DenoisingLayout, num_layers: int, device: torch.device) -> Matches:

@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='accumulate gradients to reach auto_scale_lr.base_batch_size images per step',
     )
+    size.add_argument(
+        '--batch-size',
+        type=_batch_size,
+        metavar='N|auto',
+        help='compute so many images at once, or as many as fit into memory, and accumulate '
+        'gradients to the total batch of the recipe',
+    )
     parser.add_argument(
         '--lr-rule',
         choices=LR_RULES,
@@ -64,6 +71,7 @@ def main(args: argparse.Namespace) -> None:
             amp=args.amp,
             auto_scale_lr=args.auto_scale_lr,
             keep_batch_size=args.keep_batch_size,
+            batch_size=args.batch_size,
             auto_scale_world_size=args.auto_scale_world_size,
             lr_rule=args.lr_rule,
             loggers=args.logger,
@@ -74,3 +82,11 @@ def main(args: argparse.Namespace) -> None:
         runner = build_runner(cfg)
     with one_sentence_errors():
         work_and_exit(runner.train, args.launcher)
+
+
+def _batch_size(text: str) -> int | str:
+    if text != 'auto' and not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1 or 'auto', but is {text!r}"
+        )
+    return text if text == 'auto' else int(text)

@@ -115,15 +115,8 @@ class PreemptionHook(Hook):
 
     def _stop(self, runner: Runner, steps: int) -> None:
         """Saves the state after a number of steps and ends the run."""
-        runner.save_checkpoint(
-            runner.work_dir,
-            CHECKPOINT_NAME,
-            meta=dict(epoch=runner.epoch, iter=steps),
-            by_epoch=False,
-        )
-        path = os.path.join(runner.work_dir, CHECKPOINT_NAME)
+        path = save_stopped_state(runner, steps)
         if is_main_process():
-            write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
             requeued = not self._interrupted and _requeue()
             remedy = 'the job was requeued' if requeued else 'continue with --resume'
             runner.logger.warning(
@@ -132,6 +125,28 @@ class PreemptionHook(Hook):
         # No process may leave earlier: srun would end the others.
         barrier()
         raise SystemExit(STOPPED_EXIT_CODE)
+
+
+def save_stopped_state(runner: Runner, steps: int) -> str:
+    """Saves the state of a run that ends within an epoch; every process has to call it.
+
+    Args:
+        runner: The runner.
+        steps: Number of steps that the weights have seen.
+
+    Returns:
+        Path of the checkpoint, which ``last_checkpoint`` names.
+    """
+    runner.save_checkpoint(
+        runner.work_dir,
+        CHECKPOINT_NAME,
+        meta=dict(epoch=runner.epoch, iter=steps),
+        by_epoch=False,
+    )
+    path = os.path.join(runner.work_dir, CHECKPOINT_NAME)
+    if is_main_process():
+        write_text(os.path.join(runner.work_dir, LAST_CHECKPOINT), path)
+    return path
 
 
 def _requeue() -> bool:

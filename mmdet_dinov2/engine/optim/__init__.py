@@ -2,11 +2,12 @@
 
 from .constructor import LayerDecayOptimWrapperConstructor
 from .fsdp import FullyShardedModel
-from .wrapper import Bf16OptimWrapper, GuardedOptimWrapper
+from .wrapper import Bf16OptimWrapper, GuardedAmpOptimWrapper, GuardedOptimWrapper
 
 __all__ = [
     'Bf16OptimWrapper',
     'LayerDecayOptimWrapperConstructor',
     'FullyShardedModel',
+    'GuardedAmpOptimWrapper',
     'GuardedOptimWrapper',
 ]

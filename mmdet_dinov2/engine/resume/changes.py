@@ -20,6 +20,7 @@ from ..batch import EffectiveBatch, check_resumed_batch
 _PARTS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _PARTS += ('custom_hooks', 'randomness')
 _NO_MATTER = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
+_NO_MATTER += ('redo_out_of_memory', 'fit_micro_batches')
 # The table shows these as the batch.
 _OF_BATCH = ('train_dataloader.batch_size', 'optim_wrapper.accumulative_counts')
 # The states in a checkpoint override these.

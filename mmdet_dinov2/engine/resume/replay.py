@@ -26,7 +26,11 @@ from ...sample_meta import announce_step
 from .training_state import build_checkpoint
 
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
-_AUTOCAST = dict(Bf16OptimWrapper=torch.bfloat16, AmpOptimWrapper=torch.float16)
+_AUTOCAST = dict(
+    Bf16OptimWrapper=torch.bfloat16,
+    AmpOptimWrapper=torch.float16,
+    GuardedAmpOptimWrapper=torch.float16,
+)
 
 
 @dataclass
