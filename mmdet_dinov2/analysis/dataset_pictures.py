@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from ..data.box_counts import is_trained_on
-from ..data.coco_file import CocoFile, complete_annotation
+from ..data.annotation_columns import AnnotationColumns
+from ..data.box_counts import trained_on
 from ..data.dataset_source import DatasetSource
 from ..data.image_checks import image_paths
 from ..data.image_file import read_image
@@ -48,7 +48,9 @@ class AnnotatedImage:
     used: Sequence[bool]
 
 
-def sample_images(source: DatasetSource, coco: CocoFile, count: int) -> list[AnnotatedImage]:
+def sample_images(
+    source: DatasetSource, coco: AnnotationColumns, count: int
+) -> list[AnnotatedImage]:
     """Loads images of a dataset as training does.
 
     Up to half of them are the first images with boxes that training drops; the others are spread
@@ -60,37 +62,24 @@ def sample_images(source: DatasetSource, coco: CocoFile, count: int) -> list[Ann
         count: Largest number of images.
     """
     entries = list(image_paths(source, coco).items())
-    by_image: dict[Any, list[dict]] = {image['id']: [] for _, image in entries}
-    for annotation in coco.annotations or ():
-        if annotation['image_id'] in by_image:
-            by_image[annotation['image_id']].append(annotation)
-    suspect = [
-        entry
-        for entry in entries
-        if any(
-            not is_trained_on(annotation, entry[1]) and not annotation.get('iscrowd')
-            for annotation in by_image[entry[1]['id']]
-        )
-    ][: count // 2]
+    used = trained_on(coco)
+    dropped = np.zeros(coco.num_images, dtype=bool)
+    dropped[coco.image_index[~used & ~coco.crowd & (coco.image_index >= 0)]] = True
+    suspect = [entry for entry in entries if dropped[entry[1]]][: count // 2]
     others = [entry for entry in entries if entry not in suspect] if suspect else entries
     wanted = min(count - len(suspect), len(others))
     positions = np.linspace(0, len(others) - 1, wanted).round().astype(int) if wanted else ()
     chosen = suspect + [others[position] for position in positions]
-    names = {category['id']: category['name'] for category in coco.categories}
-    return [_annotated(source, path, image, by_image[image['id']], names) for path, image in chosen]
+    return [_annotated(source, coco, path, index, used) for path, index in chosen]
 
 
 def _annotated(
-    source: DatasetSource,
-    path: str,
-    image: Mapping[str, Any],
-    annotations: Sequence[Mapping[str, Any]],
-    names: Mapping[Any, str],
+    source: DatasetSource, coco: AnnotationColumns, path: str, index: int, used: np.ndarray
 ) -> AnnotatedImage:
-    title = f'{source.split}: {image["file_name"]}'
+    title = f'{source.split}: {coco.file_names[index]}'
     scale, pixels = 1.0, None
     try:
-        pixels = read_image(path, (image['width'], image['height']) if source.by_name else None)
+        pixels = read_image(path, coco.size(index) if source.by_name else None)
         scale = _SIDE / max(pixels.shape[:2])
         size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]
         # Small images are enlarged to make room for the texts.
@@ -98,9 +87,11 @@ def _annotated(
         pixels = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=how)[:, :, ::-1])
     except (InputError, OSError) as error:
         title = f'{title}\n{str(error.__cause__ or error)[:60]}'  # without the path
-    categories = [names.get(annotation['category_id'], '?') for annotation in annotations]
+    places = coco.annotations_of(index)
+    names = [*coco.category_names, '?']  # for categories that the file does not list
+    categories = [names[max(category, -1)] for category in coco.category_index[places].tolist()]
     classes = list(source.classes)
-    boxes = np.array([a['bbox'] for a in annotations], dtype=float).reshape(-1, 4) * scale
+    boxes = coco.boxes[places] * scale
     boxes[:, 2:] += boxes[:, :2]
     labels = [classes.index(name) if name in classes else -1 for name in categories]
     return AnnotatedImage(
@@ -109,10 +100,7 @@ def _annotated(
         boxes=boxes,
         labels=labels,
         names=categories,
-        used=[
-            label >= 0 and is_trained_on(complete_annotation(dict(a)), image)
-            for label, a in zip(labels, annotations, strict=True)
-        ],
+        used=[label >= 0 and bool(used[at]) for label, at in zip(labels, places, strict=True)],
     )
 
 

@@ -13,16 +13,17 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from ..checkpoint.reading import read_pickle
-from ..data.coco_file import CocoFile
+from ..data.annotation_columns import AnnotationColumns
 from ..data.findings import raise_on_errors
 from ..data.preflight import check_config
 from ..engine.runner import StrictRunner
 from ..errors import InputError
+from ..inference.exported_detector import is_exported, use_exported
 
 _KEYS = ('image_id', 'category_id', 'bbox', 'score')
 
 
-def read_predictions(path: str | Path, coco: CocoFile) -> list[dict[str, Any]]:
+def read_predictions(path: str | Path, coco: AnnotationColumns) -> list[dict[str, Any]]:
     """Reads predictions in COCO's result format, or as ``mmdet_dinov2 test --out`` writes them.
 
     Args:
@@ -53,12 +54,12 @@ def read_predictions(path: str | Path, coco: CocoFile) -> list[dict[str, Any]]:
     return found
 
 
-def _check(found: Any, coco: CocoFile, path: Path) -> None:
+def _check(found: Any, coco: AnnotationColumns, path: Path) -> None:
     if not isinstance(found, list):
         raise InputError(
             f'{path} must hold a list of predictions, but holds a {type(found).__name__}'
         )
-    images = {image['id'] for image in coco.images}
+    images = set(coco.image_ids)
     categories = {category['id'] for category in coco.categories}
     for index, entry in enumerate(found):
         if not isinstance(entry, dict) or any(key not in entry for key in _KEYS):
@@ -146,6 +147,8 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
         cfg.load_from, cfg.resume = str(checkpoint), False
         cfg.launcher, cfg.work_dir = 'none', folder
         cfg.pop('model_wrapper_cfg', None)
+        if is_exported(checkpoint):
+            use_exported(cfg, checkpoint)
         raise_on_errors(check_config(cfg, ('test',)))
         StrictRunner.from_cfg(cfg).test()
         return json.loads(Path(f'{prefix}.bbox.json').read_text())

@@ -17,8 +17,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ..data.annotation_columns import columns_of_entries
-from ..data.coco_file import CocoFile, leaves_folder
+from ..data.annotation_columns import AnnotationColumns
+from ..data.coco_file import leaves_folder
 from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_small
 from ..errors import InputError
@@ -73,7 +73,7 @@ class ReportInput:
     config_path: Path | None = None
     base: tuple[str, Mapping[str, Any]] | None = None
     environment: Sequence[tuple[str, str]] = ()
-    annotations: CocoFile | None = None
+    annotations: AnnotationColumns | None = None
     image_folder: str | None = None
     predictions: list[dict[str, Any]] | None = None
     predictions_from: str = ''
@@ -220,8 +220,7 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
         return None
     coco = given.annotations
     names = coco.category_names
-    columns = columns_of_entries(coco.path, coco.images, coco.categories, coco.annotations)
-    boxes = boxes_of_files(columns, given.predictions)
+    boxes = boxes_of_files(coco, given.predictions)
     evaluation = evaluate_boxes(boxes, len(names))
     quality = measure_quality(boxes, evaluation, names)
     matches = match_boxes(boxes)
@@ -303,16 +302,14 @@ def _match_note(match: ImageMatch, f1: float) -> str:
     return f'{found}, {predictions}, F1 {f1:.2f}'
 
 
-def _pictures(
-    chosen: Sequence[int], matches: Matches, given: ReportInput
-) -> list[dict[str, Any]]:
+def _pictures(chosen: Sequence[int], matches: Matches, given: ReportInput) -> list[dict[str, Any]]:
     items = []
     coco, names = given.annotations, {c['id']: c['name'] for c in given.annotations.categories}
     f1 = matches.f1()
     for index in chosen:
-        match, image = matches.of_image(index), coco.images[index]
+        match, image = matches.of_image(index), coco.image(index)
         # In the order of the files, as they were matched.
-        truth = [a for a in coco.annotations if a['image_id'] == image['id']]
+        truth = coco.annotations(coco.annotations_of(index))
         found = [p for p in given.predictions if p['image_id'] == image['id']]
         boxes = [index for index, a in enumerate(truth) if not a.get('iscrowd')]
         confused = set(match.pairs) - set(match.correct)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.coco_file import CocoFile, read_coco_file
+from ..data.annotation_columns import AnnotationColumns
+from ..data.annotation_file import read_annotations
 from ..data.dataset_source import iter_dataset_configs, read_source
 from ..errors import InputError
 from ..runs.checkpoints import find_best_or_last
@@ -77,9 +78,9 @@ def _read_run(work_dir: Path, problems: list[str]) -> RunLog:
 
 def _annotations(
     config: Mapping[str, Any] | None, ann_file: str | None, problems: list[str]
-) -> tuple[CocoFile | None, str | None]:
+) -> tuple[AnnotationColumns | None, str | None]:
     if ann_file is not None:
-        return _with_annotations(read_coco_file(ann_file)), None
+        return _with_annotations(read_annotations(ann_file)), None
     sources = list(iter_dataset_configs(config or {}, 'val'))
     if len(sources) != 1:
         problems.append(
@@ -88,14 +89,14 @@ def _annotations(
         return None, None
     try:
         source = read_source('val', *sources[0])
-        return _with_annotations(read_coco_file(source.ann_file)), source.image_folder
+        return _with_annotations(read_annotations(source.ann_file)), source.image_folder
     except (FileNotFoundError, InputError) as error:
         problems.append(f'The validation data cannot be read: {error}.')
         return None, None
 
 
-def _with_annotations(coco: CocoFile) -> CocoFile:
-    if coco.annotations is None:
+def _with_annotations(coco: AnnotationColumns) -> AnnotationColumns:
+    if not coco.annotated:
         raise InputError(f'{coco.path} does not have annotations to compare predictions with')
     return coco
 

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ class IdColumn(Sequence[int | str]):
     @classmethod
     def of(cls, ids: Sequence[int | str]) -> IdColumn:
         """Returns a column of ids."""
-        numbers = whole_numbers(ids)
+        numbers = _whole_numbers(ids)
         if numbers is not None:
             return cls(numbers)
         return cls(TextColumn.of([json.dumps(value).encode() for value in ids]))
@@ -92,15 +91,10 @@ class IdColumn(Sequence[int | str]):
         return iter(self.values.tolist())
 
 
-def whole_numbers(values: Sequence[Any]) -> np.ndarray | None:
-    """Returns values as int64; ``None`` if one is no whole number, or too large."""
-    # NumPy would turn texts into a type of their own, and truth values into numbers.
-    if set(map(type, values)) <= {int}:
-        try:
-            return np.array(values, dtype=np.int64)
-        except OverflowError:
-            pass
-    return None
+def _whole_numbers(ids: Sequence[int | str]) -> np.ndarray | None:
+    """Returns ids as int64; ``None`` if one is a text, or too large."""
+    numbers = np.array(ids) if len(ids) else np.zeros(0, np.int64)
+    return numbers if numbers.dtype == np.int64 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,10 +283,8 @@ class ColumnsBuilder:
     ) -> None:
         self._path = path
         self._categories = categories
-        self._category_places = {c['id']: index for index, c in enumerate(categories)}
-        self._image_places: dict[int | str, int] = {}
-        self._unlisted_images: dict[int | str, int] = {}
-        self._unlisted_categories: dict[int | str, int] = {}
+        self._category_places = _Places(IdColumn.of([c['id'] for c in categories]))
+        self._image_places: _Places | None = None
         self._parts: dict[str, list] = {name: [] for name in (*_ARRAYS, *_TEXTS)}
         self._masks: list[TextColumn] | None = [] if segmentations else None
         self.derived: Counter[str] = Counter()
@@ -306,8 +298,6 @@ class ColumnsBuilder:
         heights: Sequence[float],
     ) -> None:
         """Adds images; a size of 0 stands for one that is not known."""
-        places = self._image_places
-        places.update(zip(ids, range(len(places), len(places) + len(ids)), strict=True))
         self._add(
             image_ids=_ids(ids),
             file_names=TextColumn.encode(file_names),
@@ -328,20 +318,22 @@ class ColumnsBuilder:
     ) -> None:
         """Adds annotations; ``None`` stands for what an entry does not have."""
         self.annotated = True
+        if self._image_places is None:
+            self._image_places = _Places(self.image_ids)
         boxes = np.array(boxes, dtype=float).reshape(-1, 4)
         areas = np.array(areas, dtype=float)  # NaN for None
         has_area = ~np.isnan(areas)
-        crowd = np.array(crowd, dtype=float)
+        crowd, has_iscrowd = _flags(crowd)
         self._add(
             ids=_ids(ids),
-            image_index=_places(image_ids, self._image_places, self._unlisted_images),
-            category_index=_places(category_ids, self._category_places, self._unlisted_categories),
+            image_index=self._image_places.find(image_ids),
+            category_index=self._category_places.find(category_ids),
             boxes=boxes,
             areas=np.where(has_area, areas, boxes[:, 2] * boxes[:, 3]),
             has_area=has_area,
-            crowd=crowd == 1,
-            has_iscrowd=~np.isnan(crowd),
-            ignored=np.array(ignored, dtype=float) == 1,
+            crowd=crowd,
+            has_iscrowd=has_iscrowd,
+            ignored=_flags(ignored)[0],
         )
         if self._masks is not None:
             self._masks.append(TextColumn.of(segmentations))
@@ -382,6 +374,10 @@ class ColumnsBuilder:
         image_index = arrays['image_index']
         order = np.argsort(image_index, kind='stable').astype(np.int32)
         num_images = len(arrays['widths'])
+        arrays['order'] = order
+        arrays['starts'] = np.searchsorted(image_index[order], np.arange(num_images + 1))
+        for array in arrays.values():
+            array.flags.writeable = False
         return AnnotationColumns(
             path=self._path,
             categories=self._categories,
@@ -389,11 +385,9 @@ class ColumnsBuilder:
             file_names=_join_texts(self._parts['file_names']),
             annotated=self.annotated,
             ids=_join_ids(self._parts['ids']),
-            order=order,
-            starts=np.searchsorted(image_index[order], np.arange(num_images + 1)),
             segmentations=None if self._masks is None else _join_texts(self._masks),
-            unlisted_images=tuple(self._unlisted_images),
-            unlisted_categories=tuple(self._unlisted_categories),
+            unlisted_images=self._image_places.unlisted if self._image_places else (),
+            unlisted_categories=self._category_places.unlisted,
             derived=self.derived,
             **arrays,
         )
@@ -411,13 +405,11 @@ _ARRAYS = dict(
     has_area=(bool, 0),
     has_iscrowd=(bool, 0),
 )
-
-
 _TEXTS = ('image_ids', 'file_names', 'ids')
 
 
 def _ids(ids: Sequence[int | str]) -> np.ndarray | list[int | str]:
-    numbers = whole_numbers(ids)
+    numbers = _whole_numbers(ids)
     return list(ids) if numbers is None else numbers
 
 
@@ -436,14 +428,55 @@ def _join_texts(parts: Sequence[TextColumn]) -> TextColumn:
     )
 
 
-def _places(
-    ids: Sequence[int | str], known: Mapping[int | str, int], unlisted: dict[int | str, int]
-) -> np.ndarray:
-    """Returns the place of each id; those that are not known get places of their own below 0."""
-    places = np.fromiter(map(known.get, ids, repeat(_UNKNOWN)), np.int32, len(ids))
-    for index in np.flatnonzero(places == _UNKNOWN).tolist():
-        places[index] = -1 - unlisted.setdefault(ids[index], len(unlisted))
-    return places
+class _Places:
+    """Finds the positions of ids.
+
+    Args:
+        ids: The ids that are listed.
+    """
+
+    def __init__(self, ids: IdColumn) -> None:
+        self._ids = ids
+        self._unlisted: dict[int | str, int] = {}
+        self._sorted: np.ndarray | None = None
+        if isinstance(ids.values, np.ndarray) and len(ids):
+            self._order = np.argsort(ids.values)
+            self._sorted = ids.values[self._order]
+
+    @property
+    def unlisted(self) -> tuple[int | str, ...]:
+        """What was looked for and is not listed, in the order of the first time."""
+        return tuple(self._unlisted)
+
+    @cached_property
+    def _positions(self) -> dict[int | str, int]:
+        return {key: index for index, key in enumerate(self._ids)}
+
+    def find(self, ids: Sequence[int | str]) -> np.ndarray:
+        """Returns the position of each id, int32; -1 - k for ``unlisted[k]``."""
+        numbers = None if self._sorted is None else _whole_numbers(ids)
+        if numbers is None:
+            found = [self._positions.get(key, _UNKNOWN) for key in ids]
+            places = np.array(found, dtype=np.int32)
+        else:
+            after = np.searchsorted(self._sorted, numbers)
+            after[after == len(self._sorted)] = 0
+            listed = self._sorted[after] == numbers
+            places = np.where(listed, self._order[after], _UNKNOWN).astype(np.int32)
+        for index in np.flatnonzero(places == _UNKNOWN).tolist():
+            places[index] = -1 - self._unlisted.setdefault(ids[index], len(self._unlisted))
+        return places
 
 
 _UNKNOWN = np.iinfo(np.int32).min
+
+
+def _flags(values: Sequence[bool | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which values are 1, and which are not ``None``, as bool."""
+    missing = values.count(None)
+    if missing == len(values):
+        return np.zeros(missing, dtype=bool), np.zeros(missing, dtype=bool)
+    if not missing:
+        return np.array(values, dtype=bool), np.ones(len(values), dtype=bool)
+    numbers = np.array(values, dtype=float)
+    return numbers == 1, ~np.isnan(numbers)

@@ -40,12 +40,14 @@ from .text_file import as_utf8, read_json
 # Columns of files that have been read, by their state; the oldest are forgotten.
 _known: dict[tuple[Any, ...], AnnotationColumns] = {}
 _MAX_KNOWN = 8
-# Nanoseconds; some file systems count full seconds, or every second one.
-_CLOCK_TICK = 2 * 10**9
+# Nanoseconds that are more than a tick of the clock of file systems; some count full seconds, or
+# every second one.
+_TICK = 5 * 10**7
+_SECOND = 10**9
 # Bytes of a file from which on its columns are worth sharing between processes.
 _SHARED_SIZE = 8 * 2**20
-# Bytes of text that are decoded at a time.
-_PIECE = 4 * 2**20
+# Bytes of text that are decoded at a time: what comes of them fits into the caches of a core.
+_PIECE = 2**19
 # Between two entries of a section; also between two objects inside of an entry or of a text.
 _BETWEEN = re.compile(rb'\}\s*(,)\s*\{')
 
@@ -132,13 +134,15 @@ def _read(path: str, state: tuple[Any, ...], sizes: bool, segmentations: bool) -
     """Reads a file, and keeps the columns for whoever asks for them later."""
     began = time.time_ns()
     reader = _Reader(path, sizes, segmentations)
-    _, size, *changed = state
+    _, size, *times = state
     if size < _SHARED_SIZE:
         columns = reader.read()
     else:
         columns = read_once(path, (*state, segmentations), reader.read)
     # One more change within a tick of the clock of the file system would not show.
-    if began - max(changed[:2]) > _CLOCK_TICK and _state(path) == state:
+    changed = max(times[:2])
+    tick = _TICK if changed % _SECOND else 2 * _SECOND
+    if began - changed > tick and _state(path) == state:
         _known[state] = columns
         while len(_known) > _MAX_KNOWN:
             del _known[next(iter(_known))]

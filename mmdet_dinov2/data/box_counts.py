@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from .coco_file import CocoFile, complete_annotation
+import numpy as np
+
+from .annotation_columns import AnnotationColumns
 
 _MAX_EXAMPLES = 5
+# Boxes that are looked at together, so that intermediate results stay small.
+_BLOCK = 2**18
+
+# Why mmdet drops a box, the first reason that holds.
+_REASONS = (
+    'on images that the file does not list',
+    "marked 'ignore'",
+    'of zero or negative size',
+    'between 0 and 1, as fractions of the image',
+    'with a side below 1 pixel',
+    'outside the image',
+    "with an 'area' of 0 or less",
+)
+_NO_REASON = len(_REASONS)
 
 
 @dataclass
@@ -23,107 +38,171 @@ class BoxCounts:
         other_category: Numbers of boxes whose category is not a class, by name of the category.
         crowd: Number of crowd regions, which are legal but not used in training.
         filtered: Number of boxes on images that ``filter_cfg.min_size`` removes.
-        filled: Numbers of annotations that lack ``'area'`` and ``'iscrowd'``.
-        per_image: Numbers of usable boxes by image id, of the images that have some.
+        per_class: Numbers of boxes that are trained on wherever images are not filtered, by class.
+        per_image: Number of usable boxes of each image, (N,).
+        fullest: Position of the image that has the most of them, or -1.
     """
 
-    usable: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    other_category: Counter[str] = field(default_factory=Counter)
-    crowd: int = 0
-    filtered: int = 0
-    filled: Counter[str] = field(default_factory=Counter)
-    per_image: Counter[Any] = field(default_factory=Counter)
+    usable: int
+    dropped: Counter[str]
+    examples: dict[str, list[str]]
+    other_category: Counter[str]
+    crowd: int
+    filtered: int
+    per_class: Counter[str]
+    per_image: np.ndarray
+    fullest: int = field(default=-1)
 
 
-def count_boxes(coco: CocoFile, classes: Sequence[str], min_size: float = 0) -> BoxCounts:
+def count_boxes(
+    columns: AnnotationColumns, classes: Sequence[str], min_size: float = 0
+) -> BoxCounts:
     """Counts the boxes of a file by what mmdet's ``CocoDataset`` does with them in training.
 
     Args:
-        coco: The annotation file.
+        columns: The annotation file.
         classes: The class names of the dataset.
         min_size: Smallest side in pixels of images that are kept.
     """
-    counts = BoxCounts()
-    images = {image['id']: image for image in coco.images}
-    names = {category['id']: category['name'] for category in coco.categories}
-    class_ids = {category_id for category_id, name in names.items() if name in classes}
-    for annotation in coco.annotations or ():
-        image = images.get(annotation['image_id'])
-        counts.filled.update(key for key in ('area', 'iscrowd') if key not in annotation)
-        reason = _reason_to_drop(complete_annotation(annotation), image)
-        if reason:
-            counts.dropped[reason] += 1
-            if len(counts.examples[reason]) < _MAX_EXAMPLES:
-                where = f'image id {annotation["image_id"]!r}'
-                where = where if image is None else repr(image['file_name'])
-                counts.examples[reason].append(f'id {annotation["id"]!r} on {where}')
-        elif annotation['category_id'] not in class_ids:
-            name = names.get(annotation['category_id'])
-            counts.other_category[
-                name or f'id {annotation["category_id"]}, which the file does not list'
-            ] += 1
-        elif annotation.get('iscrowd'):
-            counts.crowd += 1
-        elif min(image['width'], image['height']) < min_size:
-            counts.filtered += 1
-        else:
-            counts.usable += 1
-            counts.per_image[annotation['image_id']] += 1
-    return counts
-
-
-def is_trained_on(annotation: Mapping[str, Any], image: Mapping[str, Any] | None) -> bool:
-    """Returns whether a box is used in training, if its category is a class."""
-    complete = complete_annotation(annotation)
-    return not complete['iscrowd'] and not _reason_to_drop(complete, image)
-
-
-def _reason_to_drop(annotation: Mapping[str, Any], image: Mapping[str, Any] | None) -> str:
-    """Returns why mmdet drops a box of a known category, or an empty string."""
-    if image is None:
-        return 'on images that the file does not list'
-    if annotation.get('ignore'):
-        return "marked 'ignore'"
-    x, y, w, h = annotation['bbox']
-    if w <= 0 or h <= 0:
-        return 'of zero or negative size'
-    if w < 1 or h < 1:
-        if min(x, y) >= 0 and max(x + w, y + h) <= 1:
-            return 'between 0 and 1, as fractions of the image'
-        return 'with a side below 1 pixel'
-    if min(x + w, image['width']) <= max(x, 0) or min(y + h, image['height']) <= max(y, 0):
-        return 'outside the image'
-    if annotation['area'] <= 0:
-        return "with an 'area' of 0 or less"
-    return ''
-
-
-def looks_normalised(coco: CocoFile) -> bool:
-    """Returns whether all boxes lie between 0 and 1, as fractions of the image, not pixels."""
-    boxes = [annotation['bbox'] for annotation in coco.annotations or ()]
-    return any(w > 0 and h > 0 for _, _, w, h in boxes) and all(
-        min(x, y, w, h) >= 0 and max(x + w, y + h) <= 1.001 for x, y, w, h in boxes
+    reasons = _reasons_to_drop(columns)
+    names = columns.category_names
+    is_class = np.array([name in classes for name in names] + [False], dtype=bool)
+    # The last entry stands for all categories that the file does not list.
+    category = np.maximum(columns.category_index, -1)
+    sound = reasons == _NO_REASON
+    of_class = sound & is_class[category]
+    objects = of_class & ~columns.crowd
+    small = np.minimum(columns.widths, columns.heights) < min_size
+    usable = objects.copy()
+    if small.any():
+        usable[objects] = ~small[columns.image_index[objects]]
+    per_image = np.bincount(columns.image_index[usable], minlength=columns.num_images)
+    dropped, examples = _dropped(columns, reasons)
+    num_usable, num_objects = int(usable.sum()), int(objects.sum())
+    return BoxCounts(
+        usable=num_usable,
+        dropped=dropped,
+        examples=examples,
+        other_category=_other_categories(columns, sound & ~is_class[category]),
+        crowd=int(of_class.sum()) - num_objects,
+        filtered=num_objects - num_usable,
+        per_class=_by_name(names, columns.category_index[objects]),
+        per_image=per_image,
+        fullest=_fullest(per_image, columns.image_index[usable]),
     )
 
 
-def look_like_corners(coco: CocoFile) -> bool:
+def trained_on(columns: AnnotationColumns) -> np.ndarray:
+    """Returns whether each box is used in training, if its category is a class, (A,) bool."""
+    return (_reasons_to_drop(columns) == _NO_REASON) & ~columns.crowd
+
+
+def _reasons_to_drop(columns: AnnotationColumns) -> np.ndarray:
+    """Returns why mmdet drops each box of a known category, as an index of ``_REASONS``, (A,)."""
+    if not columns.num_images:
+        return np.zeros(columns.num_annotations, dtype=np.uint8)
+    found = [np.zeros(0, dtype=np.uint8)]
+    for block in _blocks(columns):
+        image = columns.image_index[block]
+        x, y, w, h = columns.boxes[block].T
+        place = np.maximum(image, -1)  # any image stands for one that the file does not list
+        width, height = columns.widths[place], columns.heights[place]
+        narrow = (w < 1) | (h < 1)
+        inside_one = (np.minimum(x, y) >= 0) & (np.maximum(x + w, y + h) <= 1)
+        outside = np.minimum(x + w, width) <= np.maximum(x, 0)
+        outside |= np.minimum(y + h, height) <= np.maximum(y, 0)
+        rules = (
+            image < 0,
+            columns.ignored[block],
+            (w <= 0) | (h <= 0),
+            narrow & inside_one,
+            narrow,
+            outside,
+            columns.areas[block] <= 0,
+        )
+        found.append(np.select(rules, range(len(rules)), _NO_REASON).astype(np.uint8))
+    return np.concatenate(found)
+
+
+def _blocks(columns: AnnotationColumns) -> Iterator[slice]:
+    for start in range(0, columns.num_annotations, _BLOCK):
+        yield slice(start, start + _BLOCK)
+
+
+def _dropped(
+    columns: AnnotationColumns, reasons: np.ndarray
+) -> tuple[Counter[str], dict[str, list[str]]]:
+    """Returns numbers and examples of dropped boxes by reason, in the order of the file."""
+    places = {text: np.flatnonzero(reasons == code) for code, text in enumerate(_REASONS)}
+    order = sorted((text for text in places if len(places[text])), key=lambda t: places[t][0])
+    examples = {
+        reason: [_example(columns, index) for index in places[reason][:_MAX_EXAMPLES].tolist()]
+        for reason in order
+    }
+    return Counter({reason: len(places[reason]) for reason in order}), examples
+
+
+def _example(columns: AnnotationColumns, index: int) -> str:
+    image = int(columns.image_index[index])
+    where = (
+        repr(columns.file_names[image]) if image >= 0 else f'image id {columns.image_id(index)!r}'
+    )
+    return f'id {columns.ids[index]!r} on {where}'
+
+
+def _other_categories(columns: AnnotationColumns, of_others: np.ndarray) -> Counter[str]:
+    """Counts the boxes that are not of a class by the names of their categories."""
+    category = columns.category_index[of_others]
+    counts = _by_name(columns.category_names, category[category >= 0])
+    unlisted = np.bincount(-1 - category[category < 0])
+    for index in np.flatnonzero(unlisted).tolist():
+        name = f'id {columns.unlisted_categories[index]}, which the file does not list'
+        counts[name] += int(unlisted[index])
+    return counts
+
+
+def _by_name(names: Sequence[str], categories: np.ndarray) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for index, count in enumerate(np.bincount(categories, minlength=len(names)).tolist()):
+        if count:
+            counts[names[index]] += count
+    return counts
+
+
+def _fullest(per_image: np.ndarray, images_of_boxes: np.ndarray) -> int:
+    """Returns the image with the most boxes; of several, that of the first box in the file."""
+    if not len(images_of_boxes):
+        return -1
+    full = per_image == per_image.max()
+    return int(images_of_boxes[full[images_of_boxes].argmax()])
+
+
+def looks_normalised(columns: AnnotationColumns) -> bool:
+    """Returns whether all boxes lie between 0 and 1, as fractions of the image, not pixels."""
+    any_box = False
+    for block in _blocks(columns):
+        boxes = columns.boxes[block]
+        if boxes.min() < 0 or (boxes[:, :2] + boxes[:, 2:]).max() > 1.001:
+            return False
+        any_box |= bool((boxes[:, 2:] > 0).all(axis=1).any())
+    return any_box
+
+
+def look_like_corners(columns: AnnotationColumns) -> bool:
     """Returns whether the boxes look like ``x1, y1, x2, y2`` instead of ``x, y, width, height``.
 
     They do if all of them are valid inside their image as ``x1, y1, x2, y2``, and most would extend
     beyond it as ``x, y, width, height``.
     """
-    images = {image['id']: image for image in coco.images}
     beyond = total = 0
-    for annotation in coco.annotations or ():
-        image = images.get(annotation['image_id'])
-        if image is None:
-            continue
-        x, y, x2, y2 = annotation['bbox']
-        width, height = image['width'], image['height']
-        if x < 0 or y < 0 or x2 < x or y2 < y or x2 > width + 1 or y2 > height + 1:
+    for block in _blocks(columns):
+        listed = columns.image_index[block] >= 0
+        image = columns.image_index[block][listed]
+        x, y, x2, y2 = columns.boxes[block][listed].T
+        width, height = columns.widths[image] + 1, columns.heights[image] + 1
+        wrong = (x < 0) | (y < 0) | (x2 < x) | (y2 < y) | (x2 > width) | (y2 > height)
+        if wrong.any():
             return False
-        total += 1
-        beyond += x + x2 > width + 1 or y + y2 > height + 1
+        total += len(image)
+        beyond += int(((x + x2 > width) | (y + y2 > height)).sum())
     return total > 0 and beyond > total / 2

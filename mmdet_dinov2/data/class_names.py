@@ -8,7 +8,7 @@ from typing import Any
 from mmengine import Config
 
 from ..errors import InputError
-from .coco_file import read_coco_file
+from .annotation_file import read_annotations
 from .dataset_source import annotation_path, iter_dataset_configs, read_source
 
 # The value of `metainfo.classes` and `num_classes` that stands for what the data have.
@@ -44,7 +44,7 @@ def fill_classes(cfg: Config) -> tuple[str, ...] | None:
                     f"`{key}.metainfo.classes` is '{AUTO}', but `{key}.ann_file`, which has the "
                     'classes, is not set; set it'
                 )
-            names.update(dict.fromkeys(read_coco_file(path).category_names))
+            names.update(dict.fromkeys(read_annotations(path).category_names))
         if not names:
             raise InputError(f'the {split} annotations list no categories; list the classes there')
         classes = tuple(names)

@@ -7,9 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from ..wording import name_some
+from .annotation_columns import AnnotationColumns
 from .box_counts import BoxCounts, look_like_corners, looks_normalised
-from .coco_file import CocoFile, leaves_folder
+from .coco_file import leaves_folder, names_outside
 from .dataset_source import DatasetSource, is_remote
 from .findings import Finding
 from .similar_files import suggest_file
@@ -18,7 +21,7 @@ from .similar_files import suggest_file
 _MANY_CROWDS = 0.02
 
 
-def check_class_names(source: DatasetSource, coco: CocoFile) -> list[Finding]:
+def check_class_names(source: DatasetSource, coco: AnnotationColumns) -> list[Finding]:
     """Checks that every class is exactly one category of the file."""
     findings = []
     missing = [name for name in source.classes if name not in coco.category_names]
@@ -79,24 +82,33 @@ def check_similar_names(source: DatasetSource) -> list[Finding]:
     ]
 
 
-def check_ids(source: DatasetSource, coco: CocoFile) -> list[Finding]:
+def check_ids(source: DatasetSource, coco: AnnotationColumns) -> list[Finding]:
     """Checks that ids are not numbers in one place and text in another."""
     findings = []
-    for key, section in (('image_id', 'images'), ('category_id', 'categories')):
-        ids = {entry['id'] for entry in getattr(coco, section)}
+    for key, section, ids, unlisted, index in (
+        ('image_id', 'images', coco.image_ids, coco.unlisted_images, coco.image_index),
+        (
+            'category_id',
+            'categories',
+            [category['id'] for category in coco.categories],
+            coco.unlisted_categories,
+            coco.category_index,
+        ),
+    ):
+        if not unlisted:
+            continue
         texts = {str(known): known for known in ids}
-        wrong = [
-            annotation[key]
-            for annotation in coco.annotations or ()
-            if annotation[key] not in ids and str(annotation[key]) in texts
-        ]
+        # In the order in which the annotations have them.
+        wrong = [place for place, value in enumerate(unlisted) if str(value) in texts]
         if wrong:
-            known = texts[str(wrong[0])]
+            first = unlisted[wrong[0]]
+            known = texts[str(first)]
+            count = np.isin(index, -1 - np.array(wrong)).sum()
             findings.append(
                 _error(
                     source,
-                    f"{len(wrong)} annotations of '{coco.path}' have the {key} {wrong[0]!r} as "
-                    f"{_type_name(wrong[0])}, but '{section}' has the id {known!r} as "
+                    f"{count} annotations of '{coco.path}' have the {key} {first!r} as "
+                    f"{_type_name(first)}, but '{section}' has the id {known!r} as "
                     f'{_type_name(known)}; write both as numbers, or both as text',
                 )
             )
@@ -107,7 +119,7 @@ def _type_name(value: object) -> str:
     return 'text' if isinstance(value, str) else 'a number'
 
 
-def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding]:
+def check_class_order(sources: Mapping[DatasetSource, AnnotationColumns]) -> list[Finding]:
     """Checks that the classes are in the order of the files, where that matters.
 
     mmdet's ``CocoDataset`` numbers labels in the order of the categories in the file, but names
@@ -156,12 +168,12 @@ def check_class_order(sources: Mapping[DatasetSource, CocoFile]) -> list[Finding
     return findings
 
 
-def _order_in_file(source: DatasetSource, coco: CocoFile) -> tuple[str, ...]:
+def _order_in_file(source: DatasetSource, coco: AnnotationColumns) -> tuple[str, ...]:
     return tuple(name for name in coco.category_names if name in source.classes)
 
 
 def check_boxes(
-    source: DatasetSource, coco: CocoFile, counts: BoxCounts, scored: bool = True
+    source: DatasetSource, coco: AnnotationColumns, counts: BoxCounts, scored: bool = True
 ) -> list[Finding]:
     """Checks that there are boxes to train on or to score, and names those that are left out.
 
@@ -171,9 +183,9 @@ def check_boxes(
         counts: The counts of its boxes.
         scored: Whether the split needs boxes: it is trained on or scored.
     """
-    if coco.annotations is None:
+    if not coco.annotated:
         return []
-    path, total = coco.path, len(coco.annotations)
+    path, total = coco.path, coco.num_annotations
     if looks_normalised(coco):
         return [
             _error(
@@ -265,17 +277,16 @@ def _reasons(counts: BoxCounts) -> str:
 
 
 def check_fields(
-    source: DatasetSource, coco: CocoFile, counts: BoxCounts, metric_fills: bool
+    source: DatasetSource, coco: AnnotationColumns, metric_fills: bool
 ) -> list[Finding]:
     """Checks the fields that may be missing only where they are filled in.
 
     Args:
         source: The dataset.
         coco: Its annotation file.
-        counts: The counts of its boxes.
         metric_fills: Whether the metrics of the split fill in missing fields.
     """
-    if coco.annotations is None:
+    if not coco.annotated:
         return [
             _error(
                 source,
@@ -299,11 +310,14 @@ def check_fields(
                         f"ClassNameCocoMetric, which take it from '{others}'",
                     )
                 )
-    for key, value in (('area', 'the area of the box'), ('iscrowd', '0')):
-        missing = counts.filled[key]
+    for key, value, given in (
+        ('area', 'the area of the box', coco.has_area),
+        ('iscrowd', '0', coco.has_iscrowd),
+    ):
+        missing = len(given) - int(given.sum())
         if not missing:
             continue
-        first = next(a['id'] for a in coco.annotations if key not in a)
+        first = coco.ids[int(given.argmin())]
         what = f"'{coco.path}' lacks '{key}' in {missing} annotations (first id {first!r})"
         fills = metric_fills or source.split == 'train'
         if fills and (source.by_name or key == 'iscrowd'):
@@ -320,7 +334,7 @@ def check_fields(
 
 
 def check_capacity(
-    source: DatasetSource, coco: CocoFile, counts: BoxCounts, limits: Mapping[str, int]
+    source: DatasetSource, coco: AnnotationColumns, counts: BoxCounts, limits: Mapping[str, int]
 ) -> list[Finding]:
     """Checks that no image has more boxes than the model can detect.
 
@@ -332,24 +346,25 @@ def check_capacity(
     """
     findings = []
     for key, limit in limits.items():
-        crowded = {image: count for image, count in counts.per_image.items() if count > limit}
+        crowded = int((counts.per_image > limit).sum())
         if not crowded:
             continue
-        worst = max(crowded, key=crowded.get)
-        name = next(image['file_name'] for image in coco.images if image['id'] == worst)
+        name = coco.file_names[counts.fullest]
         findings.append(
             Finding(
                 'warning',
                 source.split,
-                f"{len(crowded)} images of '{coco.path}' have more boxes than the `{key}`={limit} "
-                f'that can be detected, up to {crowded[worst]} ({name!r}); raise it',
+                f"{crowded} images of '{coco.path}' have more boxes than the `{key}`={limit} "
+                f'that can be detected, up to {counts.per_image.max()} ({name!r}); raise it',
             )
         )
     return findings
 
 
 def check_images(
-    source: DatasetSource, coco: CocoFile, list_folder: Callable[[str], frozenset[str] | None]
+    source: DatasetSource,
+    coco: AnnotationColumns,
+    list_folder: Callable[[str], frozenset[str] | None],
 ) -> list[Finding]:
     """Checks that the image files exist inside their folder.
 
@@ -367,9 +382,9 @@ def check_images(
                 "example data_prefix=dict(img='train/')",
             )
         ]
-    names = [image['file_name'] for image in coco.images]
+    names = list(coco.file_names)
     findings = []
-    outside = [name for name in names if leaves_folder(root, name)]
+    outside = names_outside(root, coco.file_names)
     if outside:
         findings.append(
             _error(
@@ -379,8 +394,8 @@ def check_images(
                 f'`{source.key}.data_prefix.img` to the folder that holds all images',
             )
         )
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
+    if len(set(names)) < len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
         findings.append(
             Finding(
                 'warning',
@@ -409,12 +424,14 @@ def check_images(
         )
         return findings
     missing = []
-    for name in names:
-        if leaves_folder(root, name):
-            continue
+    listings: dict[str, frozenset[str] | tuple[()]] = {}
+    inside = [name for name in names if not leaves_folder(root, name)] if outside else names
+    for name in inside:
         # Faster than os.path.split, whose special cases do not occur here.
         folder, _, file = name.rpartition('/')
-        if file not in (list_folder(os.path.join(root, folder) or '.') or ()):
+        if folder not in listings:
+            listings[folder] = list_folder(os.path.join(root, folder) or '.') or ()
+        if file not in listings[folder]:
             missing.append(name)
     if missing:
         beside = list_folder(os.path.join(root, missing[0].rpartition('/')[0]) or '.') or ()
@@ -422,7 +439,7 @@ def check_images(
         findings.append(
             _error(
                 source,
-                f"{len(missing)} of {len(coco.images)} images are missing in '{root}' "
+                f"{len(missing)} of {coco.num_images} images are missing in '{root}' "
                 f'({name_some(missing, limit=3)}{f"; of the first, {hint}" if hint else ""}); '
                 f'{remedy}',
             )

@@ -1,53 +1,28 @@
-"""Strict reading of COCO annotation files, and what their names and boxes mean."""
+"""What the entries of COCO annotation files must be, and what their names mean."""
 
 from __future__ import annotations
 
-import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 from ..errors import InputError
 from ..wording import name_some
+from .annotation_columns import AnnotationColumns, TextColumn
 from .segmentation_boxes import box_around
-from .text_file import read_json
 
 # A larger number is a mistake, and arithmetic with it may overflow.
 LARGEST = 1e12
+# What is in a relative name that leads out of its folder, or is no name.
+_MAY_LEAVE = re.compile(rb'\.\.|://|\0')
 # The field of each section that others can say.
 DERIVED = dict(images='file_name', annotations='bbox')
-
-
-@dataclass(frozen=True)
-class CocoFile:
-    """The content of a COCO annotation file, every entry checked.
-
-    Attributes:
-        path: The file.
-        images: Dicts with ``id``, ``file_name``, ``width`` and ``height`` in pixels.
-        categories: Dicts with ``id`` and ``name``.
-        annotations: Dicts with ``id``, ``image_id``, ``category_id`` and ``bbox`` as ``x, y, w, h``
-            in pixels. ``area`` in square pixels and ``iscrowd`` may be missing; see
-            :func:`complete_annotation`. ``None`` if the file has no annotations at all, like those
-            of test sets whose annotations are not published.
-        derived: Numbers of entries whose ``'bbox'`` comes from their segmentation, or whose
-            ``'file_name'`` from their ``coco_url``.
-    """
-
-    path: str
-    images: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-    annotations: list[dict[str, Any]] | None
-    derived: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def category_names(self) -> list[str]:
-        """Names in the order of the file, in which mmdet's ``CocoDataset`` numbers labels."""
-        return [category['name'] for category in self.categories]
 
 
 def complete_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +34,7 @@ def complete_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     return {'area': width * height, 'iscrowd': 0, **annotation}
 
 
-def category_ids(coco: CocoFile, classes: Sequence[str]) -> list[Any]:
+def category_ids(coco: AnnotationColumns, classes: Sequence[str]) -> list[Any]:
     """Returns the category id of every class, found by name.
 
     Raises:
@@ -97,56 +72,26 @@ def leaves_folder(folder: str, file_name: str) -> bool:
     return path != root and not path.startswith(root.rstrip('/') + '/')
 
 
-def read_coco_file(path: str, sizes: bool = True) -> CocoFile:
-    """Reads a local COCO annotation file and checks every entry.
+def names_outside(folder: str, names: TextColumn) -> list[str]:
+    """Returns the file names that lead out of the folder that they are relative to.
 
-    A ``bbox`` that is missing or empty is the box around the segmentation, and a ``file_name`` that
-    is missing is the path of the ``coco_url``, as in LVIS.
-
-    Args:
-        path: The file.
-        sizes: Whether the entries of images need ``width`` and ``height``; without, these may be
-            missing, ``None`` or 0.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        InputError: If it is not JSON, or not in COCO's format.
+    See :func:`leaves_folder`.
     """
-    if not os.path.isfile(path):
-        what = 'is a folder, not a file' if os.path.isdir(path) else 'does not exist'
-        raise FileNotFoundError(f"annotation file '{path}' {what}")
-    content = read_json(Path(path))
-    if not isinstance(content, dict):
-        raise InputError(
-            f"annotation file '{path}' must hold a dict with 'images', 'annotations' and "
-            f"'categories', but holds a {type(content).__name__}; convert it to COCO's format"
-        )
-    for section in ('images', 'categories'):
-        if section not in content:
-            raise InputError(
-                f"annotation file '{path}' lacks the key '{section}' of a COCO file (it has "
-                f"{', '.join(map(repr, content)) or 'no keys'}); convert it to COCO's format"
-            )
-    derived: Counter[str] = Counter()
-    for section in ('images', 'categories', 'annotations'):
-        if section in content:
-            entries = content[section]
-            check_section(path, section, entries)
-            count = derive_fields(section, entries)
-            if count:
-                derived[DERIVED[section]] = count
-            raise_problems(path, find_problems(section, entries, 0, sizes))
-            check_unique(path, section, [entry['id'] for entry in entries])
-    return CocoFile(
-        path, content['images'], content['categories'], content.get('annotations'), derived
-    )
+    starts = np.concatenate([[0], names.ends[:-1]]) if len(names) else names.ends
+    absolute = (names.content[starts] == ord('/')).any()  # no name is empty
+    if not absolute and not _MAY_LEAVE.search(names.content.data):
+        return []
+    return [name for name in names if leaves_folder(folder, name)]
 
 
 def derive_fields(section: str, entries: Sequence[Any]) -> int:
-    """Fills in boxes and file names that other fields of entries say; returns how many."""
-    derive = {'images': _derive_file_name, 'annotations': _derive_box}.get(section)
-    if derive is None:
-        return 0
+    """Fills in what other fields of entries say; returns how many.
+
+    Args:
+        section: ``'images'``, whose file names are filled in, or ``'annotations'``: their boxes.
+        entries: Entries of the section.
+    """
+    derive = _derive_file_name if section == 'images' else _derive_box
     return sum(derive(entry) for entry in entries if isinstance(entry, dict))
 
 

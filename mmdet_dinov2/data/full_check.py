@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from mmengine import Config
 
 from ..wording import name_some
-from .box_counts import BoxCounts, count_boxes, is_trained_on
-from .coco_file import CocoFile
+from .annotation_columns import AnnotationColumns
+from .box_counts import BoxCounts, count_boxes, trained_on
 from .dataset_source import DatasetSource
 from .findings import Finding
 from .image_checks import check_inspected, check_shared_images, image_paths, inspect_images
@@ -34,7 +33,7 @@ class DatasetReport:
     """
 
     findings: list[Finding]
-    files: dict[DatasetSource, CocoFile]
+    files: dict[DatasetSource, AnnotationColumns]
 
     @property
     def failed(self) -> bool:
@@ -61,7 +60,7 @@ def check_dataset(
     paths = {path for images in entries.values() for path in images}
     inspected = inspect_images(sorted(paths), workers, start(len(paths)))
     for source, coco in files.items():
-        findings += check_inspected(source, entries[source], inspected)
+        findings += check_inspected(source, coco, entries[source], inspected)
         counts = count_boxes(coco, source.classes, source.min_size)
         findings += _count_facts(source, coco, counts)
         findings += _size_facts(cfg, source, coco)
@@ -69,25 +68,20 @@ def check_dataset(
     return DatasetReport(findings, files)
 
 
-def _count_facts(source: DatasetSource, coco: CocoFile, counts: BoxCounts) -> list[Finding]:
+def _count_facts(
+    source: DatasetSource, coco: AnnotationColumns, counts: BoxCounts
+) -> list[Finding]:
     """Returns the numbers of images and boxes."""
-    names = {category['id']: category['name'] for category in coco.categories}
-    images = {image['id']: image for image in coco.images}
-    per_class = Counter(
-        names[annotation['category_id']]
-        for annotation in coco.annotations or ()
-        if names.get(annotation['category_id']) in source.classes
-        and is_trained_on(annotation, images.get(annotation['image_id']))
-    )
+    per_class = counts.per_class
     listed = ', '.join(f'{name} {per_class[name]}' for name in source.classes[:20])
     more = ', ...' if len(source.classes) > 20 else ''
-    with_boxes = len(counts.per_image)
-    largest = max(counts.per_image.values(), default=0)
+    with_boxes = int((counts.per_image > 0).sum())
+    largest = counts.per_image.max(initial=0)
     facts = [
         Finding(
             'fact',
             source.split,
-            f"'{coco.path}': {len(coco.images)} images, {len(coco.images) - with_boxes} of them "
+            f"'{coco.path}': {coco.num_images} images, {coco.num_images - with_boxes} of them "
             f'without boxes; {counts.usable} usable boxes and {counts.crowd} crowd regions; up to '
             f'{largest} boxes in an image; boxes per class: {listed}{more}',
         )
@@ -105,28 +99,22 @@ def _count_facts(source: DatasetSource, coco: CocoFile, counts: BoxCounts) -> li
     return facts
 
 
-def _size_facts(cfg: Config, source: DatasetSource, coco: CocoFile) -> list[Finding]:
+def _size_facts(cfg: Config, source: DatasetSource, coco: AnnotationColumns) -> list[Finding]:
     """Returns the sizes of the boxes as the model sees them, in units of its finest stride."""
     stride = finest_stride(cfg)
-    if stride is None or not coco.annotations:
+    if stride is None:
+        return []
+    trained = trained_on(coco)
+    sizes = np.sqrt(coco.boxes[trained, 2] * coco.boxes[trained, 3])
+    if not len(sizes):
         return []
     scale = _resize_scale(source.config.get('pipeline') or ())
-    images = {image['id']: image for image in coco.images}
-    sizes = []
-    for annotation in coco.annotations:
-        image = images.get(annotation['image_id'])
-        if not is_trained_on(annotation, image):
-            continue
-        factor = 1.0
-        if scale is not None:
-            long, short = max(scale), min(scale)
-            sides = image['width'], image['height']
-            factor = min(long / max(sides), short / min(sides))
-        width, height = annotation['bbox'][2:]
-        sizes.append(math.sqrt(width * height) * factor / stride)
-    if not sizes:
-        return []
-    bins = Counter(sum(size >= edge for edge in _BINS) for size in sizes)
+    if scale is not None:
+        long = max(scale) / np.maximum(coco.widths, coco.heights)
+        short = min(scale) / np.minimum(coco.widths, coco.heights)
+        sizes *= np.minimum(long, short)[coco.image_index[trained]]
+    sizes /= stride
+    bins = np.bincount(np.searchsorted(_BINS, sizes, side='right'), minlength=len(_BINS) + 1)
     labels = [f'below {_BINS[0]}', *(f'{a}-{b}' for a, b in zip(_BINS, _BINS[1:], strict=False))]
     labels.append(f'from {_BINS[-1]}')
     shares = ', '.join(
@@ -141,7 +129,7 @@ def _size_facts(cfg: Config, source: DatasetSource, coco: CocoFile) -> list[Find
             f'{stride:g} pixels: {shares}',
         )
     ]
-    small = sum(size < 1 for size in sizes) / len(sizes)
+    small = (sizes < 1).mean()
     if small > _MANY_SMALL:
         findings.append(
             Finding(

@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..wording import name_some
-from .coco_file import CocoFile, leaves_folder
+from .annotation_columns import AnnotationColumns
+from .coco_file import leaves_folder, names_outside
 from .dataset_source import DatasetSource, is_remote
 from .findings import Finding
 from .image_header import (
@@ -63,17 +63,16 @@ def inspect_image(path: str) -> InspectedImage:
     return InspectedImage(header, digest, '', depth)
 
 
-def image_paths(source: DatasetSource, coco: CocoFile) -> dict[str, Mapping[str, Any]]:
-    """Returns the entries of the images that exist, by the path of their file."""
+def image_paths(source: DatasetSource, coco: AnnotationColumns) -> dict[str, int]:
+    """Returns the positions of the images that exist, by the path of their file."""
     root = source.image_folder
     if root is None or is_remote(root, source.config):
         return {}
-    entries = {
-        os.path.join(root, image['file_name']): image
-        for image in coco.images
-        if not leaves_folder(root, image['file_name'])
-    }
-    return {path: image for path, image in entries.items() if os.path.lexists(path)}
+    names = enumerate(coco.file_names)
+    if names_outside(root, coco.file_names):
+        names = [(index, name) for index, name in names if not leaves_folder(root, name)]
+    places = {os.path.join(root, name): index for index, name in names}
+    return {path: index for path, index in places.items() if os.path.lexists(path)}
 
 
 def inspect_images(
@@ -97,36 +96,38 @@ def inspect_images(
 
 def check_inspected(
     source: DatasetSource,
-    entries: Mapping[str, Mapping[str, Any]],
+    coco: AnnotationColumns,
+    places: Mapping[str, int],
     inspected: Mapping[str, InspectedImage],
 ) -> list[Finding]:
     """Checks the images of a dataset against their entries in the annotation file.
 
     Args:
         source: The dataset.
-        entries: Entries of its images by path; see :func:`image_paths`.
+        coco: Its annotation file.
+        places: Positions of its images by path; see :func:`image_paths`.
         inspected: Inspected files by path; see :func:`inspect_images`.
     """
     broken, wrong_size, unrotated, ambiguous, deep = [], [], [], [], []
-    for path, image in entries.items():
+    for path, index in places.items():
         result = inspected[path]
         if result.problem:
             broken.append(f'{path}: {result.problem}')
             continue
-        header, annotated = result.header, (image['width'], image['height'])
+        header, annotated, file_name = result.header, coco.size(index), coco.file_names[index]
         if result.depth:
-            deep.append(f'{image["file_name"]}: {result.depth}')
-        name = f'{image["file_name"]} ({header.orientation})'
+            deep.append(f'{file_name}: {result.depth}')
+        name = f'{file_name} ({header.orientation})'
         if ignores_orientation(header, annotated):
             unrotated.append(name)
         elif annotated != header.shown_size:
             width, height = header.shown_size
             wrong_size.append(
-                f'{image["file_name"]}: {annotated[0]} x {annotated[1]}, but is {width} x {height}'
+                f'{file_name}: {annotated[0]} x {annotated[1]}, but is {width} x {height}'
             )
         elif header.orientation != 1 and header.stored_size == header.shown_size:
             ambiguous.append(name)
-    count = len(entries)
+    count = len(places)
     findings = []
 
     def add(severity: str, found: list[str], text: str) -> None:
@@ -173,17 +174,17 @@ def check_inspected(
 
 
 def check_shared_images(
-    entries: Mapping[DatasetSource, Mapping[str, Mapping[str, Any]]],
+    places: Mapping[DatasetSource, Iterable[str]],
     inspected: Mapping[str, InspectedImage],
 ) -> list[Finding]:
     """Checks that no image is in the training data and in scored data, or twice in a split.
 
     Args:
-        entries: Entries of the images of every dataset by path.
+        places: Paths of the images of every dataset.
         inspected: Inspected files by path.
     """
     paths: dict[str, dict[bytes, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for source, images in entries.items():
+    for source, images in places.items():
         for path in images:
             if inspected[path].digest and path not in paths[source.split][inspected[path].digest]:
                 paths[source.split][inspected[path].digest].append(path)

@@ -8,6 +8,7 @@ files that it was trained with.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from filelock import FileLock
 
 from ..errors import InputError
 from ..files import write_text
 from ..wording import name_some
-from .coco_file import CocoFile, read_coco_file
+from .annotation_columns import AnnotationColumns
+from .annotation_file import read_annotations, read_entries
 from .data_folder import CACHE_LOCK, DataFolder
 from .formats import READERS
 from .formats.coco import LOOKED_FOR
@@ -76,6 +79,12 @@ class OwnData:
     warnings: tuple[str, ...] = ()
 
 
+class _Converted(msgspec.Struct):
+    """A converted annotation file, of which only the remarks are decoded."""
+
+    info: dict[str, Any]
+
+
 def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
     """Finds the dataset in a folder.
 
@@ -117,7 +126,7 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
     count = len(found.classes)
     remarks.notes.append(f'{count} class{"es" if count > 1 else ""}: {name_some(found.classes)}')
     splits = {
-        split: OwnSplit(coco.path, str(folders[split]), len(coco.images))
+        split: OwnSplit(coco.path, str(folders[split]), coco.num_images)
         for split, coco in cocos.items()
     }
     notes, warnings = (tuple(map(_printable, said)) for said in (remarks.notes, remarks.warnings))
@@ -146,10 +155,10 @@ def _find(path: Path, cache: Path) -> FoundData:
     return found
 
 
-def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -> CocoFile:
+def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -> AnnotationColumns:
     """Returns the annotation file of a split, written first if it is converted or completed."""
     if found.coco is not None:
-        count = len(found.coco.images)
+        count = found.coco.num_images
         remarks.notes.append(f'{split}: {count} images in {found.folder}, {found.origin}')
         return found.coco
     target = cache / f'{split}-{found.fingerprint}.json'
@@ -162,20 +171,28 @@ def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -
         return dict(content, info=info)
 
     _write_once(target, convert)
-    coco = read_coco_file(str(target))
+    coco = read_annotations(str(target))
     remarks.notes.append(
-        f'{split}: {len(coco.images)} images in {found.folder}, converted from {found.origin} to '
+        f'{split}: {coco.num_images} images in {found.folder}, converted from {found.origin} to '
         f'{target}'
     )
-    info = json.loads(target.read_bytes())['info']
-    remarks.add(Remarks(info['notes'], info['warnings']))
+    remarks.add(_remarks_of(target.read_bytes()))
     return coco
 
 
-def _shared_pictures(cocos: dict[str, CocoFile], folders: dict[str, Path]) -> list[str]:
+def _remarks_of(converted: bytes) -> Remarks:
+    """Returns the remarks in the text of a converted annotation file."""
+    try:
+        info = msgspec.json.decode(converted, type=_Converted).info
+    except msgspec.DecodeError:  # names of files that are no UTF-8
+        info = json.loads(converted)['info']
+    return Remarks(info['notes'], info['warnings'])
+
+
+def _shared_pictures(cocos: dict[str, AnnotationColumns], folders: dict[str, Path]) -> list[str]:
     """Returns a warning for each split that has pictures of the training."""
     paths = {
-        split: {os.path.join(folders[split], image['file_name']) for image in coco.images}
+        split: {os.path.join(folders[split], name) for name in coco.file_names}
         for split, coco in cocos.items()
     }
     warnings = []
@@ -190,27 +207,31 @@ def _shared_pictures(cocos: dict[str, CocoFile], folders: dict[str, Path]) -> li
     return warnings
 
 
-def _split_train(train: CocoFile, cache: Path, remarks: Remarks) -> tuple[CocoFile, CocoFile]:
+def _split_train(
+    train: AnnotationColumns, cache: Path, remarks: Remarks
+) -> tuple[AnnotationColumns, AnnotationColumns]:
     """Splits the training images into training and validation, the same way every time."""
-    if len(train.images) < 2:
+    if train.num_images < 2:
         raise InputError(
-            f"'{train.path}' has {len(train.images)} image and there is no val split; at least 2 "
+            f"'{train.path}' has {train.num_images} image and there is no val split; at least 2 "
             'images are needed, one to train and one to validate: add some'
         )
-    count = max(1, min(round(VAL_SHARE * len(train.images)), MAX_VAL_IMAGES))
-    ids = sorted((image['id'] for image in train.images), key=str)
+    count = max(1, min(round(VAL_SHARE * train.num_images), MAX_VAL_IMAGES))
+    ids = sorted(train.image_ids, key=str)
     chosen = set(random.Random(VAL_SEED).sample(ids, count))
     digest = hashlib.sha1(Path(train.path).read_bytes())
     digest.update(repr((VAL_SHARE, MAX_VAL_IMAGES, VAL_SEED)).encode())
     targets = {part: cache / f'{part}-{digest.hexdigest()[:10]}.json' for part in ('train', 'val')}
+    read = functools.cache(read_entries)
     for part, target in targets.items():
 
         def select(keep: bool = part == 'val') -> dict[str, Any]:
+            entries = read(train.path)
             return dict(
-                images=[image for image in train.images if (image['id'] in chosen) == keep],
+                images=[image for image in entries['images'] if (image['id'] in chosen) == keep],
                 annotations=[
                     entry
-                    for entry in train.annotations or ()
+                    for entry in entries.get('annotations', ())
                     if (entry['image_id'] in chosen) == keep
                 ],
                 categories=train.categories,
@@ -218,10 +239,10 @@ def _split_train(train: CocoFile, cache: Path, remarks: Remarks) -> tuple[CocoFi
 
         _write_once(target, select)
     remarks.notes.append(
-        f'there is no val split: {count} of the {len(train.images)} training images, drawn with '
+        f'there is no val split: {count} of the {train.num_images} training images, drawn with '
         f'seed {VAL_SEED}, are used to validate instead of to train ({targets["val"]})'
     )
-    return read_coco_file(str(targets['train'])), read_coco_file(str(targets['val']))
+    return read_annotations(str(targets['train'])), read_annotations(str(targets['val']))
 
 
 def _nothing_found(folder: DataFolder) -> str:

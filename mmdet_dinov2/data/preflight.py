@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from mmengine import Config
 
 from ..errors import InputError
 from ..wording import name_some
+from .annotation_columns import AnnotationColumns
+from .annotation_file import read_annotations
 from .box_counts import count_boxes
 from .class_names import AUTO, class_heads
 from .coco_checks import (
@@ -27,7 +29,6 @@ from .coco_checks import (
     check_images,
     check_similar_names,
 )
-from .coco_file import CocoFile, read_coco_file
 from .dataset_source import (
     DatasetSource,
     dataset_class,
@@ -38,6 +39,7 @@ from .dataset_source import (
 )
 from .evaluators import check_ann_files, metrics_fill_fields, only_writes_predictions
 from .findings import Finding
+from .masks_used import uses_masks
 from .shapes_dataset import ShapesDataset, ensure_shapes, make_sample_data
 
 SPLITS = ('train', 'val', 'test')
@@ -68,7 +70,7 @@ def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:
 
 def check_files(
     cfg: Config, splits: Sequence[str]
-) -> tuple[list[Finding], dict[DatasetSource, CocoFile]]:
+) -> tuple[list[Finding], dict[DatasetSource, AnnotationColumns]]:
     """Does what :func:`check_config` does; also returns the annotation files that can be read."""
     findings: list[Finding] = []
     sources: list[DatasetSource] = []
@@ -140,13 +142,12 @@ def _check_classes(cfg: Config, sources: Sequence[DatasetSource]) -> list[Findin
 
 def _check_annotations(
     cfg: Config, sources: Sequence[DatasetSource], findings: list[Finding]
-) -> dict[DatasetSource, CocoFile]:
-    """Checks the datasets against their annotation files and images, reading each file once."""
-    read_file = functools.cache(read_coco_file)
+) -> dict[DatasetSource, AnnotationColumns]:
+    """Checks the datasets against their annotation files and images."""
     list_folder = functools.cache(_list_folder)
-    files: dict[DatasetSource, CocoFile] = {}
+    files: dict[DatasetSource, AnnotationColumns] = {}
     for source in sources:
-        coco = _read_annotations(source, read_file, findings)
+        coco = _read_annotations(source, findings)
         if coco is None:
             continue
         files[source] = coco
@@ -155,7 +156,7 @@ def _check_annotations(
         findings += check_class_names(source, coco)
         if scored:
             fills = metrics_fill_fields(cfg, source.split)
-            findings += check_fields(source, coco, counts, fills)
+            findings += check_fields(source, coco, fills)
         wrong_ids = check_ids(source, coco)
         # Annotations whose ids do not match would all be reported again.
         findings += wrong_ids or check_boxes(source, coco, counts, scored)
@@ -174,9 +175,7 @@ def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
     return {key: limit for key, limit in limits.items() if isinstance(limit, int)}
 
 
-def _read_annotations(
-    source: DatasetSource, read_file: Callable[[str], CocoFile], findings: list[Finding]
-) -> CocoFile | None:
+def _read_annotations(source: DatasetSource, findings: list[Finding]) -> AnnotationColumns | None:
     """Returns the annotation file; adds to ``findings`` why it cannot be read."""
     key = source.key
     if not source.ann_file:
@@ -197,7 +196,8 @@ def _read_annotations(
         )
     else:
         try:
-            return read_file(os.path.abspath(source.ann_file))
+            masks = uses_masks(source.config.get('pipeline') or ())
+            return read_annotations(os.path.abspath(source.ann_file), segmentations=masks)
         except FileNotFoundError as error:
             findings.append(
                 Finding(

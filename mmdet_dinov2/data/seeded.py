@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import Sampler
 
 from ..errors import InputError
 from ..sample_meta import BAD_IMAGES, SAMPLE_SEED
@@ -115,6 +117,29 @@ class SeededDataset:
         return getattr(self.dataset, name)
 
 
+class _SamplerOfSizes(Sampler):
+    """Gives the sizes of images in place of all that their dataset knows.
+
+    A batch sampler that groups images by their sizes asks for those of all images that it passes
+    over, which are many in a run that resumes.
+    """
+
+    def __init__(self, sampler: Sampler, widths: np.ndarray, heights: np.ndarray) -> None:
+        self.sampler = sampler
+        self.dataset = self
+        self._widths = widths
+        self._heights = heights
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def get_data_info(self, idx: int) -> dict[str, float]:
+        return dict(width=self._widths[idx], height=self._heights[idx])
+
+
 @DATA_SAMPLERS.register_module()
 class StepBatchSampler:
     """Yields batches of seeded indices, from any step on.
@@ -144,6 +169,10 @@ class StepBatchSampler:
             batch_sampler,
             default_args=dict(sampler=sampler, batch_size=batch_size),
         )
+        if type(self.batches) is AspectRatioBatchSampler:
+            sizes = getattr(sampler.dataset, 'image_sizes', lambda: None)()
+            if sizes is not None:
+                self.batches.sampler = _SamplerOfSizes(sampler, *sizes)
         self._first_step = 0
         self._skip = 0
 

@@ -37,6 +37,8 @@ from ..errors import InputError
 from ..version import __version__
 from .annotation_columns import AnnotationColumns, IdColumn, TextColumn
 
+# Variables of launchers that number the processes of a machine.
+_LOCAL_RANKS = ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK')
 # Bytes that the beginnings of arrays are a multiple of.
 _ALIGNMENT = 64
 # Variables of launchers that are the same in all processes of a run, and in no other run.
@@ -100,6 +102,12 @@ class SharedColumns(AnnotationColumns):
             return map_columns, (self.place,)
         names = [f.name for f in fields(AnnotationColumns)]
         return AnnotationColumns, tuple(getattr(self, name) for name in names)
+
+
+def is_first_of_machine() -> bool:
+    """Returns whether this is the only process of a run on its machine, or the first of several."""
+    ranks = (os.environ[name] for name in _LOCAL_RANKS if name in os.environ)
+    return int(next(ranks, 0)) == 0
 
 
 def read_once(
@@ -244,9 +252,13 @@ class _Meeting:
         self.waited = False
         while True:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-            if not _lock(self._fd, wait=False):
-                self.waited = True
-                _lock(self._fd)
+            try:
+                if not _lock(self._fd, wait=False):
+                    self.waited = True
+                    _lock(self._fd)
+            except OSError:
+                os.close(self._fd)
+                raise
             if _is_open(self._path, self._fd):
                 break
             os.close(self._fd)  # removed by its last owner
@@ -299,9 +311,10 @@ def _remove(path: Path, may_be: Callable[[dict[str, Any]], bool]) -> None:
 
 def _load(content: bytes) -> dict[str, Any]:
     try:
-        return json.loads(content)
+        found = json.loads(content)
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _lock(fd: int, wait: bool = True) -> bool:

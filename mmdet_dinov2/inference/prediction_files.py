@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
 
-from ..data.coco_file import CocoFile
+from ..data.annotation_columns import AnnotationColumns
 from ..errors import InputError
 from ..wording import name_some
 from .growing_file import GrowingFile
@@ -48,7 +48,7 @@ class PredictionFiles:
         self,
         folder: Path,
         classes: Sequence[str],
-        annotations: CocoFile | None = None,
+        annotations: AnnotationColumns | None = None,
         draws: bool = True,
     ) -> None:
         self.folder = folder
@@ -64,7 +64,7 @@ class PredictionFiles:
                     f"'{annotations.path}' must have the categories of the detector, but lacks "
                     f'{name_some(missing)}; it has {name_some(annotations.category_names)}'
                 )
-            self._image_ids = {im['file_name']: im['id'] for im in annotations.images}
+            self._image_ids = dict(zip(annotations.file_names, annotations.image_ids, strict=True))
         self._num_images = 0
         self._files: tuple[GrowingFile, GrowingFile, GrowingFile] | None = None
 

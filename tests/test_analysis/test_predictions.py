@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from mmdet_dinov2.analysis.predictions import read_predictions
-from mmdet_dinov2.data.coco_file import CocoFile
+from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.errors import InputError
 
-COCO = CocoFile('val.json', [dict(id=4)], [dict(id=7, name='a'), dict(id=3, name='b')], [])
+COCO = columns_of_entries(
+    'val.json', [dict(id=4, file_name='4.jpg')], [dict(id=7, name='a'), dict(id=3, name='b')], []
+)
 ENTRY = dict(image_id=4, category_id=3, bbox=[1.0, 2.0, 3.0, 4.0], score=0.5)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from mmdet_dinov2.analysis.config_diff import diff, nearest_config
 from mmdet_dinov2.analysis.report import ReportInput, read_environment, render_report
 from mmdet_dinov2.analysis.report_input import collect
+from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.runs.run_log import RunLog, read_run
 
 from ..logs import write_part
@@ -120,12 +121,22 @@ def test_pictures_have_texts(page):
     assert all('aria-label="' in tag for tag in re.findall(r'<svg [^>]*>', text))
 
 
+def entries_of(columns):
+    """Returns the images and annotations of a file as it has them."""
+    images = [columns.image(index) for index in range(columns.num_images)]
+    return images, columns.annotations(np.arange(columns.num_annotations))
+
+
 def test_mistakes_are_named_and_drawn_dashed(work_dir, monkeypatch):
     given = collect(work_dir, predictions=work_dir.parent / 'predictions.json')
     given.base = BASE
     # Image 7 has three boxes, the first a crowd: one is found twice, one as a different class.
-    truth = [a for a in given.annotations.annotations if a['image_id'] == 7]
+    images, annotations = entries_of(given.annotations)
+    truth = [a for a in annotations if a['image_id'] == 7]
     truth[0].update(iscrowd=1, bbox=[80, 4, 20, 30])
+    given.annotations = columns_of_entries(
+        'a.json', images, given.annotations.categories, annotations
+    )
     first, second = [dict(p) for p in given.predictions if p['image_id'] == 7][1:]
     second['category_id'] = second['category_id'] % 12 + 1
     others = [p for p in given.predictions if p['image_id'] != 7]
@@ -156,8 +167,10 @@ def test_hostile_and_turned_images(work_dir, tmp_path, monkeypatch):
     (tmp_path / 'images/4.png').write_bytes(jpeg(110, 40, orientation=6))  # annotated as stored
     (tmp_path / 'images/5.png').write_bytes(jpeg(40, 130, orientation=6))  # as shown
     shutil.copy(work_dir.parent / 'images/6.png', tmp_path / 'secret.png')
-    next(image for image in given.annotations.images if image['id'] == 6)['file_name'] = (
-        '../secret.png'
+    images, annotations = entries_of(given.annotations)
+    next(image for image in images if image['id'] == 6)['file_name'] = '../secret.png'
+    given.annotations = columns_of_entries(
+        'a.json', images, given.annotations.categories, annotations
     )
     drawn = []
     monkeypatch.setattr(

@@ -3,12 +3,14 @@
 import copy
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
+from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATASETS
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, DefaultSampler
 from torch.utils.data import DataLoader
 
 from mmdet_dinov2.data import (
@@ -18,6 +20,7 @@ from mmdet_dinov2.data import (
     coco_dataset,
 )
 from mmdet_dinov2.data.coco_file import leaves_folder
+from mmdet_dinov2.data.masks_used import uses_masks
 from mmdet_dinov2.data.seeded import SeededDataset, SeededIndex, StepBatchSampler, derive_seed
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.sample_meta import BAD_IMAGES, SAMPLE_SEED, bad_images
@@ -70,7 +73,139 @@ def test_it_reads_what_mmdet_reads(data):
         theirs = build(data, type=CocoDataset, filter_cfg=filter_cfg)
         assert infos(ours) == infos(theirs) and len(ours) == (6 if filter_cfg is None else 4)
         assert ours.get_cat_ids(0) == theirs.get_cat_ids(0)
-    assert ours.cat_img_map is None
+
+
+WITH_MASKS = [dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False)]
+POLYGON = [[1, 2, 11, 2, 11, 7]]
+
+
+@pytest.mark.parametrize(
+    ('pipeline', 'arrives'),
+    [
+        ([dict(type='LoadAnnotations', with_bbox=True)], False),
+        (WITH_MASKS, True),
+        ([dict(type='RandomApply', transforms=WITH_MASKS)], True),
+        ([dict(type='RandomChoice', transforms=[PIPELINE, WITH_MASKS])], True),
+        ([dict(type='RandomChoice', transforms=[PIPELINE, PIPELINE])], False),
+        # Nobody says what the annotations are for.
+        ([], True),
+    ],
+)
+def test_masks_arrive_where_they_are_loaded(data, pipeline, arrives):
+    content = coco_content()
+    content['annotations'][1]['segmentation'] = POLYGON
+    data.write('train', content)
+    dataset = build(data, pipeline=pipeline)
+    masks = [instance.get('mask') for instance in infos(dataset)[0]['instances']]
+    assert masks == ([None, POLYGON, None] if arrives else [None] * 3)
+    if pipeline == WITH_MASKS:
+        content['annotations'] = content['annotations'][1:2]
+        data.write('train', content)
+        image = dict(type='LoadImageFromFile')
+        loaded = build(data, pipeline=[image, *pipeline])[0]
+        assert loaded['gt_masks'].masks[0][0].tolist() == POLYGON[0]
+    # The check reads the same columns.
+    assert uses_masks(pipeline) == arrives
+
+
+class WithPoints(ClassNameCocoDataset):
+    """A dataset that takes more from the entries of a file than boxes."""
+
+    def parse_data_info(self, raw_data_info):
+        info = super().parse_data_info(raw_data_info)
+        info['points'] = [entry['points'] for entry in raw_data_info['raw_ann_info']]
+        info['city'] = raw_data_info['raw_img_info']['city']
+        return info
+
+
+def test_subclasses_that_parse_entries_get_all_their_fields(data):
+    content = coco_content()
+    for annotation in content['annotations']:
+        annotation['points'] = [annotation['id']]
+    for image in content['images']:
+        image['city'] = f'city {image["id"]}'
+    data.write('train', content)
+    dataset = build(data, type=WithPoints, filter_cfg=dict(filter_empty_gt=True))
+    found = infos(dataset)
+    assert [info['points'] for info in found] == [[[1], [2], [3]], [[4], [5], [6]], [[7], [8], [9]]]
+    assert [info.pop('city') for info in found] == ['city 10', 'city 11', 'city 12']
+    assert [{k: v for k, v in i.items() if k != 'points'} for i in found] == infos(build(data))
+
+
+def test_without_serialisation_there_is_a_list(data):
+    dataset = build(data, serialize_data=False)
+    assert dataset.data_list == [
+        {key: value for key, value in info.items() if key != 'sample_idx'}
+        for info in infos(build(data))
+    ]
+
+
+@pytest.mark.parametrize(
+    ('indices', 'kept'),
+    [(2, [0, 1]), (-2, [3, 4]), (0, []), ([2, 0, 2], [2, 0, 2]), ([-1], [4]), ([], [])],
+)
+def test_subsets(data, indices, kept):
+    data.write('train', coco_content(num_images=5))
+    images = infos(build(data, type=CocoDataset))
+    expected = [dict(images[index], sample_idx=number) for number, index in enumerate(kept)]
+    dataset = build(data)
+    assert infos(build(data, indices=indices)) == expected
+    assert infos(dataset.get_subset(indices)) == expected and len(dataset) == 5
+    dataset.get_subset_(indices)
+    assert infos(dataset) == expected
+
+
+def test_wrappers_take_it_for_a_dataset_of_mmdet(data):
+    content = coco_content(num_images=4)
+    content['annotations'] = [a for a in content['annotations'] if a['id'] not in (2, 5, 8)]
+    data.write('train', content)
+    found = []
+    for cls in ('ClassNameCocoDataset', CocoDataset):
+        inner = {**data.train, 'type': cls}
+        wrapped = [
+            dict(type='RepeatDataset', times=2, dataset=inner),
+            dict(type='ConcatDataset', datasets=[inner, dict(inner, indices=2)]),
+            dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=inner),
+            dict(type='RepeatDataset', times=2, dataset=dict(inner, lazy_init=True)),
+        ]
+        datasets = [DATASETS.build(copy.deepcopy(config)) for config in wrapped]
+        found.append(
+            [[dataset.get_data_info(i) for i in range(len(dataset))] for dataset in datasets]
+        )
+    assert found[0] == found[1] and [len(part) for part in found[0]] == [8, 6, 5, 8]
+
+
+def test_copies_and_pickles_have_the_same_images(data):
+    dataset = build(data, indices=2)
+    for other in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert infos(other) == infos(dataset) and len(other) == 2
+    assert dataset.get_data_info(-1) == dataset.get_data_info(1)
+    with pytest.raises(IndexError):
+        dataset.get_data_info(2)
+
+
+def test_groups_of_sizes_are_those_of_mmdet(data):
+    """Without the annotations of all images that a resumed run passes over."""
+    rng = np.random.default_rng(0)
+    content = coco_content(num_images=23)
+    for image in content['images']:
+        image.update(width=int(rng.integers(20, 40)), height=30)
+    data.write('train', content)
+    dataset = SeededDataset(build(data))
+    config = dict(type='AspectRatioBatchSampler', drop_last=False)
+    for repeated in (False, True):
+        if repeated:
+            dataset = SeededDataset(
+                DATASETS.build(dict(type='RepeatDataset', times=2, dataset=data.train))
+            )
+        sampler = DefaultSampler(dataset, seed=3)
+        ours = StepBatchSampler(sampler, 4, batch_sampler=config)
+        theirs = list(AspectRatioBatchSampler(sampler, 4))
+        assert [[index for index, _ in batch] for batch in ours] == theirs
+        ours.start(2, skip=2)
+        assert [[index for index, _ in batch] for batch in ours] == theirs[2:]
+    sizes = build(data).image_sizes()
+    assert np.array(sizes).T.tolist() == [[i['width'], 30] for i in content['images']]
 
 
 def test_labels_follow_the_names(data):

@@ -1,3 +1,5 @@
+"""Annotation files: what is not of COCO's form, what other fields say, and which boxes count."""
+
 import functools
 import json
 import random
@@ -6,8 +8,9 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
+from mmdet_dinov2.data.annotation_columns import columns_of_entries
+from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.data.box_counts import count_boxes
-from mmdet_dinov2.data.coco_file import CocoFile, read_coco_file
 
 from .helpers import assert_has, coco_content, only
 
@@ -100,7 +103,11 @@ def test_not_json(data):
 def test_files_of_windows(data, encoding):
     text = json.dumps(coco_content(names=('Katze', 'grüner Hund', '狐')), ensure_ascii=False)
     data.path('train').write_text(text, encoding)
-    assert read_coco_file(str(data.path('train'))).category_names == ['Katze', 'grüner Hund', '狐']
+    assert read_annotations(str(data.path('train'))).category_names == [
+        'Katze',
+        'grüner Hund',
+        '狐',
+    ]
 
 
 @pytest.mark.parametrize('box', [None, [], [0, 0, 0, 0], 'absent'])
@@ -111,8 +118,8 @@ def test_boxes_come_from_the_segmentation_where_they_are_missing(data, box):
         if box == 'absent':
             del annotation['bbox']
     data.write('train', content)
-    coco = read_coco_file(str(data.path('train')))
-    assert [a['bbox'] for a in coco.annotations] == [[1.0, 2.0, 10.0, 5.0]] * 9
+    coco = read_annotations(str(data.path('train')))
+    assert coco.boxes.tolist() == [[1.0, 2.0, 10.0, 5.0]] * 9
     assert coco.derived == {'bbox': 4}
     # mmdet's own class reads the file itself.
     assert_has(only(data.check('train')), "4 entries of '", "lack 'bbox', which mmdet needs")
@@ -130,7 +137,7 @@ def test_file_names_come_from_the_url_where_they_are_missing(data):
     data.write('train', content)
     data.train.update(type='ClassNameCocoDataset', data_prefix=dict(img=''))
     assert_has(only(data.check('train'), 'info'), "3 entries of '", "from their 'coco_url'")
-    assert read_coco_file(str(data.path('train'))).images[0]['file_name'] == 'train/0.jpg'
+    assert read_annotations(str(data.path('train'))).file_names[0] == 'train/0.jpg'
 
 
 @pytest.mark.parametrize(
@@ -185,8 +192,10 @@ def test_boxes_are_counted_as_mmdet_keeps_them(tmp_path):
         for index in range(len(dataset))
         for instance in dataset.get_data_info(index)['instances']
     ]
-    coco = CocoFile('', content['images'], content['categories'], content['annotations'])
-    counts = count_boxes(coco, classes, min_size=25)
+    columns = columns_of_entries(
+        '', content['images'], content['categories'], content['annotations']
+    )
+    counts = count_boxes(columns, classes, min_size=25)
     assert counts.usable == kept.count(0) > 5
     assert sum(
         (

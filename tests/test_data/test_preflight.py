@@ -6,7 +6,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine import Config
 
-from mmdet_dinov2.data import Finding, check_config, coco_file, raise_on_errors
+from mmdet_dinov2.data import Finding, annotation_file, check_config, raise_on_errors
 from mmdet_dinov2.errors import InputError
 
 from .helpers import assert_has, coco_content, only
@@ -133,8 +133,11 @@ def test_shapes_are_generated_first(tmp_path):
 
 def test_files_and_folders_are_read_once(data, monkeypatch):
     parsed, listed = [], []
-    read_json, scandir = coco_file.read_json, os.scandir
-    monkeypatch.setattr(coco_file, 'read_json', lambda p: parsed.append(p) or read_json(p))
+    read, scandir = annotation_file._Reader.read, os.scandir
+    monkeypatch.setattr(
+        annotation_file._Reader, 'read', lambda self: parsed.append(Path(self._path)) or read(self)
+    )
+    monkeypatch.setattr(annotation_file, '_TICK', 0)
     monkeypatch.setattr(os, 'scandir', lambda path: listed.append(path) or scandir(path))
     assert data.check() == []
     assert [path.name for path in parsed] == ['train.json', 'val.json']

@@ -7,6 +7,7 @@ import pytest
 import mmdet_dinov2
 from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 from mmdet_dinov2.engine.runner import StrictRunner
+from mmdet_dinov2.engine.training import check, read_config
 from mmdet_dinov2.errors import InputError
 
 from ..tools import write_config
@@ -55,3 +56,13 @@ def test_a_stopped_training_is_an_interrupt(tmp_path, monkeypatch):
     monkeypatch.setattr(StrictRunner, 'train', stop)
     with pytest.raises(KeyboardInterrupt, match='resume=True continues'):
         mmdet_dinov2.train(str(config), work_dir=tmp_path / 'work')
+
+
+def test_one_process_of_a_machine_checks_the_data(tmp_path, monkeypatch):
+    cfg = read_config(str(write_config(tmp_path)))
+    cfg.train_dataloader.dataset.ann_file = 'nowhere.json'
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    check(cfg, ('train', 'val'))
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    with pytest.raises(InputError, match=r'nowhere\.json'):
+        check(cfg, ('train', 'val'))

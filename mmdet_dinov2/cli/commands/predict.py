@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ...checkpoint import trust_checkpoints
-from ...data.coco_file import read_coco_file
+from ...data.annotation_file import read_annotations
 from ...errors import InputError
 from ...inference import load
 from ...inference.file_predictions import FilePredictor
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
             print(f'note: {earlier.note()}', file=sys.stderr)
         drawn = {} if args.no_pictures else {file.picture: file.path for file in files}
         check_output(out, drawn)
-        annotations = read_coco_file(args.ann) if args.ann else None
+        annotations = read_annotations(args.ann) if args.ann else None
         config, checkpoint = find_model(args.model, args.checkpoint)
         detector = load(checkpoint, config, args.device, args.tta)
         results = PredictionFiles(out, detector.classes, annotations, not args.no_pictures)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from operator import ne
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import InputError
-from ..coco_file import SIZE_KEYS, CocoFile, read_coco_file
+from ..annotation_columns import AnnotationColumns
+from ..annotation_file import read_annotations, read_entries
+from ..coco_file import SIZE_KEYS
 from ..data_folder import DataFolder, is_no_data
 from ..similar_files import suggest_file
 from ..splits import SPLITS, is_trainval, split_of, split_of_folders
@@ -143,10 +147,10 @@ def _rank(path: Path) -> int:
     return 0 if path.name == ROBOFLOW_FILE or path.name.startswith('instances') else 1
 
 
-def _read(files: dict[str, Path], remarks: Remarks) -> dict[str, CocoFile]:
-    cocos = {split: read_coco_file(str(file), sizes=False) for split, file in files.items()}
+def _read(files: dict[str, Path], remarks: Remarks) -> dict[str, AnnotationColumns]:
+    cocos = {split: read_annotations(str(file), sizes=False) for split, file in files.items()}
     for split, coco in list(cocos.items()):
-        if coco.images:
+        if coco.num_images:
             continue
         if split == 'train' or len(cocos) == 1:
             raise InputError(f"annotation file '{coco.path}' lists no images; correct it")
@@ -157,13 +161,13 @@ def _read(files: dict[str, Path], remarks: Remarks) -> dict[str, CocoFile]:
     return cocos
 
 
-def _take_unannotated(cocos: dict[str, CocoFile], remarks: Remarks) -> set[str]:
+def _take_unannotated(cocos: dict[str, AnnotationColumns], remarks: Remarks) -> set[str]:
     """Leaves out a test split without annotations; returns the names of its images."""
-    if 'test' not in cocos or cocos['test'].annotations is not None:
+    if 'test' not in cocos or cocos['test'].annotated:
         return set()
     test = cocos.pop('test')
     remarks.notes.append(f'test: left out, because {test.path} has no annotations')
-    return {os.path.basename(image['file_name']) for image in test.images}
+    return set(map(os.path.basename, test.file_names))
 
 
 def _unlisted(
@@ -190,12 +194,14 @@ def _unlisted(
     ]
 
 
-def _locate(folder: DataFolder, split: str, coco: CocoFile) -> LocatedImages:
-    names = list(dict.fromkeys(image['file_name'] for image in coco.images))
+def _locate(folder: DataFolder, split: str, coco: AnnotationColumns) -> LocatedImages:
+    names = list(dict.fromkeys(coco.file_names))
     sizes = {
-        image['file_name']: (image['width'], image['height'])
-        for image in coco.images
-        if all(image.get(key) for key in SIZE_KEYS)
+        name: (width, height)
+        for name, width, height in zip(
+            coco.file_names, coco.widths.tolist(), coco.heights.tolist(), strict=True
+        )
+        if width and height
     }
     candidates = list(dict.fromkeys(_image_folders(folder.root, split, Path(coco.path))))
     located = locate_images(names, sizes, folder, candidates, split)
@@ -230,62 +236,53 @@ def _folders(base: Path) -> list[Path]:
     return sorted(path for path in base.iterdir() if path.is_dir() and not is_no_data(path.name))
 
 
-@dataclass
-class _Changes:
-    names: int = 0
-    sizes: int = 0
-    heading: int = 0
-
-
-def _found_split(coco: CocoFile, located: LocatedImages, remarks: Remarks) -> FoundSplit:
+def _found_split(coco: AnnotationColumns, located: LocatedImages, remarks: Remarks) -> FoundSplit:
     """Returns a split; completes a copy of its entries where that is needed."""
-    images = [dict(image) for image in coco.images]
-    changes = _Changes()
-    for image in images:
-        name = located.names[image['file_name']]
-        changes.names += name != image['file_name']
-        image['file_name'] = name
-        if not all(image.get(key) for key in SIZE_KEYS):
-            size = upright_size(located.folder / name)
-            if size is None:
-                raise InputError(
-                    f"'{coco.path}' gives no width and height of {name!r}, and the picture cannot "
-                    f'be read in {located.folder}; add the size, or repair the picture'
-                )
-            image.update(zip(SIZE_KEYS, size, strict=True))
-            changes.sizes += 1
+    names = [located.names[name] for name in coco.file_names]
+    renamed = sum(map(ne, names, coco.file_names))
+    sizes = {}
+    for index in np.flatnonzero((coco.widths == 0) | (coco.heights == 0)).tolist():
+        size = upright_size(located.folder / names[index])
+        if size is None:
+            raise InputError(
+                f"'{coco.path}' gives no width and height of {names[index]!r}, and the picture "
+                f'cannot be read in {located.folder}; add the size, or repair the picture'
+            )
+        sizes[index] = dict(zip(SIZE_KEYS, size, strict=True))
     kept = coco.categories
     heading = _heading(kept, _used_ids(coco))
     if heading is not None and any(c['name'] == heading['name'] for c in kept if c != heading):
         # Names are how classes are found, and the heading has that of a class.
         kept = [category for category in kept if category != heading]
-        changes.heading = 1
     if coco.derived['bbox']:
         remarks.notes.append(
             f'{coco.derived["bbox"]} boxes of {coco.path} are those around its segmentations'
         )
-    if changes.names:
+    if renamed:
         first = next(old for old, new in located.names.items() if old != new)
         remarks.notes.append(
-            f'{changes.names} of {len(images)} file names of {coco.path} were read as what exists, '
+            f'{renamed} of {len(names)} file names of {coco.path} were read as what exists, '
             f'such as {first!r} as {located.names[first]!r} in {located.folder}'
         )
-    if changes.sizes:
+    if sizes:
         remarks.notes.append(
-            f'{changes.sizes} of {len(images)} sizes that {coco.path} lacks are those of the images'
+            f'{len(sizes)} of {len(names)} sizes that {coco.path} lacks are those of the images'
         )
     origin = f'annotations {coco.path}'
-    if changes == _Changes():
+    if not renamed and not sizes and kept is coco.categories:
         return FoundSplit(located.folder, origin, coco=coco)
-    content = dict(images=images, categories=kept)
-    if coco.annotations is not None:
-        content['annotations'] = coco.annotations
+    entries = read_entries(coco.path)
+    for index, (image, name) in enumerate(zip(entries['images'], names, strict=True)):
+        image.update(sizes.get(index, ()), file_name=name)
+    content = dict(images=entries['images'], categories=kept)
+    if coco.annotated:
+        content['annotations'] = entries['annotations']
     return FoundSplit(
         located.folder, origin, lambda: (content, Remarks()), fingerprint(coco.path, content)
     )
 
 
-def _find_classes(cocos: dict[str, CocoFile], remarks: Remarks) -> list[dict[str, Any]]:
+def _find_classes(cocos: dict[str, AnnotationColumns], remarks: Remarks) -> list[dict[str, Any]]:
     """Returns the categories of the first split, without the heading that Roboflow adds."""
     first = next(iter(cocos.values()))
     categories = first.categories
@@ -315,5 +312,6 @@ def _heading(categories: list[dict[str, Any]], used: set[Any]) -> dict[str, Any]
     return None
 
 
-def _used_ids(coco: CocoFile) -> set[Any]:
-    return {annotation['category_id'] for annotation in coco.annotations or ()}
+def _used_ids(coco: AnnotationColumns) -> set[Any]:
+    used = np.unique(coco.category_index)
+    return {coco.categories[index]['id'] for index in used[used >= 0].tolist()}

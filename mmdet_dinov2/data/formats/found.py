@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...wording import name_some
-from ..coco_file import CocoFile
+from ..annotation_columns import AnnotationColumns
 from ..image_header import read_header
 
 
@@ -65,7 +65,7 @@ class FoundSplit:
     origin: str
     read: Callable[[], tuple[dict[str, Any], Remarks]] | None = None
     fingerprint: str = ''
-    coco: CocoFile | None = None
+    coco: AnnotationColumns | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdet_dinov2.data import check_config
-from mmdet_dinov2.data.coco_file import read_coco_file
+from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.data.own_config import use_own_data
 from mmdet_dinov2.data.own_data import find_own_data
 
@@ -18,16 +18,16 @@ from .writers import CLASSES, WRITERS, random_pictures
 def arrived(data, split):
     """Returns the boxes of a split by picture file and class, with their corners."""
     found = data.splits[split]
-    coco = read_coco_file(found.ann_file)
+    coco = read_annotations(found.ann_file)
+    images = [coco.image(index) for index in range(coco.num_images)]
     paths = {
-        i['id']: os.path.join(found.image_folder, i['file_name']).replace('\\', '/')
-        for i in coco.images
+        i['id']: os.path.join(found.image_folder, i['file_name']).replace('\\', '/') for i in images
     }
     names = {category['id']: category['name'] for category in coco.categories}
     boxes = {path: [] for path in paths.values()}
-    for entry in coco.annotations:
+    for entry in map(coco.annotation, range(coco.num_annotations)):
         boxes[paths[entry['image_id']]].append((names[entry['category_id']], *entry['bbox']))
-    sizes = {paths[image['id']]: (image['width'], image['height']) for image in coco.images}
+    sizes = {paths[image['id']]: (image['width'], image['height']) for image in images}
     return boxes, sizes
 
 
