@@ -7,11 +7,13 @@ from functools import partial
 import pytest
 import torch
 from mmdet.models.detectors import DINO
+from mmdet.registry import MODELS
 from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdet_dinov2.benchmark.detectors import DetectorSpec, build_detector
+from mmdet_dinov2.benchmark.detectors import DetectorSpec, build_detector, stock_detector_config
 from mmdet_dinov2.benchmark.flops import count_flops, deformable_flops
 from mmdet_dinov2.benchmark.isolated import CaseError, run_isolated
 from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, TINY_OPTIONS, config_path
@@ -127,6 +129,14 @@ def test_stock_detector_has_the_same_size():
     assert parameters(stock.decoder.layers) == parameters(ours.decoder.layers)
     assert parameters(stock.neck) == parameters(ours.neck)
     assert parameters(stock.backbone) == parameters(ours.backbone)
+
+
+def test_stock_detector_of_the_published_config(root):
+    """mmdet's head and detector do not know its settings."""
+    model = Config.fromfile(root / 'configs/dino_dinov2_b_12ep_published.py').model
+    with torch.device('meta'):
+        stock = MODELS.build(stock_detector_config(model))
+    assert type(stock) is DINO and len(stock.neck.mappers) == 4
 
 
 def test_models_without_a_peer_are_refused():
