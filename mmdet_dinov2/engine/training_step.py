@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -263,13 +263,12 @@ class TrainingStep:
         runner = self._runner
         runner.optim_wrapper.zero_grad()
         path = save_stopped_state(runner, runner.iter)
-        where = f'the state after step {runner.iter} is saved in {path}'
         step = runner.iter + 1
-        if failure is None:
-            raise InputError(f'memory of another process does not suffice for step {step}; {where}')
+        found = f'{describe_sizes(failure.batch)} ({failure.reason})' if failure else ''
+        images = '; '.join(filter(None, all_gather_object(found)))
         raise InputError(
-            f'memory does not suffice for step {step} ({failure.reason}), even with one image at '
-            f'once and recomputed activations: {describe_sizes(failure.batch)}; {where}; reduce '
+            f'memory does not suffice for step {step}, even with one image at once and recomputed '
+            f'activations: {images}; the state after step {runner.iter} is saved in {path}; reduce '
             'the scale of Resize or RandomChoiceResize in train_dataloader.dataset.pipeline, or '
             'take a smaller model or more memory, then continue with --resume'
         )

@@ -13,6 +13,7 @@ from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor, nn
 
 from ..layers import GridPyramidLayout, PyramidLayout
+from ..layers.out_of_memory import call_in_parts
 from ..sample_meta import sample_seeds
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
@@ -169,7 +170,18 @@ class PaddingAwareDINO(DINO):
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True
     ) -> SampleList:
-        """Adds detections to the samples, as mmdet's ``DetectionTransformer.predict``."""
+        """Adds detections to the samples, as mmdet's ``DetectionTransformer.predict``.
+
+        If memory is exhausted, the images are predicted in smaller batches, which changes nothing.
+        """
+        return call_in_parts(
+            lambda part: self._predict(batch_inputs[part], batch_data_samples[part], rescale),
+            len(batch_data_samples),
+        )
+
+    def _predict(
+        self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool
+    ) -> SampleList:
         head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
         with torch.autocast(batch_inputs.device.type, enabled=False):
             results = self.bbox_head.predict(
