@@ -10,7 +10,8 @@ from mmdet_dinov2.checkpoint import load_backbone
 from mmdet_dinov2.checkpoint.layouts import recognise
 from mmdet_dinov2.errors import InputError
 
-from .peers import Peer, randomize
+from . import peers
+from .peers import Peer
 
 SIZES = [
     (224, 224),
@@ -33,6 +34,18 @@ _TIMM = {
     'swiglu 8': ('vit_small_plus_patch16_dinov3_qkvb', 4 * 2 / 3),
     'swiglu 64, no biases': ('vit_7b_patch16_dinov3', 2.1),
 }
+
+
+def randomize(model):
+    """Gives every parameter a value that shows, and attention that is far from uniform.
+
+    With the initial weights, where a query looks, and so its rotation, hardly matters.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and any(part in name for part in ('qkv', 'q_proj', 'k_proj')):
+                parameter.mul_(4)
+    return peers.randomize(model)
 
 
 def options_of(kind: str) -> dict:
@@ -176,7 +189,7 @@ def test_rounded_periods_of_a_file_are_kept_and_reported(model, tmp_path):
     assert 'adapted rope_embed.periods: as in the file, up to' in report
     image = torch.randn(1, 3, 160, 512)
     difference = (features(ours, image) - features(model, image)).abs().max()
-    assert 10 * TOLERANCE < difference < 1e-2
+    assert difference > 10 * TOLERANCE
     # What has none gets exact ones, also after these.
     ours.init_weights()
     torch.testing.assert_close(ours.rope_embed.periods, model.rope_embed.periods)
