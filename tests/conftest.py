@@ -12,6 +12,14 @@ import pytest
 # As the package sets it: libgomp reads it when torch is imported.
 os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
+# Trainings of tests compare bits, which sums on a GPU do not repeat. So tests do not see GPUs but with
+# `-m gpu`; the variable tells the processes of pytest-xdist.
+_GPUS = 'MMDET_DINOV2_TEST_GPUS'
+if '-m' in sys.argv and 'gpu' in sys.argv[sys.argv.index('-m') + 1].split():
+    os.environ[_GPUS] = '1'
+if not os.environ.get(_GPUS):
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
 try:
     import torch
 except ImportError:

@@ -371,7 +371,7 @@ class StrictRunner(Runner):
 
         Args:
             filename: Path or URL of the checkpoint.
-            map_location: Device that tensors are loaded to.
+            map_location: Ignored: tensors are loaded to the host, then copied into the model.
             strict: Ignored: the rule above decides.
             revise_keys: Not supported.
 
@@ -384,9 +384,9 @@ class StrictRunner(Runner):
         """
         if revise_keys:
             raise ValueError(f'revise_keys={revise_keys} is not supported by {type(self).__name__}')
-        if is_sharded(self.model):  # the whole tensors may not fit on a GPU
-            map_location = 'cpu'
-        checkpoint = read_checkpoint(filename, map_location)
+        # The optimizer moves its states to where the parameters are, all but the numbers of steps
+        # that it counts on the host. Loaded to a GPU, each of them would stop the host every step.
+        checkpoint = read_checkpoint(filename, 'cpu')
         # mmengine would run this text as Python code to compare the numbers of GPUs.
         (checkpoint.get('meta') or {}).pop('config', None)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

@@ -53,6 +53,7 @@ def test_varlen_is_chosen_where_it_runs(
     attention._has_flash_attention.cache_clear()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_varlen_equals_grouped_on_a_gpu(dtype):
@@ -99,6 +100,7 @@ def test_a_fixed_order_is_needed_for_gradients_under_deterministic_algorithms_on
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('masked', [False, True])
 def test_gradients_have_the_same_bits_in_every_run_on_a_gpu(masked):

@@ -20,6 +20,8 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 GPU = pytest.mark.skipif(DEVICE == 'cpu', reason='needs a GPU')
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
+pytestmark = pytest.mark.gpu
+
 
 def compare(inputs, query_images=None):
     """Compares results and gradients with those of PyTorch, up to the rounding of the values."""

@@ -85,6 +85,7 @@ def test_published_sizes_need_about_half(family, arch):
     assert 0.97 < matrices / total < 1
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_memory_of_the_gpu_is_halved():
     images = torch.randn(1, 3, 56, 56, device='cuda')

@@ -176,6 +176,7 @@ def test_the_first_that_runs_on_cuda_is_taken(monkeypatch, triton, cuda, expecte
     assert ordered.name == 'pytorch' and 'varying order' in ordered.reason
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_all_implementations_agree_on_a_gpu():
     _, ours = pair()
