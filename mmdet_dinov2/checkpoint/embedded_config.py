@@ -82,13 +82,7 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
         InputError: If the checkpoint does not have a config, or if its config could run code and
             checkpoints are not trusted.
     """
-    meta = checkpoint.get('meta') or {}
-    if isinstance(meta.get(CONFIG_KEY), Mapping):
-        content = _plain(meta[CONFIG_KEY])
-    elif isinstance(meta.get('cfg'), str):
-        content = _read_text(meta['cfg'], source)
-    else:
-        raise InputError(f'{source} does not carry its config; also name a config file')
+    content = whole_config(checkpoint, source)
     imports = _imports(content.get('custom_imports'))
     if not trusts_checkpoints():
         _refuse_foreign_imports(imports, source)
@@ -97,6 +91,24 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
     if not trusts_checkpoints():
         _refuse_foreign_types(content, source)
     return content
+
+
+def whole_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:
+    """Reads the whole config of a checkpoint as plain values; nothing in it is built or imported.
+
+    Args:
+        checkpoint: Content of the checkpoint.
+        source: Where the checkpoint comes from, for messages.
+
+    Raises:
+        InputError: If the checkpoint does not have a config of plain values.
+    """
+    meta = checkpoint.get('meta') or {}
+    if isinstance(meta.get(CONFIG_KEY), Mapping):
+        return _plain(meta[CONFIG_KEY])
+    if isinstance(meta.get('cfg'), str):
+        return _read_text(meta['cfg'], source)
+    raise InputError(f'{source} does not carry its config; also name a config file')
 
 
 def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:

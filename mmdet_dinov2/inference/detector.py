@@ -34,6 +34,7 @@ from ..config.own_types import own_type
 from ..config.tta import tta_model, tta_pipeline
 from ..data.loading import BadImageError
 from ..errors import InputError
+from .exported_detector import is_exported, pipeline_of, read_checked
 from .image_sources import ImageLike, list_images, pixels_of
 
 _NUM_LOADERS = 2
@@ -64,16 +65,17 @@ def load(
     device: str | torch.device | None = None,
     tta: bool = False,
 ) -> Detector:
-    """Loads a trained detector.
+    """Loads a trained detector, or one that ``mmdet_dinov2 export`` wrote.
 
     A checkpoint carries its config and classes. No code in it is run: a checkpoint that needs more
     than the known parts of a detector is refused, see :func:`~mmdet_dinov2.checkpoint.\
 trust_checkpoints`.
 
     Args:
-        checkpoint: Path or URL.
+        checkpoint: Path or URL of a checkpoint, or path of an exported file, ``.onnx`` or ``.xml``.
         config: Config to use instead of the one in the checkpoint. A config file is run as Python.
-        device: Device such as ``'cuda:1'``; by default a GPU, if there is one.
+        device: Device such as ``'cuda:1'``; by default a GPU, if there is one. The runtime of an
+            exported file chooses its own.
         tta: Whether to detect in flipped and scaled views of each image and to merge the
             detections; see :mod:`mmdet_dinov2.config.tta`.
 
@@ -85,6 +87,8 @@ trust_checkpoints`.
         InputError: If the checkpoint is damaged, refused, or does not fit the config.
     """
     init_default_scope('mmdet')
+    if is_exported(checkpoint):
+        return _load_exported(checkpoint, config, tta)
     content = read_checkpoint(checkpoint)
     if config is None:
         parts = embedded_config(content, checkpoint)
@@ -109,6 +113,20 @@ trust_checkpoints`.
     return Detector(model.to(device or get_device()), pipeline, classes)
 
 
+def _load_exported(
+    file: str | os.PathLike, config: str | os.PathLike | Config | None, tta: bool
+) -> Detector:
+    metadata = read_checked(file)
+    pipeline = pipeline_of(metadata)
+    if config is not None:
+        cfg = config if isinstance(config, Config) else Config.fromfile(config)
+        pipeline = for_prediction(cfg, cfg.filename or 'config')['pipeline']
+    model_cfg = ConfigDict(type='ExportedDetector', file=os.fspath(file))
+    if tta:
+        model_cfg, pipeline = tta_model(model_cfg), tta_pipeline(pipeline)
+    return Detector(MODELS.build(model_cfg), pipeline, metadata.classes)
+
+
 class Detector:
     """A trained detector with the transforms of its test pipeline.
 
@@ -119,6 +137,7 @@ class Detector:
 
     Attributes:
         model: The detector.
+        pipeline: As above.
         classes: Class names, in the order of the labels.
 
     Raises:
@@ -135,6 +154,7 @@ class Detector:
                 f'{first["type"]}'
             )
         self.model = model.eval()
+        self.pipeline = tuple(pipeline)
         self.classes = tuple(classes)
         self._load_file = TRANSFORMS.build({**first, 'type': own_type(first['type'])})
         others = [cfg for cfg in others if 'LoadAnnotations' not in str(cfg['type'])]
@@ -209,6 +229,25 @@ class Detector:
                 yield from self._finish(waiting, score_thr)
                 waiting = []
         yield from self._finish(waiting, score_thr)
+
+    def transform(self, image: ImageLike, channel_order: str = 'bgr') -> dict[str, Any]:
+        """Returns what the test pipeline makes of an image.
+
+        Args:
+            image: As for :meth:`predict`.
+            channel_order: Order of the channels of arrays, 'bgr' or 'rgb'.
+
+        Returns:
+            ``inputs``, the resized image (3, H, W), uint8, and ``data_samples`` with its metadata.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+            InputError: If the image cannot be used.
+        """
+        prediction, data = self._prepare(image, channel_order)
+        if data is None:
+            raise prediction.error(prediction.problem)
+        return data
 
     def _prepare_ahead(
         self, images: Iterable[ImageLike], batch_size: int, channel_order: str

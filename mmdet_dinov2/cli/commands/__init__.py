@@ -25,6 +25,7 @@ COMMANDS = dict(
     benchmark='measure what detectors cost, and compare them with their peers',
     convert='write weights under the names of this project',
     publish='write weights, config and classes of a checkpoint, without the rest',
+    export='write a detector to a file without PyTorch, and prove it',
     replay='find the cause of a non-finite loss',
     configs='list the configs that a name finds',
     env='check packages, devices and disk',

@@ -9,6 +9,7 @@ from mmdet.evaluation import DumpDetResults
 
 from ...config.tta import use_tta
 from ...engine.training import build_runner, check
+from ...inference.exported_detector import is_exported, use_exported
 from ..arguments import add_common_arguments
 from ..configs import read_config
 from ..messages import one_sentence_errors, tell
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.description = 'Evaluate a detector'
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint of the detector')
+    parser.add_argument('checkpoint', help='checkpoint of the detector, or an exported file')
     parser.add_argument('--out', help='pickle file (.pkl) to write the predictions to')
     parser.add_argument('--show', action='store_true', help='show each image with its detections')
     parser.add_argument(
@@ -46,6 +47,8 @@ def main(args: argparse.Namespace) -> None:
         cfg.resume = False
         # Sharding would initialise a model that is loaded here; to predict, it need not be sharded.
         cfg.pop('model_wrapper_cfg', None)
+        if is_exported(args.checkpoint):
+            use_exported(cfg, args.checkpoint)
         if args.tta:
             use_tta(cfg)
         if args.show or args.show_dir:

@@ -1,0 +1,5 @@
+"""Writes a detector to a file without PyTorch. Usage: python tools/export.py CHECKPOINT"""
+
+from checkout import main
+
+main('export')
