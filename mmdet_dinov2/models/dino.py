@@ -18,8 +18,8 @@ from ..sample_meta import sample_seeds
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
-from .dinov2 import detector_layer_depth
 from .targets import BoxTargets
+from .vit import detector_layer_depth
 
 # Classification logit of queries without a proposal. They carry no gradient.
 _FILLER_LOGIT = -10.0

@@ -12,7 +12,7 @@ from torch.nn.init import trunc_normal_
 from ..checkpoint import LoadReport, load_backbone
 from ..layers import interpolate_pos_embed
 from .dinov2_archs import ARCHS
-from .vit import PackedViT, check_positive, detector_layer_depth  # noqa: F401
+from .vit import PackedViT, check_positive
 
 # Side of the patches in pixels that all published position embeddings were learned with.
 PRETRAIN_PATCH_SIZE = 14
