@@ -85,7 +85,8 @@ def test_columns_say_what_the_file_says(tmp_path, monkeypatch, piece, text_ids):
     path = tmp_path / 'a.json'
     for seed in range(25):
         content = random_content(random.Random(seed), text_ids)
-        path.write_text(json.dumps(content, indent=seed % 3 or None))
+        separators = (',', ':') if seed % 2 else (', ', ': ')
+        path.write_text(json.dumps(content, indent=seed % 3 or None, separators=separators))
         columns = read_annotations(str(path), segmentations=True)
         images, annotations = content['images'], content['annotations']
         keys = ('id', 'file_name', 'width', 'height')
