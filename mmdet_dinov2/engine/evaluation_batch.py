@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -15,9 +14,8 @@ from ..models.dino import PaddingAwareDINO
 def fill_evaluation_batch(cfg: Config) -> None:
     """Gives the dataloaders of validation and test a batch size if they have none, in place.
 
-    On a GPU it is that of the training, so that what fits in memory to train fits to predict. It is
-    1 without a GPU, which a single image keeps busy, and for detectors whose predictions depend on
-    the other images of a batch.
+    It is that of the training: what fits in memory to train fits to predict. It is 1 for detectors
+    whose predictions depend on the other images of a batch.
     """
     for split in ('val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
@@ -28,9 +26,9 @@ def fill_evaluation_batch(cfg: Config) -> None:
 
 def _batch_size(cfg: Config) -> int:
     training = cfg.get('train_dataloader')
-    if not torch.cuda.is_available() or not isinstance(training, Mapping):
-        return 1
-    return training.get('batch_size', 1) if _predicts_each_image_alone(cfg.model) else 1
+    if isinstance(training, Mapping) and _predicts_each_image_alone(cfg.model):
+        return training.get('batch_size', 1)
+    return 1
 
 
 def _predicts_each_image_alone(model: Any) -> bool:

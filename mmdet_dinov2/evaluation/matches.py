@@ -153,8 +153,8 @@ def match_boxes(
         iou_thr: Lowest IoU of a match.
     """
     true, found = boxes.true, boxes.found
-    order = np.lexsort((-found.scores, found.images))
-    detections = order[found.scores[order] >= score_thr]
+    counted = np.flatnonzero(found.scores >= score_thr)
+    detections = counted[np.lexsort((-found.scores[counted], found.images[counted]))]
     parts = zip(*_near_pairs(boxes, detections, iou_thr), strict=True)
     places, near_boxes, overlaps = map(np.concatenate, parts)
     crowd = true.crowd[near_boxes]

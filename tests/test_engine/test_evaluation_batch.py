@@ -7,11 +7,6 @@ from mmdet_dinov2.engine.evaluation_batch import fill_evaluation_batch
 from mmdet_dinov2.models import PaddingAwareDINO
 
 
-@pytest.fixture(autouse=True)
-def _gpu(monkeypatch):
-    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
-
-
 def sizes(model='PaddingAwareDINO', train=dict(batch_size=4), **val):  # noqa: B006
     loader = dict(num_workers=1, **val)
     cfg = Config(dict(model=dict(type=model), train_dataloader=train, val_dataloader=loader))
@@ -34,10 +29,8 @@ def test_others_predict_one_image_at_once(model):
     assert sizes(model) == (1, 1)
 
 
-def test_without_a_gpu_or_a_training_it_is_one(monkeypatch):
+def test_without_a_training_it_is_one():
     assert sizes(train=None) == (1, 1)
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    assert sizes() == (1, 1)
 
 
 def test_a_config_without_an_evaluation_stays():

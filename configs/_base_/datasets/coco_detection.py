@@ -38,8 +38,8 @@ train_dataloader = dict(
         backend_args=backend_args,
     ),
 )
-# mmdet: batch_size=1. Without one, the runner takes that of the training on a GPU if predictions do
-# not depend on batch mates, else 1.
+# mmdet: batch_size=1. Without one, the runner takes that of the training if predictions do not
+# depend on batch mates, else 1.
 val_dataloader = dict(
     num_workers=4,  # mmdet: 2
     persistent_workers=True,
