@@ -105,6 +105,20 @@ def test_columns_say_what_the_file_says(tmp_path, monkeypatch, piece, text_ids):
         assert read_entries(str(path)) == content
 
 
+@pytest.mark.parametrize('separators', [(',', ':'), (' , ', ' : ')])
+def test_sound_entries_are_not_looked_at_one_by_one(tmp_path, monkeypatch, separators):
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(coco_content(num_images=5), separators=separators))
+    looked_at, look = [], annotation_file.find_problems
+    monkeypatch.setattr(
+        annotation_file, 'find_problems', lambda *args: looked_at.append(args[0]) or look(*args)
+    )
+    for piece in (1, 150, 2**22):
+        monkeypatch.setattr(annotation_file, '_PIECE', piece)
+        assert read_annotations(str(path)).num_annotations == 15
+    assert looked_at == ['categories'] * 3
+
+
 FAULTS = {
     'box': ('annotations', dict(bbox=[1, 2, 3])),
     'text in a box': ('annotations', dict(bbox=[1, 2, 3, '4'])),
