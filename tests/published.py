@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -49,13 +50,18 @@ def tiny_shapes(num_queries: int, num_classes: int) -> dict[str, tuple[int, ...]
 
 
 def tiny_state(num_queries: int, num_classes: int = NUM_CLASSES) -> dict[str, Tensor]:
+    """Makes random tensors of a tiny model; see :func:`random_state`."""
+    return random_state(tiny_shapes(num_queries, num_classes))
+
+
+def random_state(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Makes random tensors under detrex's names; the heads within the transformer are aliases.
 
     All queries start with the same content, so that two proposals that are almost equally good may
     change places, and no bias lifts the scores of proposals.
     """
     state = {}
-    for name, shape in tiny_shapes(num_queries, num_classes).items():
+    for name, shape in shapes.items():
         if name.startswith(('transformer.decoder.class_embed', 'transformer.decoder.bbox_embed')):
             continue
         if name.endswith('gamma'):
@@ -65,11 +71,13 @@ def tiny_state(num_queries: int, num_classes: int = NUM_CLASSES) -> dict[str, Te
         else:
             tensor = 0.1 * torch.randn(shape) + name.endswith('weight')  # of a norm
         state[name] = tensor
-    state['transformer.tgt_embed.weight'][:] = torch.randn(_DIMS)
+    queries = state['transformer.tgt_embed.weight']
+    queries[:] = queries[0].clone()
     state['transformer.enc_output.bias'].zero_()
-    state['class_embed.2.bias'].zero_()
+    last = max(int(name.split('.')[1]) for name in state if name.startswith('class_embed'))
+    state[f'class_embed.{last}.bias'].zero_()
     for layer in range(3):
-        state[f'bbox_embed.2.layers.{layer}.bias'].zero_()
+        state[f'bbox_embed.{last}.layers.{layer}.bias'].zero_()
     for name in [name for name in state if name.startswith(('class_embed', 'bbox_embed'))]:
         state[f'transformer.decoder.{name}'] = state[name]
     return state

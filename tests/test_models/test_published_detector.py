@@ -8,11 +8,12 @@ from mmdet.models.detectors import DINO
 from mmdet.models.layers import coordinate_to_encoding
 from mmdet.models.layers.transformer import dino_layers
 from mmdet.registry import MODELS
+from mmengine.config import Config
 
 from mmdet_dinov2.checkpoint import load_state_dict
 from mmdet_dinov2.layers import GridPyramidLayout
 
-from ..published import GROUPS, tiny_published_cfg, tiny_state
+from ..published import GROUPS, SHAPES, random_state, tiny_published_cfg, tiny_state
 from ..reference.detrex_dino import (
     slow_backbone,
     slow_detect,
@@ -89,6 +90,19 @@ def test_equals_the_original_for_one_image(detector, state, images, index):
     # Proposals in the outermost cells of a grid of more than 50 cells are too close to the border.
     at_border = (expected.proposals == 1).all(1).sum()
     assert (at_border > 0) == (max(size) > 400)
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_equals_the_original_at_full_size(root, images):
+    state = random_state(SHAPES)
+    cfg = Config.fromfile(root / 'configs/dino_dinov2_b_12ep_published.py').model
+    model = MODELS.build(cfg).eval()
+    load_state_dict(model, state, 'model_final.pth')
+    expected = slow_detect(state, images[0], vit_heads=12, groups=32)
+    (found,) = detect(model, images[0][None], [SIZES[0]])
+    # 24 layers of random weights multiply the rounding errors of fp32; logits are about 1.
+    assert_same(found, (expected.logits, expected.boxes), of_logits=3e-4, of_pixels=2e-2)
 
 
 @torch.no_grad()
