@@ -48,13 +48,19 @@ def train_step(model, sizes=tuple(SIZES), autocast=False):
 
 
 @pytest.mark.parametrize(
-    ('dropout', 'autocast'),
-    [(0.0, False), (0.3, False), (0.0, True)],
-    ids=['plain', 'drop', 'bf16'],
+    ('dropout', 'autocast', 'family'),
+    [
+        (0.0, False, 'DINOv2'),
+        (0.3, False, 'DINOv2'),
+        (0.0, True, 'DINOv2'),
+        (0.0, True, 'DINOv3'),
+    ],
+    ids=['plain', 'drop', 'bf16', 'DINOv3-bf16'],
 )
-def test_recomputed_layers_give_the_same_losses_and_gradients(dropout, autocast):
-    plain = build(dropout, drop_path_rate=0.3)
-    saving = build(dropout, recomputed=dict.fromkeys(PARTS, True), drop_path_rate=0.3, with_cp=True)
+def test_recomputed_layers_give_the_same_losses_and_gradients(dropout, autocast, family):
+    backbone = dict(type=family, drop_path_rate=0.3)
+    plain = build(dropout, **backbone)
+    saving = build(dropout, recomputed=dict.fromkeys(PARTS, True), with_cp=True, **backbone)
     expected_losses, expected = train_step(plain, autocast=autocast)
     losses, gradients = train_step(saving, autocast=autocast)
     assert any(name.startswith('dn_loss') or '.dn_' in name for name in losses)
