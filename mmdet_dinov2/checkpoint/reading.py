@@ -145,9 +145,9 @@ def _download(url: str) -> Path:
         except (urllib.error.URLError, OSError) as error:
             where = next((text for start, text in _WHERE.items() if url.startswith(start)), '')
             raise MissingFileError(
-                f'{url} cannot be reached ({_first_sentence(error)}): {where}put the file at {path}, '
-                'or name a local copy in init_cfg.checkpoint; to train without pretrained weights set '
-                'model.backbone.init_cfg=None'
+                f'{url} cannot be reached ({_first_sentence(error)}): {where}put the file at '
+                f'{path}, or name a local copy in init_cfg.checkpoint; to train without pretrained '
+                'weights set model.backbone.init_cfg=None'
             ) from error
     return path
 
