@@ -12,8 +12,8 @@ import pytest
 # As the package sets it: libgomp reads it when torch is imported.
 os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 
-# Trainings of tests compare bits, which sums on a GPU do not repeat. So tests do not see GPUs but with
-# `-m gpu`; the variable tells the processes of pytest-xdist.
+# Trainings of tests compare bits, which sums on a GPU do not repeat. So tests do not see GPUs but
+# with `-m gpu`; the variable tells the processes of pytest-xdist.
 _GPUS = 'MMDET_DINOV2_TEST_GPUS'
 if '-m' in sys.argv and 'gpu' in sys.argv[sys.argv.index('-m') + 1].split():
     os.environ[_GPUS] = '1'

@@ -14,9 +14,9 @@ from mmengine.runner import Runner
 
 from ..data.shapes_dataset import make_sample_data
 from ..engine.reproducible import reproducible_algorithms
+from ..peak_memory import PeakMemory
 from .detectors import DetectorSpec, autocast, build_detector, build_optimizer, read_detector_config
 from .flops import count_flops
-from ..peak_memory import PeakMemory
 from .parts import PARTS, timed_step
 from .timing import measure, measure_in_turns
 from .workloads import Size, random_batch
