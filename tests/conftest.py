@@ -33,7 +33,7 @@ try:
 except ImportError as error:
     pytest.exit(str(error), returncode=1)
 
-from mmengine.registry import init_default_scope
+from mmengine.registry import init_default_scope  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
