@@ -34,6 +34,7 @@ from .coco_file import (
     find_problems,
     raise_problems,
 )
+from .freed_memory import return_freed_memory
 from .shared_columns import read_once
 from .text_file import as_utf8, read_json
 
@@ -139,6 +140,7 @@ def _read(path: str, state: tuple[Any, ...], sizes: bool, segmentations: bool) -
         columns = reader.read()
     else:
         columns = read_once(path, (*state, segmentations), reader.read)
+        return_freed_memory()
     # One more change within a tick of the clock of the file system would not show.
     changed = max(times[:2])
     tick = _TICK if changed % _SECOND else 2 * _SECOND

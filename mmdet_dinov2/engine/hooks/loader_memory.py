@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
-import sys
 
 import psutil
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from ...data.freed_memory import return_freed_memory
 
 _MIB = 2**20
 
@@ -45,18 +45,6 @@ class LoaderMemoryHook(Hook):
         runner.visualizer.add_scalars(
             {'memory/main_mib': main, 'memory/workers_mib': sum(workers)}, step=runner.iter + 1
         )
-
-
-def return_freed_memory() -> None:
-    """Returns freed memory to the system if the C library is glibc.
-
-    Batches of many sizes leave holes between what is still in use, which glibc keeps. Without this,
-    a training on a CPU grows for thousands of steps.
-    """
-    if sys.platform == 'linux':
-        trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
-        if trim is not None:
-            trim(0)
 
 
 def loader_memory() -> tuple[float | None, list[float]]:
