@@ -32,7 +32,7 @@ def families(report: BenchmarkReport, settings: Settings) -> None:
 
 
 def _backbones(report: BenchmarkReport, settings: Settings) -> None:
-    archs, side, repeats = ['small', 'base'], 592, settings.repeats or 6
+    archs, side, repeats = ['small', 'base'], 448, settings.repeats or 6
     if settings.dry_run:
         archs, side = [TINY_ARCH], 64
     table = report.table(
