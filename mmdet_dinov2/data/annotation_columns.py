@@ -438,10 +438,13 @@ class _Places:
     def __init__(self, ids: IdColumn) -> None:
         self._ids = ids
         self._unlisted: dict[int | str, int] = {}
-        self._sorted: np.ndarray | None = None
+        # A table of the positions of whole numbers that are close together.
+        self._table: np.ndarray | None = None
         if isinstance(ids.values, np.ndarray) and len(ids):
-            self._order = np.argsort(ids.values)
-            self._sorted = ids.values[self._order]
+            self._low, self._high = int(ids.values.min()), int(ids.values.max())
+            if self._high - self._low < _MAX_SPREAD * len(ids):
+                self._table = np.full(self._high - self._low + 1, _UNKNOWN, dtype=np.int32)
+                self._table[ids.values - self._low] = np.arange(len(ids))
 
     @property
     def unlisted(self) -> tuple[int | str, ...]:
@@ -454,21 +457,22 @@ class _Places:
 
     def find(self, ids: Sequence[int | str]) -> np.ndarray:
         """Returns the position of each id, int32; -1 - k for ``unlisted[k]``."""
-        numbers = None if self._sorted is None else _whole_numbers(ids)
+        numbers = None if self._table is None else _whole_numbers(ids)
         if numbers is None:
             found = [self._positions.get(key, _UNKNOWN) for key in ids]
             places = np.array(found, dtype=np.int32)
         else:
-            after = np.searchsorted(self._sorted, numbers)
-            after[after == len(self._sorted)] = 0
-            listed = self._sorted[after] == numbers
-            places = np.where(listed, self._order[after], _UNKNOWN).astype(np.int32)
+            places = np.full(len(numbers), _UNKNOWN, dtype=np.int32)
+            inside = (numbers >= self._low) & (numbers <= self._high)
+            places[inside] = self._table[numbers[inside] - self._low]
         for index in np.flatnonzero(places == _UNKNOWN).tolist():
             places[index] = -1 - self._unlisted.setdefault(ids[index], len(self._unlisted))
         return places
 
 
 _UNKNOWN = np.iinfo(np.int32).min
+# Numbers in the range of ids for each id.
+_MAX_SPREAD = 32
 
 
 def _flags(values: Sequence[bool | None]) -> tuple[np.ndarray, np.ndarray]:

@@ -262,7 +262,7 @@ class _Reader:
     ) -> tuple[Sequence[Any], ...] | None:
         """Returns the columns of annotations; ``None`` if one of them needs a closer look."""
         boxes = np.fromiter(
-            chain.from_iterable(annotation.bbox for annotation in annotations),
+            chain.from_iterable([annotation.bbox for annotation in annotations]),
             float,
             4 * len(annotations),
         ).reshape(-1, 4)
