@@ -133,11 +133,10 @@ def stock_detector_config(model: Mapping[str, Any]) -> dict:
         )
     model = copy.deepcopy(dict(model))
     ours = model['backbone']
-    if ours['type'] != 'DINOv2' or ours.get('num_registers'):
-        raise InputError(
-            'mmpretrain has DINOv2 without registers only to compare with, but the config has '
-            f'{ours["type"]} with {ours.get("num_registers", "its")} registers'
-        )
+    if ours['type'] != 'DINOv2':
+        raise InputError(f'mmpretrain does not have {ours["type"]} to compare with')
+    if ours.get('num_registers'):
+        raise InputError('mmpretrain does not have a DINOv2 with registers to compare with')
     model['type'] = 'DINO'
     model['backbone'] = stock_backbone_config(
         ours.get('arch', 'base'),

@@ -143,5 +143,7 @@ def test_models_without_a_peer_are_refused():
     path = config_path(QUICKSTART)
     with pytest.raises(InputError, match='does not have a DINOv2 with registers'):
         build_detector(DetectorSpec(path, {'model.backbone.num_registers': 4}, stock=True))
+    with pytest.raises(InputError, match='mmpretrain does not have DINOv3 to compare with'):
+        build_detector(DetectorSpec(config_path('dino_dinov3_s_12ep'), stock=True))
     with pytest.raises(InputError, match="precision must be .* but is 'int8'"):
         build_detector(DetectorSpec(path, precision='int8'))
