@@ -6,7 +6,7 @@ from mmdet_dinov2.evaluation.evaluated_boxes import EvaluatedBoxes, FoundBoxes, 
 
 
 def random_boxes(seed, num_images=25, num_classes=4, max_found=40):
-    """Boxes of all sizes, crowds, empty images, equal scores, boxes without area, wrong classes."""
+    """Boxes of all sizes and near each other, crowds, empty images, equal scores, no area."""
     rng = np.random.default_rng(seed)
     true, found = [], []
     for image in range(num_images):
@@ -14,6 +14,10 @@ def random_boxes(seed, num_images=25, num_classes=4, max_found=40):
         sides = rng.choice([0, 14, 45, 130], (count, 2), p=[0.02, 0.3, 0.4, 0.28])
         boxes = np.c_[rng.uniform(0, 200, (count, 2)), sides * rng.uniform(0.8, 1.2, (count, 2))]
         labels = rng.integers(0, num_classes, count)
+        for place in np.flatnonzero(rng.uniform(size=count) < 0.3)[1:]:  # beside a different one
+            boxes[place] = boxes[place - 1] + rng.normal(0, 2, 4)
+            boxes[place, 2:] = np.abs(boxes[place, 2:])
+            labels[place] = labels[place - 1]
         shares = rng.choice([0.5, 1.0], count)  # areas of masks are smaller than their boxes
         crowd = rng.uniform(size=count) < 0.15
         true += zip([image] * count, boxes, labels, boxes[:, 2] * boxes[:, 3] * shares, crowd)
