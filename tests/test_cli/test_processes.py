@@ -40,6 +40,7 @@ def run(launcher, end):
     return result.returncode, result.stdout.split('\n')[:-1], result.stderr
 
 
+@pytest.mark.slow
 def test_a_launched_process_ends_without_the_shutdown_of_the_interpreter():
     code, lines, errors = run('pytorch', 'pass')
     assert (code, lines) == (0, ['worked', 'registered']), errors

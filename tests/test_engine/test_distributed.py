@@ -17,7 +17,7 @@ from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.engine import StrictRunner
 
 from ..test_resume.test_choose import losses_of
-from ..tools import ROOT, run_script, write_config
+from ..tools import ROOT, run_script, run_tool, write_config
 
 # 30 steps of 4 images, with everything that is random.
 CURVE = """
@@ -77,7 +77,7 @@ def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path, environm
     assert without > 0.01
 
 
-def test_two_processes_train_and_test(tmp_path, environment):
+def test_two_processes_train(tmp_path, environment):
     config = write_config(tmp_path)
     work = tmp_path / 'work dir'  # a space, on purpose
     result = run_script(
@@ -88,9 +88,16 @@ def test_two_processes_train_and_test(tmp_path, environment):
     records = [json.loads(line) for line in log.read_text().splitlines()]
     # 8 images / (2 processes x batch 2) = 2 steps in each of 2 epochs
     assert len([record for record in records if 'loss' in record]) == 4
+    assert any('coco/bbox_mAP' in record for record in records)
+
+
+@pytest.mark.slow
+def test_two_processes_test(tmp_path, environment):
+    config = write_config(tmp_path)
+    run_tool('train', config, '--work-dir', tmp_path / 'work')
     result = run_script(
-        ROOT / 'tools/dist_test.sh', config, work / 'epoch_2.pth', 2, '--work-dir', tmp_path / 't',
-        cwd=tmp_path, env=environment,
+        ROOT / 'tools/dist_test.sh', config, tmp_path / 'work/epoch_2.pth', 2, '--work-dir',
+        tmp_path / 't', cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'coco/bbox_mAP' in result.stdout + result.stderr

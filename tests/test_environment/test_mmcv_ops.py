@@ -251,6 +251,7 @@ def test_every_other_operator_says_its_name_and_the_command():
     assert not hasattr(module, '__path__')
 
 
+@pytest.mark.slow
 def test_a_compiled_module_is_found_first(tmp_path):
     """A module of that name on the disk stands for one that was compiled."""
     package = tmp_path / 'mmcv'
@@ -276,6 +277,7 @@ def test_a_compiled_module_is_found_first(tmp_path):
     assert imported() == f'False {package / "_ext.py"}\n'
 
 
+@pytest.mark.slow
 def test_every_python_of_an_environment_finds_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ops.sysconfig, 'get_path', lambda name: str(tmp_path))
     ops.write_pth()

@@ -88,6 +88,7 @@ def kill_at_random_moments(tmp_path):
     return seen
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     # Forked from a process that has imported everything but has not used a thread of PyTorch.
     spawn = multiprocessing.get_context('spawn')
