@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from .. import models
+from ..config.class_keys import parameters_of
 from ..config.names import did_you_mean
 from ..errors import InputError
 from .processes import is_first_process, process_rank
@@ -98,6 +99,11 @@ def _describe(error: Exception) -> str:
     cls = MODELS.get(class_name) or getattr(models, class_name, None)
     if cls is None:
         return message
-    known = [name for name in inspect.signature(cls).parameters if name not in ('args', 'kwargs')]
+    # The config names the class that passed the key on to this one.
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        built = type(frame.f_locals.get('self'))
+        if issubclass(built, cls):
+            cls = built
+    known = sorted(parameters_of(cls)[0])
     hint = did_you_mean(key, known) or ';'
-    return f'config key {key!r} does not exist on {class_name}{hint} it takes {", ".join(known)}'
+    return f'config key {key!r} does not exist on {cls.__name__}{hint} it takes {", ".join(known)}'

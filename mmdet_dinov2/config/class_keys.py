@@ -38,7 +38,7 @@ def wrong_key(part: Mapping[str, Any], key: str) -> str | None:
     if key in _TAKEN:
         return None
     cls = _class_of(part.get('type'))
-    known, takes_any = _parameters(cls) if cls is not None else (set(), True)
+    known, takes_any = parameters_of(cls) if cls is not None else (set(), True)
     if key in known:
         return None
     known = (known | set(part)) - _TAKEN - _GIVEN
@@ -64,7 +64,7 @@ def _class_of(type_: Any) -> type | None:
     return None
 
 
-def _parameters(cls: type) -> tuple[set[str], bool]:
+def parameters_of(cls: type) -> tuple[set[str], bool]:
     """Returns the arguments of a class and of those that it passes others on to.
 
     Also returns whether the last of these takes any others.

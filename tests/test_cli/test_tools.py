@@ -153,6 +153,7 @@ def test_a_batch_without_boxes_trains(tmp_path):
     assert len(losses) == 4 and all(torch.isfinite(torch.tensor(losses)))
 
 
+@pytest.mark.slow
 def test_runs_from_any_folder_as_a_program(trained, tmp_path):
     _, config, work = trained
     result = run_script(
@@ -191,7 +192,7 @@ BAD_OPTIONS = {
     'number of classes': (('model.bbox_head.num_classes=7',), ('7', '5', 'num_classes')),
     'unknown backbone key': (
         ('model.backbone.window_sise=3',),
-        ('window_sise', 'DINOv2', 'did you mean window_size'),
+        ('window_sise', 'does not exist on DINOv2', 'window_size? it takes arch', 'img_size'),
     ),
     'unknown neck key': (
         ('model.neck.channels=3',),
