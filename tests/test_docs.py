@@ -40,6 +40,8 @@ ELSEWHERE = {
     'tools/slurm_test.sh': ('test_engine/test_slurm.py', 'tools/slurm_test.sh'),
     'mmdet_dinov2 replay': ('test_hooks/test_nonfinite.py', "'replay_batch'"),
     '--suite gpu': ('test_benchmark/test_suites.py', 'gpu'),
+    'python reader.py': ('test_export/test_reader.py', "'reader.py'"),
+    'benchmark model.onnx': ('test_export/test_benchmark.py', "'benchmark', exported"),
 }
 # Commands of others.
 FOREIGN = ('source .venv/bin/activate', 'pre-commit install')
@@ -50,9 +52,9 @@ PLACES = [
     (r'configs/dino_\w+\.py', '{config}'),
     (r'(?<=mmdet_dinov2 )(\w+) dino_dinov2_\w+', r'\1 {config}'),
     (r'work_dirs/\w+', '{run}'),
+    (r'\bmodel_final\.pth', '{checkpoint}'),
     (r'\bCONFIG\b', '{config}'),
     (r'\bCHECKPOINT\b', '{checkpoint}'),
-    (r'\bmodel_final\.pth', '{checkpoint}'),
     (r'\b(OTHER_)?WORK_DIR\b', '{run}'),
     (r'\bIMAGES\b', '{images}'),
     (r'\bIMAGE\b', '{images}/*'),
@@ -193,7 +195,7 @@ def test_links_and_configs_exist(page):
     text = page.read_text()
     for target in re.findall(r'\]\((?!https?://|#)([^)#]+)', text):
         assert (page.parent / target).exists(), f'{page}: {target}'
-    for name in re.findall(r'(?:_base_/\w+/)?\bdino_dinov2_\w+\.py', text):
+    for name in re.findall(r'(?:_base_/\w+/)?\bdino_(?:dinov[23]|lingbot|tipsv2)_\w+\.py', text):
         assert (ROOT / 'configs' / name).exists(), f'{page}: {name}'
 
 
@@ -238,20 +240,20 @@ def keys_of_page(page):
     return re.findall(rf'`((?:{roots})(?:\.\w+)+)`', ' '.join(cells))
 
 
-def test_the_settings_for_people_from_elsewhere_exist():
-    keys = keys_of_page(ROOT / 'docs/coming-from.md')
 def arguments_of(owner):
     """Arguments of a class and of those that it hands the rest to."""
     return {name for base in owner.__mro__ for name in inspect.signature(base.__init__).parameters}
 
 
+def test_the_settings_for_people_from_elsewhere_exist():
+    keys = keys_of_page(ROOT / 'docs/coming-from.md')
     cfg = Config.fromfile(ROOT / 'configs/dino_dinov2_b_ft_12ep.py')
     # Whose arguments they are, where the configs leave them at their default.
     owners = {
         'model.backbone': DINOv2,
+        'model.neck': SimpleFeaturePyramid,
         'model.encoder': PaddingAwareEncoder,
         'model.decoder': PaddingAwareDecoder,
-        'model.neck': SimpleFeaturePyramid,
         'optim_wrapper': OptimWrapper,
     }
     assert len(keys) > 20

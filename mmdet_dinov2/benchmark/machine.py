@@ -21,6 +21,8 @@ _PACKAGES = (
     'timm',
     'transformers',
     'triton',
+    'onnxruntime',
+    'openvino',
 )
 # Dense FLOP/s as the manufacturer states them, by part of the name of the card: fp32 without TF32
 # (torch's default for matrix products), bf16 on tensor cores.

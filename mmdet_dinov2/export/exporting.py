@@ -24,7 +24,7 @@ from .metadata import metadata_of
 from .model import ExportModel
 from .onnx_file import require_packages, smallest_side, write_onnx
 from .operators import check_operators
-from .precision import PRECISIONS, convert
+from .precision import PRECISIONS, convert, simulate_half
 from .proof import TOLERANCES, Proof, prove
 from .runtimes import ExportedFile
 
@@ -35,6 +35,8 @@ _PACKAGES = dict(
     torch=(),
     tensorrt=('onnx', 'onnxscript', 'onnxruntime'),
 )
+# A file of half precision is also proven as a device with half precision computes it.
+_SIMULATED = 'simulated.onnx'
 _NAMED = ('torch', 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'numpy')
 
 
@@ -132,6 +134,19 @@ def export(
             settings.size,
             1 if settings.size else least,
         )
+        simulated = Path(folder) / _SIMULATED
+        if simulated.exists():
+            tell('comparing it with PyTorch, rounded as on a device with half precision')
+            simulation = prove(
+                detector,
+                model,
+                _open(simulated),
+                images,
+                TOLERANCES[settings.precision],
+                settings.size,
+                1 if settings.size else least,
+            )
+            proof = max(proof, simulation, key=_distance)
         files = _publish(draft, out)
     proof_file = out.with_suffix('.proof.json')
     write_text(proof_file, _report(out, proof, metadata, settings, operators))
@@ -140,6 +155,10 @@ def export(
         written.append(out.with_name('reader.py'))
         shutil.copyfile(reader.__file__, written[-1])
     return Exported(out, tuple(written), proof, metadata)
+
+
+def _distance(proof: Proof) -> float:
+    return abs(proof.ap[0] - proof.ap[1]) if proof.ap else 0.0
 
 
 def check_settings(out: Path, settings: ExportSettings) -> None:
@@ -188,6 +207,8 @@ def _write(
     if settings.precision == 'int8' or (settings.precision == 'fp16' and graph == draft):
         samples = [network_input(detector, image)[0].cpu().numpy() for image in calibration]
         convert(plain, graph, settings.precision, samples)
+        if settings.precision == 'fp16':
+            simulate_half(plain, draft.parent.parent / _SIMULATED)
     elif plain != graph:
         graph = plain
     operators = check_operators(graph, [*model.stage_names])

@@ -37,6 +37,51 @@ def convert(source: Path, target: Path, precision: str, samples: Sequence[np.nda
     (_to_fp16 if precision == 'fp16' else _to_int8)(source, target, samples)
 
 
+def simulate_half(source: Path, target: Path) -> None:
+    """Writes an ONNX file that rounds in fp32 what a device computes in half precision.
+
+    onnxruntime on a CPU computes most of a file of half precision in fp32, without rounding and
+    without overflow, so that a proof with it would say little. Here every result and every weight
+    of the nodes that :func:`convert` converts is rounded to half precision and back.
+
+    Args:
+        source: ONNX file in fp32.
+        target: File to write.
+    """
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    wanted = set(converted_nodes(model))
+    shapes = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in shapes.value_info}
+    used = {name for node in graph.node if node.name in wanted for name in node.input}
+    for tensor in graph.initializer:
+        if tensor.name in used and tensor.data_type == TensorProto.FLOAT:
+            with np.errstate(over='ignore'):
+                rounded = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        position = len(graph.node)
+        graph.node.append(node)
+        if node.name not in wanted:
+            continue
+        for index, name in enumerate(node.output):
+            if kinds.get(name) != TensorProto.FLOAT:
+                continue
+            graph.node[position].output[index] = f'{name}/exact'
+            for kind, taken, made in (
+                (TensorProto.FLOAT16, f'{name}/exact', f'{name}/half'),
+                (TensorProto.FLOAT, f'{name}/half', name),
+            ):
+                cast = onnx.helper.make_node('Cast', [taken], [made], f'{made}/cast', to=kind)
+                graph.node.append(cast)
+    _save(model, target, _metadata(model))
+
+
 def converted_nodes(model: Any) -> list[str]:
     """Returns the names of the nodes of an ONNX model that may be computed in lower precision."""
     graph = model.graph

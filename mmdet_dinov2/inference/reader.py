@@ -405,8 +405,12 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
 def _openvino_texts(path: Path) -> dict[str, str]:
     from xml.etree import ElementTree
 
+    content = path.read_bytes()
+    if b'<!' in content:
+        # OpenVINO writes no entities, and a few lines of them can stand for gigabytes.
+        raise ReaderError(f'{path} has declarations that OpenVINO does not write; it is refused')
     try:
-        found = ElementTree.parse(path).getroot().find(f'./rt_info/{_OPENVINO_KEY}')
+        found = ElementTree.fromstring(content).find(f'./rt_info/{_OPENVINO_KEY}')
     except ElementTree.ParseError as error:
         raise ReaderError(f'{path} is not a complete OpenVINO file; get it again') from error
     return {} if found is None else {entry.tag: entry.get('value', '') for entry in found}

@@ -13,6 +13,7 @@ import torch
 
 from ...benchmark.cost import Workload, measure_costs
 from ...benchmark.detectors import PRECISIONS
+from ...benchmark.exported import measure_exported
 from ...benchmark.machine import describe_machine
 from ...benchmark.picture import draw_report
 from ...benchmark.settings import Settings
@@ -21,6 +22,7 @@ from ...benchmark.tables import BenchmarkReport
 from ...benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
 from ...config.files import find_config
 from ...errors import InputError
+from ...inference.exported_detector import is_exported
 from ...models import DINOv2, DINOv3
 from ..arguments import OptionsAction
 from ..messages import one_sentence_errors
@@ -31,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = 'Measure what detectors cost and how they compare with their peers'
     parser.epilog = 'suites:\n' + '\n'.join(f'  {k:15}{v.__doc__}' for k, v in SUITES.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files')
+    parser.add_argument(
+        'configs',
+        nargs='*',
+        metavar='CONFIG',
+        help='config files; or exported files, and the checkpoint that they come from',
+    )
     parser.add_argument(
         '--suite', choices=SUITES, help='run a named comparison instead of measuring configs'
     )
@@ -130,6 +137,20 @@ def _without_messages() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def _measure_exported(
+    args: argparse.Namespace, report: BenchmarkReport, settings: Settings
+) -> None:
+    files = [name for name in args.configs if is_exported(name)]
+    others = [name for name in args.configs if not is_exported(name)]
+    if len(others) > 1:
+        raise InputError(f'exported files are compared with one checkpoint, got {others}')
+    if not args.sizes:
+        raise InputError('exported files are measured at --sizes, such as 480x640 (height x width)')
+    sizes = [parse_size(size) for size in args.sizes]
+    batch_sizes = list(dict.fromkeys((1, *args.batch_size)))
+    measure_exported(report, settings, files, others[0] if others else None, sizes, batch_sizes)
+
+
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(), _without_messages():
@@ -146,6 +167,8 @@ def main(args: argparse.Namespace) -> None:
         report = BenchmarkReport(args.work_dir, name, args.command_line, describe_machine(device))
         if args.suite:
             SUITES[args.suite](report, settings)
+        elif any(is_exported(name) for name in args.configs):
+            _measure_exported(args, report, settings)
         else:
             configs = [find_config(config) for config in args.configs]
             measure_costs(report, settings, configs, workload_of(args))
