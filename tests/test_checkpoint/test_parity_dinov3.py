@@ -10,6 +10,7 @@ from mmdet_dinov2.checkpoint import load_backbone
 from mmdet_dinov2.checkpoint.layouts import recognise
 from mmdet_dinov2.errors import InputError
 
+from ..tools import run_command
 from . import peers
 from .peers import Peer
 
@@ -206,6 +207,15 @@ def test_own_names_and_detectors_load(model, tmp_path):
     state['neck.conv.weight'] = torch.zeros(1)
     ours, report = load(dict(state_dict=state), tmp_path)
     assert 'DINOv3 of this project layout' in report and '1 of' in report
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in ours.state_dict().items())
+
+
+def test_converted_files_load_and_the_licence_is_said(model, tmp_path, capsys):
+    torch.save(official(model), tmp_path / 'official.pth')
+    run_command('convert', tmp_path / 'official.pth', tmp_path / 'own.safetensors')
+    assert 'licence: Meta' in capsys.readouterr().out
+    ours = build(tmp_path / 'own.safetensors', **options_of('swiglu 8'))
+    assert ours.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in ours.state_dict().items())
 
 
