@@ -40,6 +40,7 @@ ELSEWHERE = {
     'tools/slurm_test.sh': ('test_engine/test_slurm.py', 'tools/slurm_test.sh'),
     'mmdet_dinov2 replay': ('test_hooks/test_nonfinite.py', "'replay_batch'"),
     '--suite gpu': ('test_benchmark/test_suites.py', 'gpu'),
+    '--suite threads': ('test_benchmark/test_suites.py', "run_suite('threads'"),
     '--suite scale': ('test_benchmark/test_scale.py', "SUITES['scale']"),
     'python reader.py': ('test_export/test_reader.py', "'reader.py'"),
     'benchmark model.onnx': ('test_export/test_benchmark.py', "'benchmark', exported"),
