@@ -14,6 +14,7 @@ from mmdet_dinov2.benchmark.scale_data import make_scale_data, write_config
 from mmdet_dinov2.benchmark.settings import Settings
 from mmdet_dinov2.benchmark.suites import SUITES
 from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, config_path
+from mmdet_dinov2.benchmark.suites.scale import add_growth
 from mmdet_dinov2.benchmark.tables import NOT_MEASURED, BenchmarkReport
 from mmdet_dinov2.benchmark.watched import FIRST_STEPS, Watched, tree_memory, watch_training
 from mmdet_dinov2.data.annotation_file import read_annotations
@@ -60,6 +61,19 @@ def test_scale(tmp_path, monkeypatch, capfd):
     steps = [line for line in printed.splitlines() if FIRST_STEPS.search(line)]
     assert ['[10/25]' in line.replace(' ', '') for line in steps] == [True, True, False]
     assert '[1][20/25]' in steps[2]
+
+
+def test_growth(tmp_path):
+    report = BenchmarkReport(tmp_path, 'scale', 'test', describe_machine('cpu'), lambda line: None)
+    figures = {200: (1.0, 2.0), 1000: (2.0, 3.0), 10_000: (11.0, 102.0)}
+    add_growth(
+        report,
+        {size: {('start', 'ours'): a, ('start', 'mmdet'): b} for size, (a, b) in figures.items()},
+    )
+    (row,) = report.tables[0].rows
+    assert (row['measured'], row['from'], row['to']) == ('start', '1000', '10000')
+    # Ten times the images: ours is ten times as much above 200 images, mmdet a hundred times.
+    assert (row['ours'], row['mmdet']) == pytest.approx((1, 2))
 
 
 def test_sizes_that_cannot_be_compared(tmp_path):

@@ -80,7 +80,7 @@ def scale(report: BenchmarkReport, settings: Settings) -> None:
         data = make_scale_data(report.path.parent / 'scale', size, settings.seed)
         small = found.get(SMALL, {})
         found[size] = _Measurement(report, table, settings, data, small).run()
-    _add_growth(report, found)
+    add_growth(report, found)
 
 
 # Figures by what is measured and of whom.
@@ -218,7 +218,7 @@ class _Measurement:
         self._report.add(self._table, row)
 
 
-def _add_growth(report: BenchmarkReport, found: Mapping[int, Figures]) -> None:
+def add_growth(report: BenchmarkReport, found: Mapping[int, Figures]) -> None:
     """Adds a table of how what is above the small dataset grows with the number of images."""
     small, *sizes = found
     if len(sizes) < 2:
