@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -72,11 +73,13 @@ class TrainingStep:
         model = inner_model(runner.model)
         self._divides = isinstance(runner.optim_wrapper, MicroBatchSteps)
         self._redo = redo and self._divides
+        self._averages_in_backward = True
         self._averaging: GradientExchange | None = None
-        if get_world_size() > 1:
+        if is_model_wrapper(runner.model):
             local = hasattr(runner.model, 'no_sync') and not _communicates_in_forward(model)
             self._redo = self._redo and local
-            if self._redo:
+            self._averages_in_backward = not self._redo
+            if self._redo and get_world_size() > 1:
                 self._averaging = GradientExchange(model)
         self._recomputation = Recomputation(model)
         self._last_tries = _LAST_TRIES
@@ -188,7 +191,7 @@ class TrainingStep:
         micro_batches = split_batch(data_batch, num_parts)
         if boxes is not None or len(micro_batches) > 1:
             announce_step([batch['data_samples'] for batch in micro_batches], boxes)
-        runner.optim_wrapper.begin_step(len(micro_batches), self._averaging is None)
+        runner.optim_wrapper.begin_step(len(micro_batches), self._averages_in_backward)
         losses: list[dict[str, Tensor]] = []
         try:
             for batch in micro_batches:

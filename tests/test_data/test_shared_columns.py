@@ -3,7 +3,7 @@
 import copy
 import functools
 import json
-import multiprocessing.context
+import multiprocessing.util
 import os
 import pickle
 import resource
@@ -35,6 +35,8 @@ KEY = ('some file',)
 def folder(tmp_path, monkeypatch):
     """The folder of the small files; that for temporary files is empty otherwise."""
     (tmp_path / 'tmp').mkdir()
+    # Chosen once for a process: sockets need a short path.
+    multiprocessing.util.get_temp_dir()
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'tmp'))
     for name in shared_columns._RUN_VARIABLES:
         monkeypatch.delenv(name, raising=False)

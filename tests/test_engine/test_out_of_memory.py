@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..test_resume.test_choose import losses_of
 from ..tiny import data_sample, pad_batch, tiny_detector
-from ..tools import failure_of, run_tool, write_config
+from ..tools import ROOT, failure_of, run_script, run_tool, write_config
 from .test_distributed import CURVE, curve, environment, largest_difference  # noqa: F401
 
 PLACES = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head', 'backward', 'optimizer')
@@ -93,8 +94,6 @@ def test_twenty_faults_in_sixty_steps(tmp_path, environment, processes):  # noqa
 
 @pytest.mark.slow
 def test_all_processes_end_if_one_cannot_go_on(tmp_path, environment):  # noqa: F811
-    from ..tools import ROOT, run_script
-
     config = write_config(tmp_path, CURVE + faults_of([(3, 1, 'encoder', 99)]))
     result = run_script(
         ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'work', '--cfg-options',
@@ -261,16 +260,15 @@ def test_auto_takes_the_largest_micro_batch_and_keeps_the_curve(tmp_path, capfd,
 @pytest.mark.slow
 def test_auto_measures_the_memory_of_a_cpu(tmp_path, environment):  # noqa: F811
     """With a limit of 250 MiB above that of a single large image, not all four fit."""
-    from ..tools import run_script
-
     large = CURVE.replace('[(56, 56), (70, 70)]', '[(700, 700)]') + 'train_cfg["max_epochs"] = 1\n'
     config = write_config(tmp_path, large)
     found = []
     for limit in (4000, 1200):
         work = tmp_path / str(limit)
+        limited = dict(environment, PYTHONPATH=str(ROOT), MMDET_DINOV2_MEMORY_LIMIT_MIB=str(limit))
         result = run_script(
-            'python', '-m', 'mmdet_dinov2', 'train', config, '--batch-size', 'auto', '--work-dir',
-            work, cwd=tmp_path, env=dict(environment, MMDET_DINOV2_MEMORY_LIMIT_MIB=str(limit)),
+            sys.executable, ROOT / 'tools/train.py', config, '--batch-size', 'auto', '--work-dir',
+            work, cwd=tmp_path, env=limited,
         )  # fmt: skip
         printed = result.stdout + result.stderr
         assert result.returncode == 0, printed[-2000:]
