@@ -78,10 +78,10 @@ def test_an_image_that_does_not_fit_alone_is_named_and_the_state_is_saved(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
-def test_twenty_faults_in_sixty_steps(tmp_path, environment, processes):  # noqa: F811
+def test_twenty_faults_in_thirty_steps(tmp_path, environment, processes):  # noqa: F811
     """Faults hit either of the processes, at any place, up to twice in one step."""
     draw = random.Random(0)
-    steps = draw.sample(range(1, 31), 10)
+    steps = draw.sample(range(1, 31), 18)
     faults = [
         (step, draw.randrange(processes), draw.choice(PLACES[:-1]), draw.randint(1, 2))
         for step in steps
