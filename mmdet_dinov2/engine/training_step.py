@@ -187,10 +187,7 @@ class TrainingStep:
     ) -> list[dict[str, Tensor]] | Failure:
         """Computes the gradients of a step; returns the losses of each micro-batch."""
         runner = self._runner
-        seed_everything(derive_seed(runner.seed, runner.iter, get_rank()))
-        micro_batches = split_batch(data_batch, num_parts)
-        if boxes is not None or len(micro_batches) > 1:
-            announce_step([batch['data_samples'] for batch in micro_batches], boxes)
+        micro_batches = self._micro_batches(data_batch, boxes, num_parts)
         runner.optim_wrapper.begin_step(len(micro_batches), self._averages_in_backward)
         losses: list[dict[str, Tensor]] = []
         try:
@@ -208,13 +205,21 @@ class TrainingStep:
         release_memory()
         return Failure(reason, failed, num_images(data_batch))
 
+    def _micro_batches(self, data_batch: dict, boxes: Tensor | None, num_parts: int) -> list[dict]:
+        """Seeds random numbers, divides the images, and tells them the boxes of the step."""
+        runner = self._runner
+        seed_everything(derive_seed(runner.seed, runner.iter, get_rank()))
+        micro_batches = split_batch(data_batch, num_parts)
+        # Where processes average later, the head must not wait for the others to count boxes.
+        if len(micro_batches) > 1 or (self._averaging and can_be_divided(data_batch)):
+            announce_step([batch['data_samples'] for batch in micro_batches], boxes)
+        return micro_batches
+
     def _compute_and_update(self, data_batch: dict) -> list[dict[str, Tensor]]:
         """Trains with an optimizer wrapper that changes the parameters in the backward pass."""
         runner = self._runner
-        seed_everything(derive_seed(runner.seed, runner.iter, get_rank()))
-        micro_batches = split_batch(data_batch, self._num_parts(data_batch))
+        micro_batches = self._micro_batches(data_batch, None, self._num_parts(data_batch))
         if len(micro_batches) > 1:
-            announce_step([batch['data_samples'] for batch in micro_batches])
             # The last step of an epoch may have fewer micro-batches.
             runner.optim_wrapper.initialize_count_status(runner.model, 0, len(micro_batches))
         return [

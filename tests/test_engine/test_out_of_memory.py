@@ -3,6 +3,7 @@
 import random
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from mmdet_dinov2.engine.optim import GuardedOptimWrapper
 from mmdet_dinov2.engine.training_step import TrainingStep
 from mmdet_dinov2.layers.out_of_memory import is_out_of_memory
 from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
+from mmdet_dinov2.sample_meta import announced_step
 
 from ..test_resume.test_choose import losses_of
 from ..tiny import data_sample, pad_batch, tiny_detector
@@ -157,6 +159,22 @@ def test_split(num_images, parts, sizes):
     split = split_batch(batch, parts)
     assert [len(part['inputs']) for part in split] == sizes
     assert [i for part in split for i in part['data_samples']] == list(range(num_images))
+
+
+@pytest.mark.parametrize(('averages_later', 'parts'), [(True, 1), (False, 1), (False, 2)])
+def test_losses_need_no_other_process_where_gradients_are_averaged_later(averages_later, parts):
+    """A process that runs out of memory would leave the others waiting within their losses."""
+    step = object.__new__(TrainingStep)
+    step._runner = SimpleNamespace(seed=0, iter=0)
+    step._averaging = object() if averages_later else None
+    samples = [data_sample(56, 56, num_boxes) for num_boxes in (3, 1)]
+    batch = dict(inputs=[torch.zeros(3, 56, 56)] * 2, data_samples=samples)
+    assert len(step._micro_batches(batch, None, parts)) == parts
+    announced = announced_step([sample.metainfo for sample in samples])
+    if not averages_later and parts == 1:
+        assert announced is None
+    else:
+        assert announced[0].tolist() == [[3, 1]] and announced[1] == parts
 
 
 def test_recomputation_goes_back_to_the_config():
