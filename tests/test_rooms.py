@@ -7,7 +7,16 @@ import sys
 import pytest
 
 # Modules beside the rooms, which everybody may use.
-SHARED = {'errors', 'files', 'peak_memory', 'version', 'sample_meta', 'wording'}
+SHARED = {
+    'errors',
+    'files',
+    'instance_masks',
+    'mask_outlines',
+    'peak_memory',
+    'sample_meta',
+    'version',
+    'wording',
+}
 
 
 @pytest.fixture(scope='module')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ..wording import name_some
 from .shapes_drawing import CLASSES, draw_picture
 
 # Raise it when the same arguments give different files, so that old folders are not reused.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
+# The same pictures and boxes, without polygons.
+_WITHOUT_POLYGONS = 1
 MARKER_FILE = 'shapes.json'
 SPLITS = ('train', 'val')
 MAX_SHAPES = 4
@@ -34,7 +37,8 @@ def generate_shapes(
     The folder gets ``annotations/train.json`` and ``annotations/val.json`` in COCO's format, the
     images in ``train/`` and ``val/``, and ``shapes.json`` with the arguments. It appears complete
     or not at all, so any number of processes may call this at the same time. An image depends only
-    on the seed, its split and its index: a small dataset is the beginning of a large one.
+    on the seed, its split and its index: a small dataset is the beginning of a large one. The
+    annotation files of a folder of the first version, which have no polygons, are replaced.
 
     Args:
         root: The folder to create. It may exist if it is empty.
@@ -99,7 +103,9 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
         found = json.loads((root / MARKER_FILE).read_text())
     except ValueError:
         found = 'unreadable arguments'
-    if found != expected:
+    if found == dict(expected, generator_version=_WITHOUT_POLYGONS):
+        _add_polygons(root, arguments)
+    elif found != expected:
         raise InputError(
             f"the shapes dataset in '{root}' was generated with {_in_words(found)}, but "
             f'{_in_words(expected)} is requested; use the same arguments (`sample_data` in a '
@@ -127,13 +133,35 @@ def _publish(draft: Path, root: Path, arguments: dict[str, int]) -> None:
             raise
 
 
+def _add_polygons(root: Path, arguments: dict[str, int]) -> None:
+    """Replaces the annotation files of a dataset that was drawn without polygons.
+
+    Processes that do so at the same time write the same files. A folder that cannot be written
+    stays as it is: its boxes are right, and the check of a config that needs masks says that there
+    are none.
+    """
+    with suppress(OSError), tempfile.TemporaryDirectory(prefix='.polygons-', dir=root) as folder:
+        draft = Path(folder)
+        for split in SPLITS:
+            count, seed = arguments[f'num_{split}'], arguments['seed']
+            _write_split(draft, split, count, seed, with_pictures=False)
+        for path in shapes_annotations(draft):
+            os.replace(path, root / path.relative_to(draft))
+        _write_marker(draft, arguments)
+        os.replace(draft / MARKER_FILE, root / MARKER_FILE)
+
+
 def _write_dataset(root: Path, arguments: dict[str, int]) -> None:
     for split in SPLITS:
         _write_split(root, split, arguments[f'num_{split}'], arguments['seed'])
+    _write_marker(root, arguments)
+
+
+def _write_marker(root: Path, arguments: dict[str, int]) -> None:
     (root / MARKER_FILE).write_text(json.dumps(_marker(arguments), indent=2) + '\n')
 
 
-def _write_split(root: Path, split: str, count: int, seed: int) -> None:
+def _write_split(root: Path, split: str, count: int, seed: int, with_pictures: bool = True) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     (root / split).mkdir(parents=True)
@@ -146,7 +174,8 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
         # Ids count from 1: COCO's evaluation reads an annotation id of 0 as "not matched".
         image_id = index + 1
         name = f'{image_id:06d}.jpg'
-        _write_jpeg(root / split / name, picture)
+        if with_pictures:
+            _write_jpeg(root / split / name, picture)
         images.append(dict(id=image_id, file_name=name, width=width, height=height))
         for shape in shapes:
             annotations.append(
@@ -157,6 +186,7 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
                     bbox=[float(value) for value in shape.box],
                     area=float(shape.area),
                     iscrowd=0,
+                    segmentation=[list(polygon) for polygon in shape.polygons],
                 )
             )
     content = dict(

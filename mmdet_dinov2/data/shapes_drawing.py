@@ -1,13 +1,16 @@
-"""Images of simple shapes with exactly known boxes."""
+"""Images of simple shapes with exactly known boxes and outlines."""
 
 from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
+from ..mask_outlines import mask_polygons
 
 CLASSES = ('circle', 'rectangle', 'triangle', 'star', 'cross')
 
@@ -38,12 +41,15 @@ class Shape:
             including pixels that later shapes cover.
         area: Number of pixels of that part.
         color: Fill colour, BGR in 0..255.
+        polygons: Outline of the same part, as polygons ``x, y, x, y, ...`` in pixels that cover
+            exactly its pixels.
     """
 
     label: int
     box: tuple[int, int, int, int]
     area: int
     color: tuple[int, int, int]
+    polygons: Sequence[Sequence[float]] = ()
 
 
 def draw_picture(rng: np.random.Generator, num_shapes: int) -> tuple[np.ndarray, list[Shape]]:
@@ -126,7 +132,15 @@ def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> l
         picture[mask] = color
         front = candidate.astype(np.int8)
         full_areas.append(full_area)
-        shapes.append(Shape(label=label, box=tight_box(mask), area=int(mask.sum()), color=color))
+        shapes.append(
+            Shape(
+                label=label,
+                box=tight_box(mask),
+                area=int(mask.sum()),
+                color=color,
+                polygons=mask_polygons(mask),
+            )
+        )
     return shapes
 
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 import mmdet_dinov2
 from mmdet_dinov2.data import shapes
 from mmdet_dinov2.data.shapes import generate_shapes
-from mmdet_dinov2.data.shapes_drawing import Shape
+from mmdet_dinov2.data.shapes_drawing import Shape, tight_box
 from mmdet_dinov2.errors import InputError
 
 
@@ -64,7 +64,10 @@ def test_coco_format(root, split, count, num_empty):
 
 
 def test_annotations_say_what_was_drawn(tmp_path, monkeypatch):
-    drawn = [Shape(label, (label, 2, 3 + label, 4), 11 + label, (0, 0, 0)) for label in range(5)]
+    drawn = [
+        Shape(label, (label, 2, 3 + label, 4), 11 + label, (0, 0, 0), [[label, 1.0]])
+        for label in range(5)
+    ]
     picture = np.zeros((20, 30, 3), dtype=np.uint8)
     monkeypatch.setattr(shapes, 'draw_picture', lambda rng, num_shapes: (picture, drawn))
     content = read_json(generate_shapes(tmp_path / 'shapes', 1, 1), 'val')
@@ -73,6 +76,7 @@ def test_annotations_say_what_was_drawn(tmp_path, monkeypatch):
     assert [
         (names[annotation['category_id']], annotation['bbox'], annotation['area'])
         for annotation in content['annotations']
+        if annotation['segmentation'] == [[annotation['category_id'] - 1, 1.0]]
     ] == [
         ('circle', [0, 2, 3, 4], 11),
         ('rectangle', [1, 2, 4, 4], 12),
@@ -140,10 +144,10 @@ def test_other_arguments_are_refused(tmp_path):
     with pytest.raises(InputError) as error:
         generate_shapes(root, 4, 1, seed=3)
     assert (
-        f"'{root}' was generated with generator_version=1, num_train=2, num_val=1, seed=3"
+        f"'{root}' was generated with generator_version=2, num_train=2, num_val=1, seed=3"
         in str(error.value)
     )
-    assert 'generator_version=1, num_train=4, num_val=1, seed=3 is requested' in str(error.value)
+    assert 'generator_version=2, num_train=4, num_val=1, seed=3 is requested' in str(error.value)
     assert '`sample_data`' in str(error.value)
     assert read_all(root) == before
 
@@ -154,9 +158,54 @@ def test_other_arguments_are_refused(tmp_path):
 
 def test_a_different_generator_version_is_refused(tmp_path, monkeypatch):
     root = generate_shapes(tmp_path / 'shapes', 2, 1)
-    monkeypatch.setattr(shapes, 'GENERATOR_VERSION', 2)
-    with pytest.raises(InputError, match='generator_version=2'):
+    monkeypatch.setattr(shapes, 'GENERATOR_VERSION', 3)
+    with pytest.raises(InputError, match='generator_version=3'):
         generate_shapes(root, 2, 1)
+
+
+def without_polygons(root):
+    """Turns a dataset into what the first version of the generator left."""
+    for split in ('train', 'val'):
+        content = read_json(root, split)
+        for annotation in content['annotations']:
+            del annotation['segmentation']
+        (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+    marker = json.loads((root / 'shapes.json').read_text())
+    (root / 'shapes.json').write_text(json.dumps(dict(marker, generator_version=1)))
+
+
+def test_polygons_are_added_to_a_dataset_of_the_first_version(root, tmp_path):
+    old = generate_shapes(tmp_path / 'shapes', 26, 14, seed=5)
+    without_polygons(old)
+    with pytest.raises(InputError, match='generator_version=1.*num_train=27'):
+        generate_shapes(old, 27, 14, seed=5)
+    assert 'segmentation' not in read_json(old, 'val')['annotations'][0]
+    pictures = {path: path.stat().st_ino for path in old.rglob('*.jpg')}
+    generate_shapes(old, 26, 14, seed=5)
+    assert read_all(old) == read_all(root)
+    assert {path: path.stat().st_ino for path in old.rglob('*.jpg')} == pictures
+
+
+def test_a_dataset_of_the_first_version_that_cannot_be_written_serves_boxes(tmp_path, monkeypatch):
+    old = generate_shapes(tmp_path / 'shapes', 2, 1)
+    without_polygons(old)
+    before = read_all(old)
+
+    def refuse(*args):
+        raise PermissionError
+
+    monkeypatch.setattr(shapes.os, 'replace', refuse)
+    assert generate_shapes(old, 2, 1) == old
+    assert read_all(old) == before
+
+
+def test_polygons_cover_what_was_drawn(root):
+    for split in ('train', 'val'):
+        coco = COCO(str(root / 'annotations' / f'{split}.json'))
+        for annotation in coco.anns.values():
+            mask = coco.annToMask(annotation)
+            assert mask.sum() == annotation['area']
+            assert tight_box(mask) == tuple(annotation['bbox'])
 
 
 def test_kinds_of_folders(tmp_path, monkeypatch):

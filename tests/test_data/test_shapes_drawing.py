@@ -3,6 +3,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from mmdet_dinov2.data import shapes_drawing
 from mmdet_dinov2.data.shapes_drawing import (
@@ -45,6 +46,22 @@ def test_boxes_are_tight_around_the_pixels():
             assert 0 <= x and 0 <= y and x + w <= picture.shape[1] and y + h <= picture.shape[0]
             num_cut += x == 0 or y == 0 or x + w == picture.shape[1] or y + h == picture.shape[0]
     assert num_whole > 50 and num_covered > 20 and num_cut > 10
+
+
+def test_polygons_cover_the_pixels():
+    num_whole = 0
+    for seed in range(10):
+        picture, shapes = draw_on_black(seed)
+        for shape in shapes:
+            height, width = picture.shape[:2]
+            covered = coco_mask.decode(
+                coco_mask.merge(coco_mask.frPyObjects(shape.polygons, height, width))
+            )
+            pixels = seen_pixels(picture, shape)
+            assert covered.sum() == shape.area
+            assert covered[pixels[:, 1], pixels[:, 0]].all()
+            num_whole += len(pixels) == shape.area
+    assert num_whole > 20
 
 
 def test_every_shape_stays_visible():
