@@ -40,15 +40,34 @@ def tiny_backbone(type: str = 'DINOv2', **kwargs) -> PackedViT:
     return randomize(MODELS.build(backbone_cfg(type, **kwargs)))
 
 
-def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
-    """Returns the config of a detector with one encoder and two decoder layers."""
+# Other shapes of the detector, as arguments of ``detector_cfg``.
+SHAPES = {
+    'no encoder': dict(encoder_layers=0),
+    'one level': dict(num_levels=1),
+    'two levels of several depths': dict(num_levels=2, backbone=dict(out_indices=(0, 2, 3))),
+    'all of it': dict(encoder_layers=0, num_levels=1, backbone=dict(out_indices=(1, 3))),
+}
+
+
+def detector_cfg(
+    num_queries: int = 20,
+    backbone: dict | None = None,
+    num_levels: int = 4,
+    encoder_layers: int = 1,
+) -> dict:
+    """Returns the config of a detector with two decoder layers.
+
+    The neck reads all maps of the backbone if there are several.
+    """
     dims = 32
+    depths = (backbone or {}).get('out_indices', -1)
+    widths = ARCH['embed_dims'] if depths == -1 else [ARCH['embed_dims']] * len(depths)
     return dict(
         type='PaddingAwareDINO',
         num_queries=num_queries,
         with_box_refine=True,
         as_two_stage=True,
-        num_feature_levels=4,
+        num_feature_levels=num_levels,
         data_preprocessor=dict(
             type='DetDataPreprocessor',
             mean=[123.675, 116.28, 103.53],
@@ -58,15 +77,15 @@ def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
         backbone=backbone_cfg(**(backbone or {})),
         neck=dict(
             type='SimpleFeaturePyramid',
-            in_channels=ARCH['embed_dims'],
+            in_channels=widths,
             out_channels=dims,
-            scale_factors=(2.0, 1.0, 0.5),
-            num_outs=4,
+            scale_factors={1: (1.0,), 2: (1.0, 0.5), 4: (2.0, 1.0, 0.5)}[num_levels],
+            num_outs=num_levels,
         ),
         encoder=dict(
-            num_layers=1,
+            num_layers=encoder_layers,
             layer_cfg=dict(
-                self_attn_cfg=dict(embed_dims=dims, num_levels=4, dropout=0.0),
+                self_attn_cfg=dict(embed_dims=dims, num_levels=num_levels, dropout=0.0),
                 ffn_cfg=dict(embed_dims=dims, feedforward_channels=64, ffn_drop=0.0),
             ),
         ),
@@ -75,7 +94,7 @@ def detector_cfg(num_queries: int = 20, backbone: dict | None = None) -> dict:
             return_intermediate=True,
             layer_cfg=dict(
                 self_attn_cfg=dict(embed_dims=dims, num_heads=8, dropout=0.0),
-                cross_attn_cfg=dict(embed_dims=dims, num_levels=4, dropout=0.0),
+                cross_attn_cfg=dict(embed_dims=dims, num_levels=num_levels, dropout=0.0),
                 ffn_cfg=dict(embed_dims=dims, feedforward_channels=64, ffn_drop=0.0),
             ),
             post_norm_cfg=None,

@@ -85,7 +85,9 @@ def read_detector_config(spec: DetectorSpec) -> Config:
     cfg.model.backbone.setdefault(
         'patch_size', inspect.signature(family).parameters['patch_size'].default
     )
-    cfg.model.neck.in_channels = family.resolve_arch(cfg.model.backbone.arch)['embed_dims']
+    width = family.resolve_arch(cfg.model.backbone.arch)['embed_dims']
+    several = not isinstance(cfg.model.neck.in_channels, int)
+    cfg.model.neck.in_channels = [width] * len(cfg.model.neck.in_channels) if several else width
     return cfg
 
 

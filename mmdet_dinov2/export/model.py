@@ -78,8 +78,8 @@ class ExportModel(nn.Module):
         self.stage_names = tuple(stages)
         return *detections, *stages.values()
 
-    def _features(self, image: Tensor) -> Tensor:
-        """Returns the last map of the backbone, shape (B, C, rows, cols)."""
+    def _features(self, image: Tensor) -> list[Tensor]:
+        """Returns the maps of the backbone, each of shape (B, C, rows, cols)."""
         backbone = self.detector.backbone
         (grid,) = valid_cells([image.shape[2:]], backbone.patch_size)
         layout = OneSizeTokenLayout(
@@ -100,8 +100,8 @@ class ExportModel(nn.Module):
         patches = backbone.with_positions(patches.flatten(2).transpose(1, 2), grid)
         prefix = backbone.prefix_tokens()
         stream = torch.cat((prefix.expand(image.shape[0], -1, -1), patches), 1).flatten(0, 1)
-        last = backbone.out_indices[-1]
-        return backbone.to_maps(backbone.run_blocks(stream, layout)[last], layout, grid)
+        streams = backbone.run_blocks(stream, layout)
+        return [backbone.to_maps(streams[i], layout, grid) for i in backbone.out_indices]
 
     def _layout(self, image: Tensor, size: tuple[int, int]) -> OneSizePyramidLayout:
         detector = self.detector

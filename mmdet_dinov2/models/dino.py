@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..layers import GridPyramidLayout, PyramidLayout
 from ..layers.out_of_memory import call_in_parts
 from ..sample_meta import sample_seeds
@@ -44,6 +45,8 @@ class PaddingAwareDINO(DINO):
       constant score.) Where fewer proposals than ``num_queries`` are left, the other queries start
       from the whole image.
     - Query selection, box refinement and losses run in fp32 under autocast.
+    - Without encoder layers, queries are selected on the levels of the neck, and there is no
+      embedding of levels.
 
     The backbone must have ``patch_size`` and ``forward(x, img_shapes, sample_seeds)``, the neck
     ``strides(input_stride)`` and ``forward(x, img_shapes, stride)``, as ``DINOv2`` and
@@ -69,7 +72,8 @@ class PaddingAwareDINO(DINO):
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
-        InputError: If there is no such implementation of deformable attention.
+        InputError: If there is no such implementation of deformable attention, or an attention
+            samples a different number of levels than the neck makes.
         ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
@@ -126,6 +130,7 @@ class PaddingAwareDINO(DINO):
                 f'num_feature_levels={self.num_feature_levels}; set both, and num_levels of the '
                 'attention in encoder and decoder, to the same number'
             )
+        self._check_levels()
         pooling = getattr(self.neck, 'pooling', 'ceil')
         if (coordinates == 'grid') != (pooling == 'floor'):
             raise ValueError(
@@ -141,16 +146,35 @@ class PaddingAwareDINO(DINO):
         self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
         self.encoder = PaddingAwareEncoder(**self.encoder)
         self.decoder = PaddingAwareDecoder(**self.decoder)
-        dims = self.embed_dims = self.encoder.embed_dims
+        dims = self.embed_dims = self.decoder.embed_dims
         if 2 * self.positional_encoding.num_feats != dims:
             raise ValueError(
                 f'positional_encoding.num_feats={self.positional_encoding.num_feats} must be half '
-                f'of the {dims} channels of the encoder'
+                f'of the {dims} channels of encoder and decoder'
             )
         self.query_embedding = nn.Embedding(self.num_queries, dims)
-        self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, dims))
+        if self.encoder.num_layers:
+            self.level_embed = nn.Parameter(torch.empty(self.num_feature_levels, dims))
+        else:
+            # Only the encoder knows the levels apart, and a parameter without a gradient would stop
+            # distributed training. mmdet's initialisation asks for the name.
+            self.level_embed = torch.empty(0, dims)
         self.memory_trans_fc = nn.Linear(dims, dims)
         self.memory_trans_norm = nn.LayerNorm(dims)
+
+    def _check_levels(self) -> None:
+        """Checks that all attention samples the levels of the neck."""
+        for key, layers, attention in (
+            ('encoder.layer_cfg.self_attn_cfg', self.encoder.layers, 'self_attn'),
+            ('decoder.layer_cfg.cross_attn_cfg', self.decoder.layers, 'cross_attn'),
+        ):
+            for layer in layers:
+                num_levels = getattr(layer, attention).num_levels
+                if num_levels != len(self.strides):
+                    raise InputError(
+                        f'{key}.num_levels={num_levels} must be the number of levels that the neck '
+                        f'makes, {len(self.strides)}'
+                    )
 
     def _limit_detections(self) -> None:
         """Limits detections to queries x classes; mmdet's top-k fails on more."""
@@ -255,18 +279,21 @@ class PaddingAwareDINO(DINO):
         Returns:
             Keyword arguments of ``forward_encoder``, and part of those of ``forward_decoder``.
         """
-        device = mlvl_feats[0].device
-        layout = layout or self.layout_of(img_shapes, device)
+        layout = layout or self.layout_of(img_shapes, mlvl_feats[0].device)
+        feat_pos = self._cell_positions(mlvl_feats, layout) if self.encoder.num_layers else None
+        inputs = dict(feat=layout.pack(mlvl_feats), feat_pos=feat_pos, layout=layout)
+        return inputs, dict(layout=layout)
+
+    def _cell_positions(self, mlvl_feats: tuple[Tensor, ...], layout: PyramidLayout) -> Tensor:
+        """Returns what the encoder adds to queries, shape (T, C)."""
         positions = []
         for level, feat in enumerate(mlvl_feats):
             size = tuple(feat.shape[-2:])
             mask = layout.padding_mask(level, size)
             if mask is None:
-                mask = torch.zeros(feat.shape[0], *size, dtype=torch.bool, device=device)
+                mask = torch.zeros(feat.shape[0], *size, dtype=torch.bool, device=feat.device)
             positions.append(self.positional_encoding(mask))
-        feat_pos = layout.pack(positions) + F.embedding(layout.levels, self.level_embed)
-        inputs = dict(feat=layout.pack(mlvl_feats), feat_pos=feat_pos, layout=layout)
-        return inputs, dict(layout=layout)
+        return layout.pack(positions) + F.embedding(layout.levels, self.level_embed)
 
     def layout_of(
         self, img_shapes: Sequence[tuple[int, int]], device: torch.device
@@ -282,12 +309,12 @@ class PaddingAwareDINO(DINO):
         levels = self.neck.grids(img_shapes, self.backbone.patch_size)
         return GridPyramidLayout(img_shapes, self.strides, device, list(zip(*levels, strict=True)))
 
-    def forward_encoder(self, feat: Tensor, feat_pos: Tensor, layout: PyramidLayout) -> dict:
+    def forward_encoder(self, feat: Tensor, feat_pos: Tensor | None, layout: PyramidLayout) -> dict:
         """Runs the encoder.
 
         Args:
             feat: Stream of cells, shape (T, C).
-            feat_pos: Their positions, shape (T, C).
+            feat_pos: Their positions, shape (T, C); None if there are no layers.
             layout: Where the cells come from.
 
         Returns:

@@ -37,8 +37,8 @@ class PaddingAwareDecoder(BaseModule):
         init_cfg: Initialisation config.
 
     Raises:
-        InputError: If there are fewer layers than ``num_cp``, both are given, or one of mmdet's
-            keys has a different value.
+        InputError: If there is no layer, there are fewer layers than ``num_cp``, ``with_cp`` and
+            ``num_cp`` are both given, or one of mmdet's keys has a different value.
     """
 
     def __init__(

@@ -15,7 +15,8 @@ class PaddingAwareEncoder(BaseModule):
     Parameters and their names are those of mmdet's ``DeformableDetrTransformerEncoder``.
 
     Args:
-        num_layers: Number of layers.
+        num_layers: Number of layers. With 0 the memory is the stream itself, as in LW-DETR
+            (arXiv:2406.03459).
         layer_cfg: Arguments of each :class:`.EncoderLayer`.
         deformable_attention: Implementation of the attention; see
             :func:`.deformable_attention.choose_implementation`.
@@ -26,7 +27,8 @@ class PaddingAwareEncoder(BaseModule):
         init_cfg: Initialisation config.
 
     Raises:
-        InputError: If there are fewer layers than ``num_cp``, or both are given.
+        InputError: If ``num_layers`` is negative or less than ``num_cp``, or ``with_cp`` and
+            ``num_cp`` are both given.
     """
 
     def __init__(
@@ -42,22 +44,23 @@ class PaddingAwareEncoder(BaseModule):
         super().__init__(init_cfg)
         self.num_layers = num_layers
         self.layers = build_layers(
-            EncoderLayer, num_layers, 'encoder', with_cp, num_cp,
+            EncoderLayer, num_layers, 'encoder', with_cp, num_cp, least=0,
             **layer_cfg, deformable_attention=deformable_attention, compiled=compiled,
         )  # fmt: skip
-        self.embed_dims = self.layers[0].embed_dims
 
-    def forward(self, query: Tensor, query_pos: Tensor, layout: PyramidLayout) -> Tensor:
+    def forward(self, query: Tensor, query_pos: Tensor | None, layout: PyramidLayout) -> Tensor:
         """Runs the layers.
 
         Args:
             query: Stream of cells, shape (T, C).
-            query_pos: Their positions, shape (T, C).
+            query_pos: Their positions, shape (T, C); not used without layers.
             layout: Where the cells come from.
 
         Returns:
             The memory, shape (T, C).
         """
+        if not self.layers:
+            return query
         reference_points = self.reference_points(layout)
         for layer in self.layers:
             query = layer(

@@ -65,18 +65,21 @@ class ImageGroupNorm(nn.GroupNorm):
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """Builds a pyramid from the last map of a plain ViT (ViTDet, arXiv:2203.16527, section 3).
+    """Builds a pyramid from the maps of a plain ViT (ViTDet, arXiv:2203.16527, section 3).
 
     Each level resamples the same map, upwards with transposed convolutions and downwards with max
     pooling. A 1 x 1 and a 3 x 3 convolution without bias, each followed by LN, then map it to
-    ``out_channels``.
+    ``out_channels``. That map is the last one of the backbone, or several of its depths, joined by
+    a 1 x 1 convolution and LN.
 
     No cell of an image depends on the padding around it: padding is zero before the 3 x 3
     convolutions, pooling leaves it out, and normalisation works on each position alone. Given
     ``img_shapes``, the levels of an image in a batch equal those of the image alone.
 
     Args:
-        in_channels: Channels of the input map.
+        in_channels: Channels of the input map. Several numbers are those of as many maps, all of
+            which are read (``out_indices`` of the backbone); they are joined to a map with the
+            channels of the last one.
         out_channels: Channels of each level.
         scale_factors: Scale of each level relative to the input; powers of two, finest first.
         num_outs: Number of levels. Those beyond ``scale_factors`` take every second cell of the
@@ -98,7 +101,7 @@ class SimpleFeaturePyramid(BaseModule):
 
     def __init__(
         self,
-        in_channels: int = 768,
+        in_channels: int | Sequence[int] = 768,
         out_channels: int = 256,
         scale_factors: Sequence[float] = (4.0, 2.0, 1.0, 0.5),
         num_outs: int | None = None,
@@ -112,8 +115,19 @@ class SimpleFeaturePyramid(BaseModule):
         self.pooling = pooling
         self.num_outs = len(self.scale_factors) if num_outs is None else num_outs
         norm_cfg = dict(norm_cfg or dict(type='LN', eps=1e-6))
+        several = None if isinstance(in_channels, int) else tuple(in_channels)
+        if several == ():
+            raise ValueError('in_channels must name the channels of at least one map')
+        in_channels = in_channels if several is None else several[-1]
         self._check(norm_cfg, in_channels)
         eps = norm_cfg.get('eps', 1e-6)
+        # The number of maps that are read, the last one alone if None.
+        self.num_ins = several and len(several)
+        if several:
+            self.fusion = nn.Sequential(
+                nn.Conv2d(sum(several), in_channels, 1, bias=False),
+                ChannelLayerNorm(in_channels, eps=eps),
+            )
         self.resamplers = nn.ModuleList()
         self.projections = nn.ModuleList()
         self.smoothers = nn.ModuleList()
@@ -207,7 +221,8 @@ class SimpleFeaturePyramid(BaseModule):
         """Computes the levels.
 
         Args:
-            inputs: A map of shape (B, in_channels, H, W), or several of which the last is taken.
+            inputs: A map of shape (B, in_channels, H, W), or several of the same size, of which the
+                last is taken unless ``in_channels`` has several numbers.
             img_shapes: Valid height and width of each image in pixels; None takes those that the
                 backbone noted on the map, else all cells as valid.
             stride: Stride of the input map in pixels; needed with ``img_shapes``.
@@ -219,11 +234,13 @@ class SimpleFeaturePyramid(BaseModule):
             finest first; padding is zero.
 
         Raises:
-            ValueError: If ``img_shapes`` comes without ``stride``.
+            ValueError: If ``img_shapes`` comes without ``stride``, or the number of maps is not
+                that of ``in_channels``.
         """
-        x = inputs if isinstance(inputs, Tensor) else inputs[-1]
-        if img_shapes is None and noted_sizes(x) is not None:
-            img_shapes, stride = noted_sizes(x)
+        maps = [inputs] if isinstance(inputs, Tensor) else inputs
+        if img_shapes is None and noted_sizes(maps[-1]) is not None:
+            img_shapes, stride = noted_sizes(maps[-1])
+        x = self._joined(maps)
         if img_shapes is not None and stride is None:
             raise ValueError(
                 'img_shapes are in pixels and need the stride of the input, got stride=None'
@@ -253,6 +270,17 @@ class SimpleFeaturePyramid(BaseModule):
             norm(conv(out), valid)
             for out, (conv, norm), valid in zip(outs, self.mappers, grids, strict=True)
         )
+
+    def _joined(self, maps: Sequence[Tensor]) -> Tensor:
+        """Returns the map that all levels are made from, not zero at padding."""
+        if self.num_ins is None:
+            return maps[-1]
+        if len(maps) != self.num_ins:
+            raise ValueError(
+                f'the backbone makes {len(maps)} maps, but in_channels of the neck names '
+                f'{self.num_ins}; out_indices of the backbone says which'
+            )
+        return self.fusion(torch.cat(tuple(maps), 1))
 
 
 def _mask(maps: Tensor, cells: Sequence[Size] | None) -> Tensor | None:

@@ -171,6 +171,7 @@ def build_layers(
     owner: str,
     with_cp: bool,
     num_cp: int,
+    least: int = 1,
     **layer_cfg,
 ) -> ModuleList:
     """Builds equal layers, of which some compute their activations again.
@@ -181,14 +182,20 @@ def build_layers(
         owner: What has the layers, for the message.
         with_cp: Whether all compute their activations again in the backward pass.
         num_cp: Number of layers, from the first, that do, by mmdet's name; -1 for none.
+        least: Smallest number of layers.
         **layer_cfg: Arguments of each layer.
 
     Returns:
         The layers.
 
     Raises:
-        InputError: If there are fewer layers than ``num_cp``, or both are given.
+        InputError: If there are fewer layers than ``least`` or ``num_cp``, or ``with_cp`` and
+            ``num_cp`` are both given.
     """
+    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < least:
+        raise InputError(
+            f'{owner}.num_layers must be a whole number of at least {least}, but is {num_layers!r}'
+        )
     if isinstance(num_cp, bool) or not isinstance(num_cp, int) or not -1 <= num_cp <= num_layers:
         raise InputError(
             f'{owner}.num_cp must be the number of layers whose activations are recomputed, from '

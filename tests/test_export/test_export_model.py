@@ -12,7 +12,7 @@ from mmdet_dinov2.export.model import ExportModel
 from mmdet_dinov2.export.stages import recorded_stages
 
 from ..families import build_family
-from ..tiny import ARCH, detector_cfg, randomize
+from ..tiny import ARCH, SHAPES, detector_cfg, randomize, tiny_detector
 
 WINDOWS = dict(window_size=3, global_attn_indexes=(1, 3))
 BACKBONES = {
@@ -70,6 +70,12 @@ def test_the_exported_model_detects_the_same(name):
 def test_sizes(size):
     torch.manual_seed(0)
     check(build({}), size, batch=3)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_other_shapes_of_the_model(shape):
+    torch.manual_seed(0)
+    check(tiny_detector(**SHAPES[shape]).eval(), (131, 117))
 
 
 def test_coordinates_of_the_grids():

@@ -11,7 +11,15 @@ from mmdet_dinov2.models.dino import _select_proposals
 from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
 from mmdet_dinov2.models.targets import BoxTargets
 
-from ..tiny import data_sample, detector_cfg, pad_batch, randomize, tiny_detector, total_loss
+from ..tiny import (
+    SHAPES,
+    data_sample,
+    detector_cfg,
+    pad_batch,
+    randomize,
+    tiny_detector,
+    total_loss,
+)
 
 SIZES = [(75, 52), (130, 190)]
 CANVAS = (230, 340)
@@ -40,11 +48,13 @@ def test_pyramid_does_not_depend_on_batch_mates(detector, images):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('num_queries', [20, 400])
-def test_predictions_do_not_depend_on_batch_mates(images, num_queries):
+@pytest.mark.parametrize(
+    'options', [{}, dict(num_queries=400), *SHAPES.values()], ids=['', 'many queries', *SHAPES]
+)
+def test_predictions_do_not_depend_on_batch_mates(images, options):
     """400 queries are more than the proposals of the small image, alone and in the batch."""
     torch.manual_seed(0)
-    detector = tiny_detector(num_queries=num_queries).eval()
+    detector = tiny_detector(**options).eval()
     batched = detector.predict(pad_batch(images, CANVAS), [data_sample(*s) for s in SIZES])
     for image, sample in zip(images, batched, strict=True):
         (alone,) = detector.predict(image[None], [data_sample(*image.shape[1:])])
@@ -129,7 +139,7 @@ def test_encoder_equals_mmdets_where_there_is_no_padding(monkeypatch):
     ours = PaddingAwareEncoder(**cfg)
     ours.load_state_dict(theirs.state_dict())
     layout = PyramidLayout([(112, 168)] * 2, (7.0, 14.0, 28.0, 56.0), torch.device('cpu'))
-    stream, positions = torch.randn(2, sum(layout.lengths), ours.embed_dims)
+    stream, positions = torch.randn(2, sum(layout.lengths), theirs.embed_dims)
     shapes = layout.shapes[0]
     areas = shapes.prod(1)
     expected = theirs(
@@ -183,6 +193,27 @@ def test_every_parameter_gets_a_finite_gradient(num_boxes):
     if num_boxes == (0, 0):
         assert losses['loss_bbox'].item() == losses['loss_iou'].item() == 0
         assert losses['loss_cls'].item() > 0
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_every_parameter_of_other_shapes_gets_a_gradient(shape):
+    detector = tiny_detector(**SHAPES[shape])
+    losses, grads = losses_and_gradients(detector, (3, 0))
+    assert {'enc_loss_cls', 'd0.loss_bbox', 'dn_loss_iou'} <= set(losses)
+    assert [name for name, grad in grads.items() if grad is None] == []
+    assert total_loss(losses).isfinite() and all(grad.isfinite().all() for grad in grads.values())
+    assert grads['memory_trans_fc.weight'].any()
+    layers = {name.split('.')[0] for name in detector.state_dict()} & {'encoder', 'level_embed'}
+    assert layers == (set() if 'encoder_layers' in SHAPES[shape] else {'encoder', 'level_embed'})
+
+
+@torch.no_grad()
+def test_without_an_encoder_queries_are_selected_on_the_neck(images):
+    detector = tiny_detector(encoder_layers=0, num_levels=1).eval()
+    feats = detector.extract_feat(images[0][None])
+    inputs, _ = detector.pre_transformer(feats, SIZES[:1])
+    memory = detector.forward_encoder(**inputs)['memory']
+    assert torch.equal(memory, feats[0][0, :, :6, :4].flatten(1).T)
 
 
 def test_frozen_parameters_are_bit_identical_after_training_steps():
@@ -270,6 +301,28 @@ def test_levels_must_agree():
     cfg = detector_cfg()
     cfg['neck']['num_outs'] = 3
     with pytest.raises(ValueError, match='neck makes 3 levels, but num_feature_levels=4'):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize(
+    ('part', 'attention'), [('encoder', 'self_attn_cfg'), ('decoder', 'cross_attn_cfg')]
+)
+def test_attention_must_have_the_levels_of_the_neck(part, attention):
+    """A single level would even run: one number is repeated for all."""
+    cfg = detector_cfg(num_levels=1)
+    cfg[part]['layer_cfg'][attention]['num_levels'] = 2
+    message = f'{part}.layer_cfg.{attention}.num_levels=2 must be the number of levels .*, 1$'
+    with pytest.raises(InputError, match=message):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize(
+    ('part', 'number', 'least'), [('encoder', -1, 0), ('encoder', True, 0), ('decoder', 0, 1)]
+)
+def test_numbers_of_layers_that_cannot_be(part, number, least):
+    cfg = detector_cfg()
+    cfg[part]['num_layers'] = number
+    with pytest.raises(InputError, match=f'{part}.num_layers must be .* of at least {least}, but'):
         MODELS.build(cfg)
 
 

@@ -83,14 +83,17 @@ def test_the_extra_level_is_every_second_cell():
 
 
 @pytest.mark.parametrize('shape', [(40, 57), (33, 16), (1, 95)])
-@pytest.mark.parametrize('options', [{}, dict(pooling='floor', mapper_groups=2)])
+@pytest.mark.parametrize(
+    'options', [{}, dict(pooling='floor', mapper_groups=2), dict(in_channels=(12, 16))]
+)
 def test_levels_do_not_depend_on_the_canvas(shape, options):
     neck = make_neck(**options)
     stride = 16
     rows, cols = (-(-n // stride) for n in shape)
-    features = torch.randn(1, 16, rows, cols)
-    small = F.pad(features, (0, -cols % 4, 0, -rows % 4))
-    large = F.pad(features, (0, 20 - cols, 0, 16 - rows))
+    channels = options.get('in_channels', (16,))
+    features = [torch.randn(1, n, rows, cols) for n in channels]
+    small = [F.pad(f, (0, -cols % 4, 0, -rows % 4)) for f in features]
+    large = [F.pad(f, (0, 20 - cols, 0, 16 - rows)) for f in features]
     alone = neck(small, img_shapes=[shape], stride=stride)
     batched = neck(large, img_shapes=[shape], stride=stride)
     for (valid,), a, b in zip(neck.grids([shape], stride), alone, batched, strict=True):
@@ -98,6 +101,23 @@ def test_levels_do_not_depend_on_the_canvas(shape, options):
             a[..., : valid[0], : valid[1]], b[..., : valid[0], : valid[1]], rtol=1e-5, atol=1e-5
         )
         assert a.count_nonzero() == b.count_nonzero() == 8 * valid[0] * valid[1]
+
+
+def test_several_maps_are_joined():
+    """A product with the channels of all maps, and LN, at each position; then a single map."""
+    neck = make_neck(in_channels=(12, 4, 16))
+    conv, norm = neck.fusion
+    maps = [torch.randn(2, n, 5, 7) for n in (12, 4, 16)]
+    cells = torch.cat(maps, 1).movedim(1, -1) @ conv.weight[..., 0, 0].T
+    joined = F.layer_norm(cells, (16,), norm.weight, norm.bias, 1e-6).movedim(-1, 1)
+    single = make_neck()
+    left = single.load_state_dict(neck.state_dict(), strict=False)
+    assert left.missing_keys == []
+    assert set(left.unexpected_keys) == {'fusion.0.weight', 'fusion.1.weight', 'fusion.1.bias'}
+    for got, expected in zip(neck(maps), single(joined), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match='backbone makes 2 maps, but in_channels .* names 3'):
+        neck(maps[1:])
 
 
 def test_the_mapper_normalises_each_image_by_its_own_cells():
@@ -138,6 +158,7 @@ def test_pooling_ignores_padding():
         (dict(norm_cfg=dict(type='GN', num_groups=4)), "must be dict\\(type='LN'\\)"),
         (dict(pooling='round'), "pooling must be one of .*, got 'round'"),
         (dict(in_channels=6, scale_factors=(4.0,)), 'in_channels=6 cannot be halved'),
+        (dict(in_channels=()), 'in_channels must name the channels of at least one map'),
     ],
 )
 def test_wrong_arguments_are_named(options, message):

@@ -35,6 +35,12 @@ arch = {key: value for key, value in model['backbone']['arch'].items() if key !=
 model['backbone'] = dict(
     _delete_=True, type='DINOv3', arch=arch, patch_size=14, num_registers=2, drop_path_rate=0.2,
     frozen_stages=1, with_cp=True, init_cfg=None)
+# Also the shape of a real-time detector: no encoder, one level of several depths.
+model['backbone']['out_indices'] = (0, 1)
+model['neck'].update(in_channels=[32, 32], scale_factors=(1.0,), num_outs=1)
+model['num_feature_levels'] = 1
+model['encoder']['num_layers'] = 0
+model['decoder']['layer_cfg']['cross_attn_cfg']['num_levels'] = 1
 """
 
 
