@@ -58,20 +58,20 @@ def tell(text: str) -> None:
 
 
 @contextmanager
-def progress_bars(what: str) -> Iterator[Callable[[int], Callable[[], None]]]:
+def progress_bars(what: str) -> Iterator[Callable[[int | None], Callable[[], None]]]:
     """Shows progress bars while the body runs, on a terminal only.
 
     Args:
         what: Name of the bars.
 
     Yields:
-        A function that starts a bar with a number of steps and returns the function to call after
-        each step.
+        A function that starts a bar with a number of steps, None if it is not known, and returns
+        the function to call after each step.
     """
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
 
-        def start(total: int) -> Callable[[], None]:
+        def start(total: int | None) -> Callable[[], None]:
             task = progress.add_task(what, total=total)
             return lambda: progress.advance(task)
 

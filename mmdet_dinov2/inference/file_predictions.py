@@ -1,8 +1,10 @@
-"""Predictions on images and videos, written to a folder."""
+"""Predictions on images, videos and cameras, written to a folder."""
 
 from __future__ import annotations
 
 import errno
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,13 @@ import numpy as np
 from ..drawing.box_pictures import draw_detections
 from ..errors import InputError
 from .detector import Detector, ImagePrediction
-from .image_inputs import InputFile, Video
+from .image_inputs import InputFile
+from .overlapped import CallsBehind, read_ahead
 from .prediction_files import PredictionFiles, VideoFile, write_picture
+from .video import Video
 
+# Frames of a video that are decoded ahead, and predictions that wait to be written.
+_FRAMES_WAITING = 4
 # Errors that every other picture would meet too.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
@@ -23,16 +29,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 class FilePredictor:
     """Predicts on files, writes the results and draws the pictures, one after the other.
 
+    The frames of a video are decoded and written by other threads while the model works.
+
     Args:
         detector: The detector.
         results: Writes the detections.
         pictures: Folder for pictures and videos with boxes; None draws none.
         batch_size: Number of images that the model takes at once.
         score_thr: Detections with a lower score, between 0 and 1, are left out.
+        stride: Every how many frames of a video are predicted.
 
     Attributes:
         num_images: Number of images and frames predicted so far.
         problems: A sentence for each file that could not be read.
+        warnings: A sentence for each video with frames that could not be read.
+        speeds: For each video, how many frames were predicted, and how many per second.
         not_drawn: Why, for each file that was predicted, but whose picture could not be written.
     """
 
@@ -43,26 +54,30 @@ class FilePredictor:
         pictures: Path | None = None,
         batch_size: int = 1,
         score_thr: float = 0.0,
+        stride: int = 1,
     ) -> None:
         self._detector = detector
         self._results = results
         self._pictures = pictures
         self._options = dict(batch_size=batch_size, score_thr=score_thr)
+        self._stride = stride
         self.num_images = 0
         self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.speeds: list[str] = []
         self.not_drawn: dict[Path, str] = {}
 
     def predict(
         self,
         files: Sequence[InputFile],
-        start: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
+        start: Callable[[int | None], Callable[[], None]] = lambda total: lambda: None,
     ) -> None:
         """Predicts on the images, then on the videos.
 
         Args:
             files: The files.
-            start: Called with a number of images or frames; returns the function to call after
-                each of them.
+            start: Called with a number of images or frames, None if it is not known; returns the
+                function to call after each of them.
         """
         images = [file for file in files if not file.is_video]
         if images:
@@ -83,29 +98,67 @@ class FilePredictor:
                         write_picture(self._pictures / file.picture, picture)
             advance()
 
-    def _predict_video(self, file: InputFile, start: Callable[[int], Callable[[], None]]) -> None:
+    def _predict_video(
+        self, file: InputFile, start: Callable[[int | None], Callable[[], None]]
+    ) -> None:
         try:
-            video = Video(file.path)
+            video = Video(int(str(file.path)) if file.is_camera else file.path, self._stride)
         except InputError as error:
             self.problems.append(str(error))
             return
-        advance = start(len(video))
+        advance = start(video.num_frames)
         out = None
         if self._pictures is not None:
             out = VideoFile(self._pictures / file.picture, video.fps)
+        numbers: deque[int] = deque()  # of the frames that are being predicted
+
+        def frames() -> Iterator[np.ndarray]:
+            for number, frame in read_ahead(video, _FRAMES_WAITING):
+                numbers.append(number)
+                yield frame
+
+        unusable: dict[int, str] = {}
+        before, begin = self.num_images, time.perf_counter()
         try:
-            for index, prediction in enumerate(self._detector.predict_each(video, **self._options)):
-                if prediction.sample is None:
-                    self.problems.append(f'{file.path}, frame {index}: {prediction.problem}')
-                    return
-                picture = self._keep(f'{file.name}/{index:06d}', prediction)
-                if out is not None and file.path not in self.not_drawn:
-                    with self._drawing(file):
-                        out.append(picture)
-                advance()
+            with CallsBehind(_FRAMES_WAITING) as write:
+                for prediction in self._detector.predict_each(frames(), **self._options):
+                    number = numbers.popleft()
+                    if prediction.sample is None:
+                        unusable[number] = prediction.problem
+                    else:
+                        write(self._write_frame, file, number, prediction, out)
+                    advance()
         finally:
             if out is not None:
                 out.close()
+            unusable.update(dict.fromkeys(video.unreadable, 'it cannot be decoded'))
+            predicted = self.num_images - before
+            self._sum_up(file, predicted, unusable, time.perf_counter() - begin)
+        if not predicted and not unusable:
+            self.problems.append(f'{file.path} is not a valid video: it has no frame')
+
+    def _write_frame(
+        self, file: InputFile, number: int, prediction: ImagePrediction, out: VideoFile | None
+    ) -> None:
+        picture = self._keep(f'{file.name}/{number:06d}', prediction)
+        if out is not None and file.path not in self.not_drawn:
+            with self._drawing(file):
+                out.append(picture)
+
+    def _sum_up(
+        self, file: InputFile, predicted: int, unusable: dict[int, str], seconds: float
+    ) -> None:
+        if predicted:
+            self.speeds.append(
+                f'{file.name}: {predicted} frames, {predicted / seconds:.3g} frames per second'
+            )
+        if unusable:
+            first = min(unusable)
+            sentence = (
+                f'{file.path}: {len(unusable)} of {predicted + len(unusable)} frames could not be '
+                f'read, the first one is number {first} ({unusable[first]})'
+            )
+            (self.warnings if predicted else self.problems).append(sentence)
 
     def _keep(self, name: str, prediction: ImagePrediction) -> np.ndarray | None:
         """Adds a prediction to the results; returns its picture, if pictures are drawn."""

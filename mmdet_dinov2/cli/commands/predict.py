@@ -1,4 +1,4 @@
-"""Detects objects in images and videos."""
+"""Detects objects in images, videos and the pictures of cameras."""
 
 from __future__ import annotations
 
@@ -26,18 +26,24 @@ INTERRUPTED_EXIT_CODE = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.description = 'Detect objects in images and videos'
+    parser.description = 'Detect objects in images, videos and the pictures of cameras'
     parser.add_argument(
         'model',
         help='checkpoint (it carries its config), or a config or work folder (the best checkpoint '
         'there is used)',
     )
     parser.add_argument(
-        'inputs', nargs='+', help='images, videos, folders, or patterns such as "*.jpg"'
+        'inputs',
+        nargs='+',
+        help='images, videos, folders, patterns such as "*.jpg", or the index of a camera such as '
+        '0, which Ctrl-C ends',
     )
     parser.add_argument('--checkpoint', help='checkpoint, if the first argument is a config')
     parser.add_argument('--out', default='predictions', help='folder for the results')
     parser.add_argument('--batch-size', type=int, default=1, help='images per batch')
+    parser.add_argument(
+        '--stride', type=int, default=1, metavar='N', help='predict every N-th frame of videos'
+    )
     parser.add_argument(
         '--score-thr',
         type=float,
@@ -66,6 +72,8 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f'--score-thr must be between 0 and 1, but is {args.score_thr}')
         if args.batch_size < 1:
             raise InputError(f'--batch-size must be at least 1, but is {args.batch_size}')
+        if args.stride < 1:
+            raise InputError(f'--stride must be at least 1, but is {args.stride}')
         if args.trust_checkpoint:
             trust_checkpoints()
         out = Path(args.out)
@@ -81,7 +89,9 @@ def main(args: argparse.Namespace) -> None:
         results = PredictionFiles(out, detector.classes, annotations, not args.no_pictures)
         results.check_names([file.name for file in files if not file.is_video])
         pictures = None if args.no_pictures else out / PICTURES
-        predictor = FilePredictor(detector, results, pictures, args.batch_size, args.score_thr)
+        predictor = FilePredictor(
+            detector, results, pictures, args.batch_size, args.score_thr, args.stride
+        )
     interrupted = False
     with one_sentence_errors():
         try:
@@ -92,6 +102,10 @@ def main(args: argparse.Namespace) -> None:
         finally:
             results.close()
     print(f'{predictor.num_images} images predicted: {out}', file=sys.stderr)
+    for speed in predictor.speeds:
+        print(speed, file=sys.stderr)
+    for warning in predictor.warnings:
+        print(f'warning: {warning}', file=sys.stderr)
     for problem in predictor.problems:
         print(f'not read: {problem}', file=sys.stderr)
     for problem in predictor.not_drawn.values():
