@@ -21,6 +21,7 @@ OTHER_SETTINGS = (
     'detect_anomalous_params',
     'efficient_conv_bn_eval',
     'find_unused_parameters',
+    'longest_side',
     'min_epoch_steps',
     'model_wrapper_cfg',
     'own_data',

@@ -14,7 +14,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..config import scaling
+from ..config import image_size, scaling
 from ..config.files import find_config
 from ..config.loggers import add_loggers
 from ..config.names import check_loader_keys
@@ -159,7 +159,10 @@ def read_config(
             tell(f'data: {note}')
         for warning in found.warnings:
             tell(f'warning: {warning}')
-    cfg.merge_from_dict(check_options(options, cfg))
+    options = check_options(options, cfg)
+    if image_size.KEY in options:
+        image_size.set_longest_side(cfg, options[image_size.KEY])
+    cfg.merge_from_dict(options)
     cfg.work_dir = work_dir
     make_sample_data(cfg)
     fill_classes(cfg)
