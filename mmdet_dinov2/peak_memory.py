@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
 
@@ -30,23 +29,23 @@ class PeakMemory:
         else:
             _load_kernels()
             Path('/proc/self/clear_refs').write_text('5')  # the peak starts at the current size
-            self._begin = psutil.Process().memory_info().rss
+            self._begin = _of_process('VmRSS')
 
     def mib(self) -> float:
         """Returns the peak so far, in MiB above the start."""
         if self.device.type == 'cuda':
             peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            peak = _peak_resident()
+            peak = _of_process('VmHWM')
         return (peak - self._begin) / MIB
 
 
-def _peak_resident() -> int:
-    """Returns the peak of the resident memory in bytes, which psutil does not give on Linux."""
+def _of_process(name: str) -> int:
+    """Returns the resident memory of this process (VmRSS) or its peak (VmHWM), in bytes."""
     for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith('VmHWM:'):
+        if line.startswith(f'{name}:'):
             return int(line.split()[1]) * 1024
-    raise RuntimeError('/proc/self/status must have a line VmHWM; peak memory needs Linux')
+    raise RuntimeError(f'/proc/self/status must have a line {name}; peak memory needs Linux')
 
 
 def _load_kernels() -> None:

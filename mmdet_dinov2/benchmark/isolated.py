@@ -63,11 +63,17 @@ def run_isolated(
         except subprocess.TimeoutExpired:
             raise CaseError(f'took longer than {time_limit:.0f} s') from None
         if process.returncode:
-            raise CaseError(_reason(process.returncode, process.stderr))
+            raise CaseError(reason_of(process.returncode, process.stderr))
         return json.loads(result.read_text())
 
 
-def _reason(code: int, errors: str) -> str:
+def reason_of(code: int, errors: str) -> str:
+    """Words why a process ended.
+
+    Args:
+        code: Its exit code.
+        errors: What it wrote to the standard error.
+    """
     if code < 0:
         return f'ended by signal {-code}' + (' (out of memory?)' if code == -9 else '')
     lines = [line.strip() for line in errors.splitlines() if line.strip()]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .isolated import run_isolated
+from .workers import Worker
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Settings:
         dry_run: Whether to use tiny sizes, to see that everything runs.
         time_limit: Largest number of seconds of a case in a process of its own.
         images: Sizes of the datasets of the suite `scale`.
+        rfdetr: Environment of RF-DETR for the suite `real-time`.
         run_case: Runs such a case; see ``run_isolated``.
+        start_worker: Starts a process that keeps a model; see ``Worker``.
     """
 
     device: str = 'cpu'
@@ -28,4 +31,6 @@ class Settings:
     dry_run: bool = False
     time_limit: float = 600.0
     images: Sequence[int] = ()
+    rfdetr: str | None = None
     run_case: Callable[..., dict] = run_isolated
+    start_worker: Callable[..., Worker] = Worker

@@ -1,6 +1,8 @@
 """Every named comparison runs in tiny sizes and fills its tables with numbers."""
 
+import importlib
 import json
+import sys
 
 import cv2
 import pytest
@@ -10,10 +12,11 @@ from mmdet_dinov2.benchmark.isolated import CaseError
 from mmdet_dinov2.benchmark.machine import describe_machine
 from mmdet_dinov2.benchmark.picture import draw_report
 from mmdet_dinov2.benchmark.settings import Settings
-from mmdet_dinov2.benchmark.suites import SUITES
+from mmdet_dinov2.benchmark.suites import SUITES, real_time
 from mmdet_dinov2.benchmark.suites.gpu import PUBLISHED
 from mmdet_dinov2.benchmark.tables import NOT_MEASURED, BenchmarkReport
 from mmdet_dinov2.benchmark.timing import Spread
+from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models.dino import PaddingAwareDINO
 
 pytest.importorskip('timm')
@@ -27,7 +30,24 @@ def run_here(function, time_limit, variables=None, **kwargs):
         raise CaseError(f'{type(error).__name__}: {error}') from error
 
 
-SETTINGS = Settings(repeats=1, dry_run=True, run_case=run_here)
+class WorkerHere:
+    """Serves calls in this process, with arguments and results as JSON."""
+
+    def __init__(self, program, time_limit, python=None, variables=None, **arguments):
+        module = importlib.import_module(program[-1])
+        self.calls = module.build(**json.loads(json.dumps(arguments)))
+
+    def call(self, name, **arguments):
+        return json.loads(json.dumps(self.calls[name](**arguments)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+SETTINGS = Settings(repeats=1, dry_run=True, run_case=run_here, start_worker=WorkerHere)
 
 
 def run_suite(name, folder):
@@ -131,6 +151,89 @@ def test_gpu_suite(tmp_path):
     assert published == [(f'{seconds:.4f}', str(mib)) for seconds, mib in PUBLISHED.values()]
     for row in checks.rows:
         assert float(row['forward differs']) <= float(row['expected'].removeprefix('<= '))
+
+
+@pytest.fixture
+def kept_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_real_time(tmp_path, kept_threads):
+    sizes, video = run_suite('real-time', tmp_path)
+    square, photos = sizes.rows
+    assert (square['images'], photos['images']) == ('96x96', '72x96')
+    assert square['parameters M'] == photos['parameters M'] > 0
+    assert 0.7 < photos['GFLOP'] / square['GFLOP'] < 0.85
+    for row in sizes.rows:
+        assert isinstance(row['forward, 1 thread s'], Spread)
+        assert 'ratio, 1 thread' not in row  # there is no peer in the dry run
+    assert isinstance(square['training step s'], Spread) and square['peak MiB'] is not None
+    (row,) = video.rows
+    assert row['frames'] == 3 and row['speed ratio'].median > 0
+
+
+class FakePeer(WorkerHere):
+    """Stands for RF-DETR beside ours, with figures of its own."""
+
+    def __init__(self, program, *args, **kwargs):
+        if program[0] == '-m':
+            super().__init__(program, *args, **kwargs)
+        else:
+            assert program[0].endswith('peer/rf_detr.py') and kwargs['variant'] == 'Nano'
+            described = dict(parameters=30e6, flops=40e9, versions=dict(rfdetr='1.11.2'))
+            self.calls = dict(
+                train=lambda threads: None,
+                forward=lambda threads: None,
+                memory=lambda: 1e6,
+                describe=lambda: described,
+            )
+
+
+def compare_real_time(folder, start_worker):
+    report = BenchmarkReport(folder, 'rt', 'test', describe_machine('cpu'), echo=lambda line: None)
+    settings = Settings(repeats=1, dry_run=True, start_worker=start_worker)
+    variant = real_time.Variant('Nano', 96, 2)
+    real_time._compare(report, settings, variant, dict(python='python'), '')
+    draw_report(report, folder / 'picture.png')
+    return report.tables[0]
+
+
+def test_real_time_beside_the_peer(tmp_path, kept_threads):
+    table = compare_real_time(tmp_path, FakePeer)
+    square, photos, peer = table.rows
+    assert peer['model'] == 'RF-DETR-Nano' and peer['parameters M'] == 30
+    assert table.notes[-1] == 'rfdetr 1.11.2'
+    for column in ('ratio, 1 thread', 'ratio, all threads'):
+        assert square[column].median > 1 and photos[column].median > 1
+    assert square['step ratio'].median > 1 and 'step ratio' not in photos
+    assert square['memory ratio'] == square['peak MiB'] / 1e6
+
+
+def test_a_peer_that_fails_is_one_cell(tmp_path, kept_threads):
+    class Failing(FakePeer):
+        def call(self, name, **arguments):
+            if len(self.calls) and 'shape' not in arguments and name == 'memory':
+                if self.calls['memory']() == 1e6:
+                    raise CaseError('ImportError: no rfdetr')
+            return super().call(name, **arguments)
+
+    table = compare_real_time(tmp_path, Failing)
+    square, photos, peer = table.rows
+    assert peer['parameters M'] == f'{NOT_MEASURED}: ImportError: no rfdetr'
+    assert isinstance(square['forward, 1 thread s'], Spread) and 'ratio, 1 thread' not in square
+
+
+def test_where_the_peer_is(tmp_path, monkeypatch):
+    assert 'RF-DETR is absent: put it into an environment' in real_time._find_peer(None)[1]
+    with pytest.raises(InputError, match='--rfdetr .* must be a virtual environment'):
+        real_time._find_peer(str(tmp_path))
+    (tmp_path / 'rfdetr').mkdir()
+    assert real_time._find_peer(str(tmp_path))[0] == dict(variables=dict(PYTHONPATH=str(tmp_path)))
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin/python').symlink_to(sys.executable)
+    assert real_time._find_peer(str(tmp_path))[0] == dict(python=str(tmp_path / 'bin/python'))
 
 
 def test_threads(tmp_path):

@@ -12,6 +12,7 @@ from . import (
     families,
     gpu,
     matching_and_losses,
+    real_time,
     scale,
     threads,
     training_step,
@@ -28,5 +29,6 @@ SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'reproducible': training_step.reproducible,
     'threads': threads.threads,
     'scale': scale.scale,
+    'real-time': real_time.real_time,
     'gpu': gpu.everything,
 }

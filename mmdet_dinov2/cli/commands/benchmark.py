@@ -82,6 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='with --suite scale: numbers of images; COCO has 118287',
     )
     parser.add_argument(
+        '--rfdetr',
+        metavar='FOLDER',
+        help='with --suite real-time: virtual environment, or folder of pip install --target, that '
+        'has rfdetr',
+    )
+    parser.add_argument(
         '--compare', action='store_true', help='also measure the peers that are installed'
     )
     parser.add_argument('--repeats', type=int, help='rounds of each measurement')
@@ -161,7 +167,13 @@ def main(args: argparse.Namespace) -> None:
         available = 'cuda' if torch.cuda.is_available() else 'cpu'
         device = args.device or ('cpu' if args.dry_run else available)
         settings = Settings(
-            device, args.seed, args.repeats, args.dry_run, args.time_limit, images=args.images
+            device,
+            args.seed,
+            args.repeats,
+            args.dry_run,
+            args.time_limit,
+            images=args.images,
+            rfdetr=args.rfdetr,
         )
         name = args.suite or '_'.join(Path(config).stem for config in args.configs)
         report = BenchmarkReport(args.work_dir, name, args.command_line, describe_machine(device))

@@ -1,0 +1,1 @@
+"""Peers in environments of their own, which may lack this project and its packages."""
