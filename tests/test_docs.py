@@ -41,6 +41,7 @@ ELSEWHERE = {
     'mmdet_dinov2 replay': ('test_hooks/test_nonfinite.py', "'replay_batch'"),
     '--suite gpu': ('test_benchmark/test_suites.py', 'gpu'),
     '--suite threads': ('test_benchmark/test_suites.py', "run_suite('threads'"),
+    '--suite real-time': ('test_benchmark/test_suites.py', "run_suite('real-time'"),
     '--suite scale': ('test_benchmark/test_scale.py', "SUITES['scale']"),
     'python reader.py': ('test_export/test_reader.py', "'reader.py'"),
     'benchmark model.onnx': ('test_export/test_benchmark.py', "'benchmark', exported"),

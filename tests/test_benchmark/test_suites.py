@@ -213,11 +213,13 @@ def test_real_time_beside_the_peer(tmp_path, kept_threads):
 
 def test_a_peer_that_fails_is_one_cell(tmp_path, kept_threads):
     class Failing(FakePeer):
-        def call(self, name, **arguments):
-            if len(self.calls) and 'shape' not in arguments and name == 'memory':
-                if self.calls['memory']() == 1e6:
-                    raise CaseError('ImportError: no rfdetr')
-            return super().call(name, **arguments)
+        def __init__(self, program, *args, **kwargs):
+            super().__init__(program, *args, **kwargs)
+            if program[0] != '-m':
+                self.calls['memory'] = self.fail
+
+        def fail(self):
+            raise CaseError('ImportError: no rfdetr')
 
     table = compare_real_time(tmp_path, Failing)
     square, photos, peer = table.rows

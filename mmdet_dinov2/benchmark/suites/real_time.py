@@ -69,10 +69,14 @@ VARIANTS = (Variant('Nano', 384, 2), Variant('Small', 512, 3), Variant('Medium',
 
 def real_time(report: BenchmarkReport, settings: Settings) -> None:
     """Measures the recipe for real time beside RF-DETR (--rfdetr), and `predict` on a video."""
-    peer, absent = _find_peer(settings.rfdetr)
-    variants = (Variant('Nano', 96, 2),) if settings.dry_run else VARIANTS
+    variants = VARIANTS
+    if settings.dry_run:
+        variants = (Variant('Nano', 96, 2),)
+        peer, absent = None, 'tiny sizes; RF-DETR runs with --rfdetr only'
+    if settings.rfdetr or not settings.dry_run:
+        peer, absent = _find_peer(settings.rfdetr)
     for variant in variants:
-        _compare(report, settings, variant, None if settings.dry_run else peer, absent)
+        _compare(report, settings, variant, peer, absent)
     _measure_video(report, settings, variants[0])
 
 
@@ -142,7 +146,7 @@ def _compare(
         )
         theirs = None
         if peer is None:
-            notes.append(absent or 'tiny sizes: RF-DETR is left out')
+            notes.append(absent)
         else:
             theirs = stack.enter_context(
                 settings.start_worker(
@@ -188,10 +192,8 @@ def _try(name: str, function: Callable[[], object]) -> dict[str, str]:
 def _measure(settings: Settings, ours: Any, theirs: Any, name: str, all_threads: int) -> dict:
     """Returns the figures of each row by its name, and the versions of the peer."""
     repeats = settings.repeats or 3
-    calls = {
-        'ours': partial(ours.call, shape=SQUARE),
-        'ours, 4:3': partial(ours.call, shape=PHOTOS),
-    }
+    shapes = {'ours': SQUARE, 'ours, 4:3': PHOTOS}
+    calls = {model: partial(ours.call, shape=shape) for model, shape in shapes.items()}
     if theirs is not None:
         calls[name] = theirs.call
     trained = [model for model in calls if model != 'ours, 4:3']
