@@ -42,6 +42,8 @@ def set_longest_side(cfg: Config, side: Any) -> None:
     ratio = Fraction(side, cfg[KEY])
     # Parts of a config may be one object: all is computed before anything changes.
     changed = [(part, key, _scaled(part[key], ratio)) for part, key in _pipelines(cfg)]
+    if 'train_scales' in cfg:  # a variable, which is saved
+        changed.append((cfg, 'train_scales', _scaled(cfg['train_scales'], ratio, True)))
     backbone = cfg.get('model', {}).get('backbone', {})
     if backbone.get('window_size'):
         window = backbone['window_size'] * ratio
