@@ -9,7 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from mmengine.config import Config
 
+from ..config.image_size import set_longest_side
 from ..inference import Detector
 from ..inference.file_predictions import FilePredictor
 from ..inference.image_inputs import InputFile
@@ -19,14 +21,14 @@ from .timing import measure_in_turns
 from .workloads import Size
 
 
-def video_times(spec: dict, size: Size, num_frames: int, pipeline: list, repeats: int) -> dict:
+def video_times(spec: dict, size: Size, num_frames: int, longest_side: int, repeats: int) -> dict:
     """Times `predict` on a video, pictures included, and the model alone on the same frames.
 
     Args:
         spec: Attributes of a ``DetectorSpec``.
         size: Height and width of the video in pixels.
         num_frames: Its number of frames.
-        pipeline: Test pipeline; the images of the model have its size.
+        longest_side: Longest side of the images that the model takes.
         repeats: Number of rounds.
 
     Returns:
@@ -35,7 +37,9 @@ def video_times(spec: dict, size: Size, num_frames: int, pipeline: list, repeats
     """
     model = build_detector(DetectorSpec(**spec))
     classes = [f'class {number}' for number in range(model.bbox_head.num_classes)]
-    detector = Detector(model, pipeline, classes)
+    cfg = Config.fromfile(spec['config'])
+    set_longest_side(cfg, longest_side)
+    detector = Detector(model, cfg.test_pipeline, classes)
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / 'clip.mp4'
         frames = list(_write_video(video, size, num_frames))

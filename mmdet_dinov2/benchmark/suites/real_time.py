@@ -12,9 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-
-from ...config.image_size import set_longest_side
 from ...errors import InputError
 from ..detectors import DetectorSpec
 from ..isolated import CaseError
@@ -38,9 +35,12 @@ SQUARE, PHOTOS = 'square', '4:3'
 BATCH_SIZE, NUM_BOXES = 2, 8
 _PEER_FILE = Path(__file__).resolve().parents[1] / 'peer' / 'rf_detr.py'
 _TINY = {
-    'model.backbone.arch': dict(
-        embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=32, ffn='mlp'
-    ),
+    'model.backbone.arch._delete_': True,
+    'model.backbone.arch.embed_dims': 32,
+    'model.backbone.arch.num_layers': 2,
+    'model.backbone.arch.num_heads': 2,
+    'model.backbone.arch.feedforward_channels': 32,
+    'model.backbone.arch.ffn': 'mlp',
     'model.backbone.global_attn_indexes': [1],
     'model.num_queries': 20,
     'model.decoder.layer_cfg.ffn_cfg.feedforward_channels': 32,
@@ -239,8 +239,6 @@ def _measure_video(report: BenchmarkReport, settings: Settings, variant: Variant
     size, num_frames = (480, 640), 20
     if settings.dry_run:
         size, num_frames = (60, 80), 3
-    cfg = Config.fromfile(config_path(CONFIG))
-    set_longest_side(cfg, variant.side)
     table = report.table(
         f'`predict` on a video: {CONFIG}, longest side {variant.side}',
         ('model', 'frames', 'model alone s', 'predict s', 'speed ratio', 'limit'),
@@ -258,7 +256,7 @@ def _measure_video(report: BenchmarkReport, settings: Settings, variant: Variant
             spec=_spec(settings, variant).as_dict(),
             size=size,
             num_frames=num_frames,
-            pipeline=cfg.to_dict()['test_pipeline'],
+            longest_side=variant.side,
             repeats=settings.repeats or 2,
         )
         row |= {
