@@ -121,9 +121,9 @@ def test_config_trains_a_step_at_reduced_size(path):
     cfg.optim_wrapper.optimizer.lr = 0.01
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    losses = model.loss(
-        torch.randn(2, 3, 120, 168), [data_sample(120, 168, 3), data_sample(99, 90)]
-    )
+    masks = model.with_mask
+    samples = [data_sample(120, 168, 3, masks), data_sample(99, 90, 0, masks)]
+    losses = model.loss(torch.randn(2, 3, 120, 168), samples)
     assert torch.isfinite(total_loss(losses))
     optim_wrapper.update_params(total_loss(losses))
     # The state dict, because frozen weights may be held in a different precision.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -140,8 +142,8 @@ def tiny_detector(**kwargs) -> nn.Module:
     return randomize(model, std=0.1)
 
 
-def data_sample(height: int, width: int, num_boxes: int = 0) -> DetDataSample:
-    """Makes ground truth with random boxes inside an image."""
+def data_sample(height: int, width: int, num_boxes: int = 0, masks: bool = False) -> DetDataSample:
+    """Makes ground truth with random boxes inside an image, and with ellipses as their masks."""
     sample = DetDataSample(
         metainfo=dict(
             img_shape=(height, width),
@@ -155,6 +157,13 @@ def data_sample(height: int, width: int, num_boxes: int = 0) -> DetDataSample:
     sample.gt_instances = InstanceData(
         bboxes=corners.flatten(1), labels=torch.randint(NUM_CLASSES, (num_boxes,))
     )
+    if masks:
+        bitmaps = np.zeros((num_boxes, height, width), np.uint8)
+        y, x = np.mgrid[:height, :width] + 0.5
+        for bitmap, (x1, y1, x2, y2) in zip(bitmaps, corners.flatten(1).tolist(), strict=True):
+            u, v = (x - (x1 + x2) / 2) / (x2 - x1 + 2), (y - (y1 + y2) / 2) / (y2 - y1 + 2)
+            bitmap[u * u + v * v < 0.25] = 1
+        sample.gt_instances.masks = BitmapMasks(bitmaps, height, width)
     return sample
 
 

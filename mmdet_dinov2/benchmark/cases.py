@@ -22,9 +22,17 @@ from .timing import measure, measure_in_turns
 from .workloads import Size, random_batch
 
 Batches = Sequence[Sequence[Size]]
+# Smallest and largest number of boxes of an image.
+BOXES = (1, 15)
 
 
-def training_memory(spec: dict, batches: Batches, seed: int, repeats: int = 0) -> dict:
+def training_memory(
+    spec: dict,
+    batches: Batches,
+    seed: int,
+    repeats: int = 0,
+    boxes: Sequence[int] = BOXES,
+) -> dict:
     """Measures the peak memory of training steps.
 
     It includes weights, gradients, optimizer states and activations.
@@ -34,20 +42,26 @@ def training_memory(spec: dict, batches: Batches, seed: int, repeats: int = 0) -
         batches: Sizes of the images of each step.
         seed: Seed of images and boxes.
         repeats: Number of timed passes over the batches; an untimed pass comes first.
+        boxes: Smallest and largest number of boxes of an image.
 
     Returns:
         ``mib``, and ``seconds`` of a step: the mean of each timed pass.
     """
     detector = DetectorSpec(**spec)
     memory = PeakMemory(detector.device)
-    train = _passes(detector, batches, seed)
+    train = _passes(detector, batches, seed, boxes)
     train()
     passes = [measure(train, detector.device) / len(batches) for _ in range(repeats)]
     return dict(mib=memory.mib(), seconds=passes)
 
 
 def training_times(
-    specs: Sequence[dict], batches: Batches, seed: int, repeats: int, warmup: int = 1
+    specs: Sequence[dict],
+    batches: Batches,
+    seed: int,
+    repeats: int,
+    warmup: int = 1,
+    boxes: Sequence[int] = BOXES,
 ) -> dict:
     """Times training steps of several detectors, in turns, on the same batches.
 
@@ -57,14 +71,47 @@ def training_times(
         seed: Seed of images and boxes.
         repeats: Number of passes over the batches.
         warmup: Number of untimed passes before them.
+        boxes: Smallest and largest number of boxes of an image.
 
     Returns:
         ``seconds`` of a step: for each detector the mean of each pass.
     """
     detectors = [DetectorSpec(**spec) for spec in specs]
-    cases = {str(i): _passes(detector, batches, seed) for i, detector in enumerate(detectors)}
+    cases = {
+        str(i): _passes(detector, batches, seed, boxes) for i, detector in enumerate(detectors)
+    }
     times = measure_in_turns(cases, repeats, detectors[0].device, warmup)
     return dict(seconds=[[t / len(batches) for t in times[name]] for name in cases])
+
+
+def prediction_times(specs: Sequence[dict], batches: Batches, seed: int, repeats: int) -> dict:
+    """Times predictions of several detectors, in turns, on the same batches.
+
+    Args:
+        specs: Attributes of each ``DetectorSpec``, all on one device.
+        batches: Sizes of the images of each batch.
+        seed: Seed of the images.
+        repeats: Number of passes over the batches; an untimed pass comes first.
+
+    Returns:
+        ``seconds`` of a batch: for each detector the mean of each pass.
+    """
+    cases: dict[str, Callable[[], None]] = {}
+    for index, spec in enumerate(specs):
+        detector = DetectorSpec(**spec)
+        model = build_detector(detector).eval()
+        cases[str(index)] = partial(
+            _predict, model, detector, [make() for make in _makers(model, batches, seed)]
+        )
+    times = measure_in_turns(cases, repeats, detector.device)
+    return dict(seconds=[[t / len(batches) for t in times[name]] for name in cases])
+
+
+@torch.no_grad()
+def _predict(model: DINO, detector: DetectorSpec, batches: Sequence[dict]) -> None:
+    with autocast(detector):
+        for batch in batches:
+            model.test_step(batch)
 
 
 def training_times_beside(busy: int, **work) -> dict:
@@ -172,11 +219,13 @@ def inference_cost(spec: dict, batches: Batches, seed: int, repeats: int) -> dic
     )
 
 
-def _passes(detector: DetectorSpec, batches: Batches, seed: int) -> Callable[[], None]:
+def _passes(
+    detector: DetectorSpec, batches: Batches, seed: int, boxes: Sequence[int] = BOXES
+) -> Callable[[], None]:
     """Returns a function that trains one step on each of the batches."""
     model = build_detector(detector)
     optim_wrapper = build_optimizer(model, detector)
-    made = [make() for make in _makers(model, batches, seed)]
+    made = [make() for make in _makers(model, batches, seed, boxes)]
 
     def train() -> None:
         with reproducible_algorithms() if detector.reproducible else contextlib.nullcontext():
@@ -186,10 +235,15 @@ def _passes(detector: DetectorSpec, batches: Batches, seed: int) -> Callable[[],
     return train
 
 
-def _makers(model: DINO, batches: Batches, seed: int) -> list[Callable[[], dict]]:
+def _makers(
+    model: DINO, batches: Batches, seed: int, boxes: Sequence[int] = BOXES
+) -> list[Callable[[], dict]]:
     """Returns functions that each return a random batch, always the same one."""
     num_classes = model.bbox_head.num_classes
-    made = [random_batch(sizes, num_classes, seed + i) for i, sizes in enumerate(batches)]
+    made = [
+        random_batch(sizes, num_classes, seed + i, tuple(boxes), model.with_mask)
+        for i, sizes in enumerate(batches)
+    ]
     return [partial(dict, batch) for batch in made]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
 from ..layers import valid_cells
@@ -74,7 +76,11 @@ def describe_sizes(sizes: Sequence[Size]) -> str:
 
 
 def random_batch(
-    sizes: Sequence[Size], num_classes: int, seed: int, boxes: tuple[int, int] = (1, 15)
+    sizes: Sequence[Size],
+    num_classes: int,
+    seed: int,
+    boxes: tuple[int, int] = (1, 15),
+    masks: bool = False,
 ) -> dict:
     """Makes a batch like that of a dataloader, with random pixels and boxes.
 
@@ -83,6 +89,7 @@ def random_batch(
         num_classes: Number of classes; labels are 0..num_classes - 1.
         seed: Seed of pixels, boxes and labels.
         boxes: Smallest and largest number of boxes per image. Photos of COCO have 7.3 on average.
+        masks: Whether each box has a mask, the largest ellipse in it.
 
     Returns:
         ``inputs``, uint8 images of shape (3, H, W), and ``data_samples``.
@@ -103,8 +110,21 @@ def random_batch(
             bboxes=(corners.flatten(1) * limits).minimum(limits),
             labels=torch.randint(num_classes, (count,), generator=generator),
         )
+        if masks:
+            corners = sample.gt_instances.bboxes.numpy()
+            sample.gt_instances.masks = _ellipses(corners, height, width)
         inputs.append(
             torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
+
+
+def _ellipses(boxes: np.ndarray, height: int, width: int) -> BitmapMasks:
+    """Returns the largest ellipses in boxes (x1, y1, x2, y2)."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    masks = np.zeros((len(boxes), height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
+        u, v = (2 * x - x1 - x2) / (x2 - x1), (2 * y - y1 - y2) / (y2 - y1)
+        mask[u * u + v * v <= 1] = 1
+    return BitmapMasks(masks, height, width)

@@ -66,12 +66,15 @@ def class_heads(cfg: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields ``(key, config)`` of every head that tells the classes of a dataset apart.
 
     These are ``bbox_head`` and ``mask_head`` of the model and of its ``roi_head``, each of them one
-    or, in a cascade, several.
+    or, in a cascade, several. The ``mask_head`` of a ``PaddingAwareDINO``, which has no ``type``,
+    does not tell classes apart.
     """
     model = cfg.get('model') or {}
     for key, owner in (('model', model), ('model.roi_head', model.get('roi_head'))):
         for name in ('bbox_head', 'mask_head'):
             heads = owner.get(name) if isinstance(owner, Mapping) else None
+            if (key, name) == ('model', 'mask_head') and 'type' not in (heads or ()):
+                continue
             if isinstance(heads, dict):
                 yield f'{key}.{name}', heads
             elif isinstance(heads, (list, tuple)):

@@ -166,12 +166,17 @@ def prepare(detector: nn.Module) -> PaddingAwareDINO:
     """Puts a detector into the form that is exported: evaluation mode, fp32, without gradients.
 
     Raises:
-        InputError: If it is not a ``PaddingAwareDINO``.
+        InputError: If it is not a ``PaddingAwareDINO``, or it has a mask head.
     """
     if not isinstance(detector, PaddingAwareDINO):
         raise InputError(
             'only detectors of type PaddingAwareDINO can be exported, not '
             f'{type(detector).__name__}'
+        )
+    if detector.mask_head is not None:
+        raise InputError(
+            'detectors with masks cannot be exported: exported files have boxes, scores and labels '
+            'only; predict with the checkpoint, or train with the box config (model.mask_head=None)'
         )
     detector.eval().requires_grad_(False)
     detector.backbone.release_frozen()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from ..sample_meta import sample_seeds
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
+from .mask_head import MaskHead
+from .mask_supervision import MaskSupervision
 from .targets import BoxTargets
 from .vit import detector_layer_depth
 
@@ -69,11 +72,14 @@ class PaddingAwareDINO(DINO):
         compiled: Whether what works on each token alone runs compiled by ``torch.compile``, in
             backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`). This setting
             and the one above yield to that of a part's own config.
+        mask_head: Arguments of :class:`.MaskHead`, whose ``embed_dims`` are those of the encoder:
+            detections then have ``masks``, and training samples need them. None for no masks.
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
-        InputError: If there is no such implementation of deformable attention, or an attention
-            samples a different number of levels than the neck makes.
+        InputError: If there is no such implementation of deformable attention, an attention samples
+            a different number of levels than the neck makes, an argument of ``mask_head`` is out of
+            range, or costs of masks are configured without it.
         ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
@@ -91,6 +97,7 @@ class PaddingAwareDINO(DINO):
         coordinates: str = 'image',
         deformable_attention: str = 'auto',
         compiled: bool = False,
+        mask_head: Mapping[str, Any] | None = None,
         **kwargs,
     ) -> None:
         for key in ('as_two_stage', 'with_box_refine'):
@@ -138,6 +145,15 @@ class PaddingAwareDINO(DINO):
                 f'coordinates={coordinates!r} and pooling={pooling!r}'
             )
         self.coordinates = coordinates
+        self.mask_head = None
+        if mask_head is not None:
+            self.mask_head = MaskHead(**{'embed_dims': self.embed_dims, **mask_head})
+            self.bbox_head.names_queries = True
+        elif getattr(getattr(self.bbox_head, 'assigner', None), 'compares_masks', False):
+            raise InputError(
+                'train_cfg.assigner.match_costs compare masks, but the model has no mask_head; set '
+                'model.mask_head=dict(), or leave CrossEntropyLossCost and DiceCost out'
+            )
         self._limit_detections()
 
     def _init_layers(self) -> None:
@@ -188,7 +204,15 @@ class PaddingAwareDINO(DINO):
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Computes the losses of a batch, as mmdet's ``DetectionTransformer.loss``."""
         head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
+        pixels, seeds = head_inputs.pop('pixels'), head_inputs.pop('seeds')
         with torch.autocast(batch_inputs.device.type, enabled=False):
+            if pixels is not None:
+                head_inputs['masks'] = MaskSupervision(
+                    self.mask_head,
+                    pixels,
+                    self.mask_head.collate(batch_data_samples, seeds, pixels),
+                    head_inputs['hidden_states'],
+                )
             return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
 
     def predict(
@@ -207,10 +231,15 @@ class PaddingAwareDINO(DINO):
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool
     ) -> SampleList:
         head_inputs = self._forward_to_head(batch_inputs, batch_data_samples)
+        pixels, _ = head_inputs.pop('pixels'), head_inputs.pop('seeds')
         with torch.autocast(batch_inputs.device.type, enabled=False):
             results = self.bbox_head.predict(
                 **head_inputs, rescale=rescale, batch_data_samples=batch_data_samples
             )
+            if pixels is not None:
+                self.mask_head.predict(
+                    pixels, head_inputs['hidden_states'][-1], results, batch_data_samples, rescale
+                )
         return self.add_pred_to_datasample(batch_data_samples, results)
 
     def _forward(
@@ -221,7 +250,12 @@ class PaddingAwareDINO(DINO):
         return self.bbox_head.forward(head_inputs['hidden_states'], head_inputs['references'])
 
     def _forward_to_head(self, batch_inputs: Tensor, batch_data_samples: OptSampleList) -> dict:
-        """Runs everything before the head and returns the inputs of the head, in fp32."""
+        """Runs everything before the heads.
+
+        Returns:
+            The inputs of the head, in fp32; ``pixels``, what the mask head made, or None; and
+            ``seeds``, those of the samples in training.
+        """
         img_shapes = _img_shapes(batch_inputs, batch_data_samples)
         targets = seeds = None
         if self.training:
@@ -233,7 +267,10 @@ class PaddingAwareDINO(DINO):
         queries, head_inputs = self.pre_decoder(**memory, targets=targets, seeds=seeds)
         head_inputs.update(self.forward_decoder(**decoder_inputs, **queries))
         head_inputs['hidden_states'] = head_inputs['hidden_states'].float()
-        return head_inputs
+        pixels = None
+        if self.mask_head is not None:
+            pixels = self.mask_head(encoder_inputs['feat'], memory['memory'], memory['layout'])
+        return {**head_inputs, 'pixels': pixels, 'seeds': seeds}
 
     def extract_feat(
         self,

@@ -9,15 +9,18 @@ from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers import inverse_sigmoid
 from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
+from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.dist import get_world_size
+from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..errors import InputError
 from ..layers import focal_gap, negative_focal_loss
 from ..sample_meta import announced_step
 from .denoising import DenoisingLayout
+from .mask_supervision import MaskPairs, MaskSupervision
 from .matching import BatchedHungarianAssigner, Matches
 from .targets import BoxTargets
 
@@ -41,6 +44,9 @@ class BatchedDINOHead(DINOHead):
         **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` must be a
             ``BatchedHungarianAssigner``, ``loss_cls`` a ``FocalLoss`` of logits.
 
+    Attributes:
+        names_queries: Whether detections have ``queries``, the number of the query of each.
+
     Raises:
         InputError: If the assigner or the classification loss is of a different type.
     """
@@ -48,6 +54,7 @@ class BatchedDINOHead(DINOHead):
     def __init__(self, *args, reference_eps: float = 1e-5, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.reference_eps = reference_eps
+        self.names_queries = False
         if self.train_cfg and not isinstance(self.assigner, BatchedHungarianAssigner):
             raise InputError(
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
@@ -59,6 +66,16 @@ class BatchedDINOHead(DINOHead):
                 f'{type(self).__name__} needs loss_cls of type FocalLoss that takes logits, '
                 f'got {type(self.loss_cls).__name__}{activated}'
             )
+
+    def _predict_by_feat_single(
+        self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
+    ) -> InstanceData:
+        # Private: mmdet's heads call it for each image. Its detections do not say their queries.
+        results = super()._predict_by_feat_single(cls_score, bbox_pred, img_meta, rescale)
+        if self.names_queries:
+            index = cls_score.sigmoid().view(-1).topk(len(results)).indices
+            results.queries = torch.div(index, self.num_classes, rounding_mode='floor')
+        return results
 
     def forward(self, hidden_states: Tensor, references: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Predicts classes and boxes after each decoder layer.
@@ -81,6 +98,37 @@ class BatchedDINOHead(DINOHead):
             boxes.append(logits.sigmoid())
         return torch.stack(scores), torch.stack(boxes)
 
+    def loss(
+        self,
+        hidden_states: Tensor,
+        references: Sequence[Tensor],
+        enc_outputs_class: Tensor,
+        enc_outputs_coord: Tensor,
+        batch_data_samples: SampleList,
+        dn_meta: dict,
+        masks: MaskSupervision | None = None,
+    ) -> dict[str, Tensor]:
+        """Computes the losses of a batch; see :meth:`loss_by_feat` and mmdet's ``DINOHead``.
+
+        Args:
+            hidden_states: As for ``forward``.
+            references: As for ``forward``.
+            enc_outputs_class: Class logits of the proposals, shape (B, Q, classes).
+            enc_outputs_coord: Boxes of the proposals, shape (B, Q, 4).
+            batch_data_samples: The B samples.
+            dn_meta: What :class:`DenoisingQueryGenerator` returned.
+            masks: What masks are compared with; None if there are none.
+        """
+        return self.loss_by_feat(
+            *self(hidden_states, references),
+            enc_outputs_class,
+            enc_outputs_coord,
+            batch_gt_instances=[sample.gt_instances for sample in batch_data_samples],
+            batch_img_metas=[sample.metainfo for sample in batch_data_samples],
+            dn_meta=dn_meta,
+            masks=masks,
+        )
+
     def loss_by_feat(
         self,
         all_layers_cls_scores: Tensor,
@@ -91,6 +139,7 @@ class BatchedDINOHead(DINOHead):
         batch_img_metas: list[dict],
         dn_meta: dict,
         batch_gt_instances_ignore: OptInstanceList = None,
+        masks: MaskSupervision | None = None,
     ) -> dict[str, Tensor]:
         """Computes the losses of a batch.
 
@@ -105,11 +154,13 @@ class BatchedDINOHead(DINOHead):
             batch_img_metas: Metadata of the B images.
             dn_meta: What :class:`DenoisingQueryGenerator` returned.
             batch_gt_instances_ignore: Not used, as in mmdet.
+            masks: What masks are compared with; None if there are none.
 
         Returns:
-            ``loss_cls``, ``loss_bbox`` and ``loss_iou`` of the last layer; with the prefixes
-            ``d0.``, ``d1.``, ... those of the other layers; with ``enc_`` those of the proposals;
-            with ``dn_`` before ``loss`` those of the denoising queries.
+            ``loss_cls``, ``loss_bbox`` and ``loss_iou`` of the last layer, with ``masks`` also
+            ``loss_mask`` and ``loss_dice``; with the prefixes
+            ``d0.``, ``d1.``, ... those of the other layers; with ``enc_`` those of the proposals,
+            which have no masks; with ``dn_`` before ``loss`` those of the denoising queries.
         """
         num_layers = len(all_layers_cls_scores)
         num_dn_queries = dn_meta['num_denoising_queries']
@@ -120,20 +171,36 @@ class BatchedDINOHead(DINOHead):
         # The proposals are matched like one more layer before the first.
         scores = torch.cat((enc_cls_scores[None], all_layers_cls_scores[:, :, num_dn_queries:]))
         boxes = torch.cat((enc_bbox_preds[None], all_layers_bbox_preds[:, :, num_dn_queries:]))
-        matches = self.assigner.assign_batch(scores, boxes, targets)
+        mask_costs = ()
+        if masks is not None and self.assigner.compares_masks:
+            mask_costs = masks.match_costs(
+                all_layers_bbox_preds, num_dn_queries, self.assigner.mask_cost
+            )
+        matches = self.assigner.assign_batch(scores, boxes, targets, mask_costs)
         losses = self._set_losses(scores, boxes, matches, targets, num_boxes)
+        dn_matches = _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device)
+        dn_weights = dn_meta['layout'].weights().to(targets.labels.device, non_blocking=True)
         dn_losses = self._set_losses(
             all_layers_cls_scores[:, :, :num_dn_queries],
             all_layers_bbox_preds[:, :, :num_dn_queries],
-            _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device),
+            dn_matches,
             dn_meta['denoised'],
             num_denoised,
-            weights=dn_meta['layout'].weights().to(targets.labels.device, non_blocking=True),
+            weights=dn_weights,
         )
+        if masks is not None:
+            matched = _mask_pairs(matches, targets, 1 / num_boxes, num_layers + 1, num_dn_queries)
+            denoised = _mask_pairs(
+                dn_matches, dn_meta['denoised'], dn_weights / num_denoised, num_layers
+            )
+            of_matched, of_denoised = masks.losses(all_layers_bbox_preds, (matched, denoised))
+            losses.update(of_matched)
+            dn_losses.update(of_denoised)
         decoder = [f'd{index}.' for index in range(num_layers - 1)] + ['']
         named = {}
         for name, values in losses.items():
-            for prefix, value in zip(['enc_', *decoder], values, strict=True):
+            prefixes = ['enc_', *decoder][-len(values) :]  # proposals have no masks
+            for prefix, value in zip(prefixes, values, strict=True):
                 named[f'{prefix}{name}'] = value
         for name, values in dn_losses.items():
             for prefix, value in zip(decoder, values, strict=True):
@@ -234,4 +301,35 @@ def _denoising_matches(layout: DenoisingLayout, num_layers: int, device: torch.d
     image, query, target = layout.positives()
     layer = torch.arange(num_layers).repeat_interleave(len(image))
     pairs = torch.stack((layer, *(t.repeat(num_layers) for t in (image, query, target))))
-    return Matches(*pairs.to(device, non_blocking=True))
+    counts = torch.bincount(image, minlength=len(layout.groups)).tolist()
+    return Matches(*pairs.to(device, non_blocking=True), tuple(counts))
+
+
+def _mask_pairs(
+    matches: Matches,
+    targets: BoxTargets,
+    weights: Tensor,
+    num_layers: int,
+    num_dn_queries: int | None = None,
+) -> MaskPairs:
+    """Returns the pairs of queries and masks that belong to pairs of queries and boxes.
+
+    Args:
+        matches: Pairs of queries and boxes.
+        targets: The boxes.
+        weights: Weight of each query, shape (B, queries), or of all, shape ().
+        num_layers: Number of layers of the matches.
+        num_dn_queries: Number of queries before those of the matches, whose first layer are
+            proposals; None for pairs of denoising queries.
+    """
+    target = matches.target
+    if targets.chosen is not None:
+        target = targets.chosen[matches.image, target]
+    if weights.dim():
+        weights = weights[matches.image, matches.query]
+    values = matches.layer, matches.query, target, weights.expand(len(target))
+    layer, query, target, weight = (v.reshape(num_layers, sum(matches.counts)) for v in values)
+    if num_dn_queries is not None:
+        layer, query = layer[1:] - 1, query[1:] + num_dn_queries
+        target, weight = target[1:], weight[1:]
+    return MaskPairs(layer, query, target, weight, matches.counts)

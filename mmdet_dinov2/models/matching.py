@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.models.task_modules.assigners import HungarianAssigner
 from mmdet.models.task_modules.assigners.match_cost import (
     BaseMatchCost,
     BBoxL1Cost,
+    CrossEntropyLossCost,
+    DiceCost,
     FocalLossCost,
     IoUCost,
 )
@@ -36,19 +39,21 @@ _MAX_COSTS_IN_CACHE = 2**18
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched pairs of queries and boxes, sorted by layer; all layers have the same number.
+    """Matched pairs of queries and boxes, sorted by layer and image.
 
     Attributes:
         layer: Index of the decoder layer, shape (M,).
         image: Index of the image, shape (M,).
         query: Index of the query, shape (M,).
         target: Index of the box within its image, shape (M,).
+        counts: Number of pairs of each image, the same in all layers.
     """
 
     layer: Tensor
     image: Tensor
     query: Tensor
     target: Tensor
+    counts: tuple[int, ...]
 
 
 @TASK_UTILS.register_module()
@@ -61,7 +66,12 @@ class BatchedHungarianAssigner(HungarianAssigner):
 
     Args:
         match_costs: One or several of ``FocalLossCost``, ``BBoxL1Cost`` with ``box_format='xywh'``
-            and ``IoUCost`` with ``iou_mode`` 'iou' or 'giou'.
+            and ``IoUCost`` with ``iou_mode`` 'iou' or 'giou'. For masks also
+            ``CrossEntropyLossCost`` with ``use_sigmoid=True`` and ``DiceCost`` with
+            ``pred_act=True``.
+
+    Attributes:
+        compares_masks: Whether one of them is for masks.
 
     Raises:
         InputError: If a different cost is configured.
@@ -71,21 +81,50 @@ class BatchedHungarianAssigner(HungarianAssigner):
         super().__init__(match_costs)
         self.num_nonfinite = 0
         for cost in self.match_costs:
-            if type(cost) not in _COSTS or not _is_supported(cost):
+            if type(cost) not in {**_COSTS, **_MASK_COSTS} or not _is_supported(cost):
                 raise InputError(
                     f'{type(self).__name__} supports FocalLossCost (of labels), BBoxL1Cost with '
-                    f"box_format='xywh' and IoUCost of 'iou' or 'giou', but match_costs has "
-                    f'{_describe(cost)}'
+                    f"box_format='xywh' and IoUCost of 'iou' or 'giou', for masks also "
+                    'CrossEntropyLossCost with use_sigmoid=True and DiceCost with pred_act=True, '
+                    f'but match_costs has {_describe(cost)}'
                 )
+        self._mask_costs = [cost for cost in self.match_costs if type(cost) in _MASK_COSTS]
+        self.match_costs = [cost for cost in self.match_costs if type(cost) in _COSTS]
+        self.compares_masks = bool(self._mask_costs)
+        if not self.match_costs:
+            raise InputError(
+                'match_costs has costs of masks only, but boxes without a mask are matched, too; '
+                'add costs of classes and boxes'
+            )
+
+    def mask_cost(self, logits: Tensor, inside: Tensor) -> Tensor:
+        """Adds up the costs of masks.
+
+        Args:
+            logits: Logits of N masks at points, shape (N, points).
+            inside: Whether T true masks cover the points, 0 or 1, shape (T, points).
+
+        Returns:
+            Shape (T, N).
+        """
+        costs = (_MASK_COSTS[type(cost)](cost, logits, inside) for cost in self._mask_costs)
+        return reduce(Tensor.add_, costs)
 
     @torch.no_grad()
-    def assign_batch(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Matches:
+    def assign_batch(
+        self,
+        scores: Tensor,
+        boxes: Tensor,
+        targets: BoxTargets,
+        mask_costs: Iterable[Tensor] = (),
+    ) -> Matches:
         """Matches every box with one query, independently in each layer.
 
         Args:
             scores: Class logits, shape (L, B, Q, classes).
             boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
             targets: Ground truth of the B images.
+            mask_costs: Further costs of each image in its last layers, shape (layers, boxes, Q).
 
         Returns:
             min(Q, boxes of the image) pairs for each layer and image.
@@ -93,7 +132,8 @@ class BatchedHungarianAssigner(HungarianAssigner):
         device = scores.device
         num_layers, num_images, num_queries = scores.shape[:3]
         if not max(targets.counts):
-            return Matches(*torch.empty(4, 0, dtype=torch.long, device=device))
+            nothing = torch.empty(4, 0, dtype=torch.long, device=device)
+            return Matches(*nothing, (0,) * num_images)
         numbers_per_layer = num_images * num_queries * targets.labels.shape[1]
         limit = _MAX_COSTS_AT_ONCE
         if device.type == 'cpu':
@@ -109,6 +149,8 @@ class BatchedHungarianAssigner(HungarianAssigner):
                 )
             ]
         )
+        for image, further in enumerate(mask_costs):
+            costs[-len(further) :, image, : further.shape[1]] += further
         costs = costs.cpu().numpy()  # the only transfer
         pairs = []
         for layer in range(num_layers):
@@ -116,7 +158,8 @@ class BatchedHungarianAssigner(HungarianAssigner):
                 target, query = linear_sum_assignment(self._finite(costs[layer, image, :count]))
                 place = np.full_like(query, layer), np.full_like(query, image)
                 pairs.append(np.stack((*place, query, target)))
-        return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(device))
+        counts = tuple(pair.shape[1] for pair in pairs[:num_images])
+        return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(device), counts)
 
     def _costs(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
         """Adds up the costs, shape (L, B, T, Q): scipy works on the shorter side first."""
@@ -174,6 +217,24 @@ def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets)
     return similarity.mul_(-cost.weight)
 
 
+def _cross_entropy_cost(cost: CrossEntropyLossCost, logits: Tensor, inside: Tensor) -> Tensor:
+    """Returns the mean cross-entropy of masks at points, shape (T, N)."""
+    # -log of the probability of inside is softplus(-x) = softplus(x) - x.
+    costs = F.softplus(logits).sum(1) - inside @ logits.T
+    return costs.mul_(cost.weight / logits.shape[1])
+
+
+def _dice_cost(cost: DiceCost, logits: Tensor, inside: Tensor) -> Tensor:
+    """Returns 1 - dice of masks at points, shape (T, N)."""
+    predicted = logits.sigmoid()
+    shared = inside @ predicted.T
+    if not cost.naive_dice:
+        predicted, inside = predicted.square(), inside.square()
+    total = predicted.sum(1) + inside.sum(1, keepdim=True)
+    dice = shared.mul_(2).add_(cost.eps).div_(total.add_(cost.eps))
+    return dice.neg_().add_(1).mul_(cost.weight)
+
+
 def _coordinates(predicted: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the four coordinates of boxes, for operations on all pairs.
 
@@ -199,12 +260,19 @@ _COSTS: dict[type[BaseMatchCost], Callable[..., Tensor]] = {
     IoUCost: _iou_cost,
 }
 
+_MASK_COSTS: dict[type[BaseMatchCost], Callable[..., Tensor]] = {
+    CrossEntropyLossCost: _cross_entropy_cost,
+    DiceCost: _dice_cost,
+}
+
 
 def _is_supported(cost: BaseMatchCost) -> bool:
     return (
         not getattr(cost, 'binary_input', False)
         and getattr(cost, 'box_format', 'xywh') == 'xywh'
         and getattr(cost, 'iou_mode', 'iou') in ('iou', 'giou')
+        and getattr(cost, 'use_sigmoid', True)
+        and getattr(cost, 'pred_act', True)
     )
 
 

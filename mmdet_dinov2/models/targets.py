@@ -21,12 +21,15 @@ class BoxTargets:
         boxes: Boxes (cx, cy, w, h) relative to the image, fp32, shape (B, T, 4); 0 at padding.
         sizes: Width, height, width, height of each image in pixels, shape (B, 4).
         counts: Number of boxes of each image, on the host.
+        chosen: Numbers of these boxes among those of their image, shape (B, T); None if they are
+            all.
     """
 
     labels: Tensor
     boxes: Tensor
     sizes: Tensor
     counts: tuple[int, ...]
+    chosen: Tensor | None = None
 
     @classmethod
     def collate(cls, batch_data_samples: SampleList) -> BoxTargets:
@@ -77,4 +80,5 @@ class BoxTargets:
             boxes=self.boxes.gather(1, index[..., None].expand(-1, -1, 4)),
             sizes=self.sizes,
             counts=tuple(len(image) for image in chosen),
+            chosen=index,
         )

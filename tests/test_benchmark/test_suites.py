@@ -248,3 +248,9 @@ def test_threads(tmp_path):
         assert row['ratio'].median == pytest.approx(
             row['step s'].median / table.rows[1]['step s'].median
         )
+
+
+def test_masks(tmp_path):
+    (table,) = run_suite('masks', tmp_path)
+    assert [row['limit'] for row in table.rows] == ['<= 1.25', '<= 1.35', '<= 1.2']
+    assert isinstance(table.rows[0]['ratio'], Spread) and isinstance(table.rows[2]['ratio'], Spread)
