@@ -1,5 +1,6 @@
 """Views of a test pipeline, and their merging."""
 
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -12,6 +13,7 @@ from mmdet_dinov2.checkpoint import load_state_dict
 from mmdet_dinov2.checkpoint.load_detector import inner_model
 from mmdet_dinov2.config.tta import SCALES, tta_model, tta_pipeline, use_tta
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.instance_masks import decode_mask, encode_masks
 from mmdet_dinov2.models import PackedTTAModel
 
 from ..tiny import detector_cfg
@@ -124,6 +126,47 @@ def test_all_views_are_one_call_and_merge_by_class():
     for one, other in zip(found, one_by_one, strict=True):
         torch.testing.assert_close(one.pred_instances.scores, other.pred_instances.scores)
         torch.testing.assert_close(one.pred_instances.bboxes, other.pred_instances.bboxes)
+
+
+class MaskDetector(Detector):
+    """Gives each object a mask, the left half of its box in the picture."""
+
+    as_arrays = False
+
+    def test_step(self, data):
+        for sample in super().test_step(data):
+            masks = np.zeros((2, 50, 100), bool)
+            masks[:, 5 + sample.img_id : 20 + sample.img_id, 10 + sample.img_id : 20] = True
+            masks[1] = False
+            if sample.flip:
+                masks = (
+                    masks[..., ::-1] if sample.flip_direction == 'horizontal' else masks[:, ::-1]
+                )
+            masks = masks.copy()
+            sample.pred_instances.masks = masks if self.as_arrays else encode_masks(masks)
+        return data['data_samples']
+
+
+@pytest.mark.parametrize('as_arrays', [False, True])
+@pytest.mark.parametrize('direction', ['horizontal', 'vertical'])
+def test_masks_follow_their_boxes(as_arrays, direction):
+    detector = MaskDetector()
+    detector.as_arrays = as_arrays
+    model = PackedTTAModel(
+        module=detector,
+        tta_cfg=Config(dict(nms=dict(type='nms', iou_threshold=0.7), max_per_img=3)),
+    )
+    samples = views_of(2)
+    for sample in (sample for view in samples for sample in view if sample.flip):
+        sample.set_metainfo(dict(flip_direction=direction))
+    found = model.test_step(dict(inputs=samples, data_samples=samples))
+    for index, sample in enumerate(found):
+        merged = sample.pred_instances
+        assert merged.scores.tolist() == pytest.approx([0.9, 0.5])
+        first, second = map(decode_mask, merged.masks)
+        expected = np.zeros((50, 100), bool)
+        expected[5 + index : 20 + index, 10 + index : 20] = True
+        assert (first == expected).all() and not second.any()
 
 
 def test_a_checkpoint_loads_into_the_detector_inside():

@@ -1,0 +1,77 @@
+"""What holds for the training of boxes holds for that of masks."""
+
+import os
+
+import pytest
+
+from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
+
+from ..test_resume.test_choose import assert_same, losses_of, states_of
+from ..tools import ROOT, run_script, run_tool, write_config
+from .test_distributed import CURVE, largest_difference
+
+MASKS = (
+    CURVE.replace('with_bbox=True', 'with_bbox=True, with_mask=True').replace(
+        'max_epochs=3', 'max_epochs=1'
+    )
+    + """
+model['mask_head'] = dict(mask_dims=8, num_upsamples=1)
+model['train_cfg'] = dict(assigner=dict(match_costs=[
+    *_base_.model.train_cfg.assigner.match_costs,
+    dict(type='CrossEntropyLossCost', weight=5.0, use_sigmoid=True),
+    dict(type='DiceCost', weight=5.0, pred_act=True, eps=1.0)]))
+"""
+)
+SHARDED = """
+model_wrapper_cfg = dict(type='FullyShardedModel', reduce_dtype='float32')
+"""
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    """Work folder of 10 steps of 4 images in one process."""
+    folder = tmp_path_factory.mktemp('masks')
+    config = write_config(folder, MASKS, 'undisturbed.py')
+    run_tool('train', config, '--work-dir', folder / 'undisturbed')
+    losses = losses_of(folder / 'undisturbed')
+    assert len(losses) == 10
+    return folder
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit(undisturbed):
+    hook = "custom_hooks = [dict(type='SignalAtStep', step=4)]\n"
+    config = write_config(undisturbed, MASKS + hook, 'stopped.py')
+    work_dir = undisturbed / 'stopped'
+    with pytest.raises(SystemExit) as caught:
+        run_tool('train', config, '--work-dir', work_dir)
+    assert caught.value.code == STOPPED_EXIT_CODE
+    config = write_config(undisturbed, MASKS, 'stopped.py')
+    run_tool('train', config, '--work-dir', work_dir, '--resume')
+    assert losses_of(work_dir) == losses_of(undisturbed / 'undisturbed')
+    assert_same(states_of(work_dir), states_of(undisturbed / 'undisturbed'))
+
+
+@pytest.mark.slow
+def test_exhausted_memory_does_not_change_the_curve(undisturbed):
+    faults = [(2, 0, 'mask_head', 1), (4, 0, 'bbox_head', 1), (9, 0, 'decoder', 2)]
+    extra = f"custom_hooks = [dict(type='ExhaustMemory', faults={faults})]\n"
+    config = write_config(undisturbed, MASKS + extra, 'faults.py')
+    run_tool('train', config, '--work-dir', undisturbed / 'faults')
+    expected = losses_of(undisturbed / 'undisturbed')
+    assert largest_difference(losses_of(undisturbed / 'faults'), expected) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('extra', ['', SHARDED], ids=['averaged', 'sharded'])
+def test_two_processes_have_the_curve_of_one(undisturbed, extra):
+    name = f'two{len(extra)}'
+    config = write_config(undisturbed, MASKS + extra, f'{name}.py')
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+    result = run_script(
+        ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', undisturbed / name,
+        '--cfg-options', 'train_dataloader.batch_size=2', cwd=undisturbed, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    expected = losses_of(undisturbed / 'undisturbed')
+    assert largest_difference(losses_of(undisturbed / name), expected) <= 1e-3
