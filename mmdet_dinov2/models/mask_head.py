@@ -234,7 +234,7 @@ class MaskHead(BaseModule):
             pixels: What ``forward`` returned.
             states: Queries after the last decoder layer, shape (B, Q, C).
             results: Detections of each image, with ``bboxes`` in pixels and ``queries``, the number
-                of the query of each.
+                of the query of each, which is taken out.
             batch_data_samples: The samples.
             rescale: Whether boxes and masks have the size of the picture, ``ori_shape``, instead of
                 that of the image that the model saw.
@@ -249,7 +249,9 @@ class MaskHead(BaseModule):
                 size = sample.ori_shape[:2]
                 sides = sides / sides.new_tensor(sample.scale_factor)
             corners = found.bboxes / sides.repeat(2)
-            queries = self.queries(states[image, found.queries], bbox_xyxy_to_cxcywh(corners))
+            queries = self.queries(
+                states[image, found.pop('queries')], bbox_xyxy_to_cxcywh(corners)
+            )
             maps = MaskMaps(embedding, grid, extent, sides)
             found.masks = predict_masks(queries, maps, found.bboxes, size)
 

@@ -236,7 +236,7 @@ def test_losses_are_those_of_the_reference():
         uncertain = sorted(range(3, 30), key=lambda i: abs(logits[i]))[:9]
         return [0, 1, 2, *uncertain]
 
-    sets = random_pairs((2, 0, 2)), random_pairs((4, 0, 0), rows=1)
+    sets = random_pairs((2, 0, 2)), random_pairs((3, 0, 1), rows=1)
     got = MaskSupervision(head, pixels, targets, states).losses(boxes, sets)
     for pairs, losses in zip(sets, got, strict=True):
         expected = slow_losses(head, pixels, targets, states, boxes, pairs, choose)
@@ -286,12 +286,19 @@ def test_gradients():
     def loss(stream, states):
         changed = PixelEmbedding(stream, pixels.grids, pixels.extents)
         (losses,) = MaskSupervision(head, changed, targets, states).losses(boxes, [pairs])
-        return losses['loss_mask'] + losses['loss_dice']
+        return (losses['loss_mask'] + losses['loss_dice']).sum()
 
-    inputs = pixels.stream.requires_grad_(), states.requires_grad_()
-    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
-    grads = torch.autograd.grad(loss(*inputs), inputs)
-    assert all(grad.abs().sum() > 0 for grad in grads)
+    inputs = [pixels.stream.requires_grad_(), states.requires_grad_()]
+    gradients = torch.autograd.grad(loss(*inputs), inputs)
+    # mmdet's cross-entropy rounds to fp32, so the steps are not smaller.
+    for index, gradient in enumerate(gradients):
+        for seed in range(3):
+            step = 1e-3 * torch.randn(gradient.shape, generator=torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                ends = [loss(*inputs[:index], inputs[index] + sign * step, *inputs[index + 1 :])
+                        for sign in (1, -1)]  # fmt: skip
+            expected = (ends[0] - ends[1]) / 2
+            assert abs((gradient * step).sum() - expected) < 1e-3 * abs(expected) + 2e-6
 
 
 @pytest.mark.parametrize('naive', [True, False])
