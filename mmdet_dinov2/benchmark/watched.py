@@ -19,6 +19,8 @@ from .isolated import CaseError
 # Seconds between two looks at the memory, and those that a command that was stopped has to end.
 _INTERVAL = 0.5
 _GRACE = 60.0
+# Part of the machine's memory that has to stay free, or the system would end some program.
+_SPARE = 0.08
 # A line of the log about training steps.
 FIRST_STEPS = re.compile(r'(?:Epoch|Iter)\(train\)\s+(?:\[\d+\])?\[\s*\d+/\d+\]')
 _MAX_ERROR_LINES = 3
@@ -51,7 +53,7 @@ def watch_training(arguments: Sequence[str], processes: int, time_limit: float) 
         time_limit: Seconds until then.
 
     Raises:
-        CaseError: If the command ends before, or takes longer.
+        CaseError: If the command ends before, takes longer, or needs more memory than there is.
     """
     command = [sys.executable, '-m', 'mmdet_dinov2', 'train', *arguments]
     if processes > 1:
@@ -88,6 +90,9 @@ def watch_training(arguments: Sequence[str], processes: int, time_limit: float) 
             if time.perf_counter() - begin > time_limit:
                 raise CaseError(f'took longer than {time_limit:.0f} s')
             peak = max(peak, tree_memory(process.pid))
+            memory = psutil.virtual_memory()
+            if memory.available < _SPARE * memory.total:
+                raise CaseError(f'needs more memory than this machine has, {peak:.0f} MiB so far')
         last = tree_memory(process.pid)
         process.send_signal(signal.SIGTERM)
         process.wait(_GRACE)

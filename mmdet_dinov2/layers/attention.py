@@ -152,9 +152,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, segments: Segments, rotary: Tensor | None = None) -> Tensor:
         """Attends within segments; ``x`` and the result have shape (T, C)."""
-        return self.proj(self.attend(self.project(x, rotary), segments))
+        return self.proj(self.attend(*self.project(x, rotary), segments))
 
-    def project(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+    def project(self, x: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, ...]:
         """Computes queries, keys and values of all heads.
 
         Args:
@@ -163,20 +163,13 @@ class Attention(nn.Module):
                 :func:`.position.rotate`. None turns nothing.
 
         Returns:
-            Shape (T, 3 * C).
+            Three tensors of shape (T, heads, head_dim).
         """
-        qkv = self.qkv(x)
+        heads = self.qkv(x).unflatten(1, (3, self.num_heads, self.head_dim))
         if rotary is None:
-            return qkv
-        # (T, 3 * C) -> (T, 2, heads, head_dim) and (T, 1, heads, head_dim)
-        turned, values = self._heads(qkv).split((2, 1), 1)
-        return torch.cat((rotate(turned, rotary), values), 1).flatten(1)
+            return heads.unbind(1)
+        return *rotate(heads[:, :2], rotary).unbind(1), heads[:, 2]
 
-    def attend(self, qkv: Tensor, segments: Segments) -> Tensor:
-        """Computes the part between the linear layers, from (T, 3 * C) to (T, C)."""
-        q, k, v = self._heads(qkv).unbind(1)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+        """Computes the part between the linear layers, from (T, heads, head_dim) to (T, C)."""
         return segment_attention(q, k, v, segments).flatten(1)
-
-    def _heads(self, qkv: Tensor) -> Tensor:
-        """Views (T, 3 * C) as (T, 3, heads, head_dim)."""
-        return qkv.unflatten(1, (3, self.num_heads, self.head_dim))

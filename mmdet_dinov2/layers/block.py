@@ -182,10 +182,10 @@ class Block(TokenwiseModule):
 
     def _attend(self, x: Tensor, layout: TokenLayout, rotary: Tensor | None) -> Tensor:
         streams = (x,) if rotary is None else (x, rotary)
-        return self.attn.attend(self._qkv(*streams), layout.segments(self.windowed))
+        return self.attn.attend(*self._qkv(*streams), layout.segments(self.windowed))
 
     @tokenwise
-    def _qkv(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+    def _qkv(self, x: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, ...]:
         return self.attn.project(self.norm1(x), rotary)
 
     @tokenwise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ..errors import InputError
 
 # Tests replace it: there the time to compile counts more than the time to run.
 _BACKEND = 'inductor'
+Streams = TypeVar('Streams', Tensor, tuple[Tensor, ...])
 
 
 class TokenwiseModule(nn.Module):
@@ -33,10 +35,10 @@ class TokenwiseModule(nn.Module):
         self.compiled = compiled
 
 
-def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
     """Marks a method of a ``TokenwiseModule`` that may run compiled.
 
-    All its arguments are token streams of shape (T, ...), and so is its result; each token is
+    All its arguments are token streams of shape (T, ...), and so are its results; each token is
     computed from the same token of the arguments. Modules of the same kind share the compiled code.
     There is one version for each situation (data type, with or without gradients, autocast), but
     not for each number of tokens. Names of parameters, copies and wrappers of the module are not
@@ -54,11 +56,11 @@ def tokenwise(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     # Importing the compiler takes seconds. Only those who use it wait for it.
     @functools.cache
-    def compiled(backend: str) -> Callable[..., Tensor]:
+    def compiled(backend: str) -> Callable[..., Streams]:
         return torch.compile(method, dynamic=True, backend=backend)
 
     @functools.wraps(method)
-    def run(self: TokenwiseModule, *streams: Tensor) -> Tensor:
+    def run(self: TokenwiseModule, *streams: Tensor) -> Streams:
         if not self.compiled or torch.compiler.is_compiling() or not len(streams[0]):
             return method(self, *streams)
         function = compiled(_BACKEND)

@@ -24,10 +24,7 @@ def prefix_attention(
         For each image a tensor of shape (heads, tokens of the image) whose rows add up to 1. Prefix
         tokens come first, then the patches in row-major order.
     """
-    # (T, 3 * C) -> 3 x (T, heads, head_dim)
-    x = x.to(attention.qkv.weight.dtype)
-    projected = attention.project(x, rotary)
-    q, k, _ = projected.view(len(x), 3, attention.num_heads, attention.head_dim).unbind(1)
+    q, k, _ = attention.project(x.to(attention.qkv.weight.dtype), rotary)
     weights = []
     for image, (queries, keys) in enumerate(
         zip(q.split(layout.lengths), k.split(layout.lengths), strict=True)

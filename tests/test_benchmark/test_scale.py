@@ -50,7 +50,7 @@ def test_scale(tmp_path, monkeypatch, capfd):
     assert NOT_MEASURED not in report.as_markdown(), report.as_markdown()
     (table,) = report.tables
     rows = {row['measured']: row for row in table.rows}
-    assert len(rows) == len(table.rows) == 8
+    assert len(rows) == len(table.rows) == 9
     assert {row['images'] for row in table.rows} == {'200'}
     ap = rows.pop('AP of these')
     assert ap['ours'] == pytest.approx(ap['mmdet'], abs=5e-4) and ap['ours'] > 0.1

@@ -36,6 +36,7 @@ _RESUME = 'the same, resumed in the middle of an epoch, s'
 _CHECK = 'check of the annotations, s'
 _ORDER = 'order of an epoch, s'
 _SCORING = f'scoring of the validation images, {DETECTIONS} detections each, s'
+_PICTURES = 'the same, with tables and pictures of every class, s'
 _AP = 'AP of these'
 # By the number of images.
 _LIMITS = {
@@ -126,21 +127,23 @@ class _Measurement:
             seed=self._settings.seed,
         )
         self._add(_ORDER, order, {OURS: OURS, MMDET: MMDET})
-        scores = {
-            who: self._case(
-                scale_cases.scoring,
-                ann_file=str(self._data.annotations('val')),
-                classes=self._data.classes,
-                per_image=DETECTIONS,
-                peer=who == MMDET,
-                seed=self._settings.seed,
-                folder=str(self._data.folder.parent),
-            )
-            for who in (OURS, MMDET)
-        }
+        scores = {who: self._score(who) for who in (OURS, MMDET)}
         self._add_each(_SCORING, scores, 'seconds')
+        pictures = self._score(OURS, str(self._data.folder.parent / 'evaluation'))
+        self._add(_PICTURES, pictures, {OURS: 'seconds'}, mmdet='makes none')
         self._add_each(_AP, scores, 'ap')
         return self._figures
+
+    def _score(self, who: str, folder: str = '') -> dict | str:
+        return self._case(
+            scale_cases.scoring,
+            ann_file=str(self._data.annotations('val')),
+            classes=self._data.classes,
+            per_image=DETECTIONS,
+            peer=who == MMDET,
+            seed=self._settings.seed,
+            folder=folder,
+        )
 
     def _measure_starts(self) -> None:
         alone = {who: self._start(who, 1) for who in (OURS, MMDET)}
@@ -231,7 +234,7 @@ def add_growth(report: BenchmarkReport, found: Mapping[int, Figures]) -> None:
     for first, second in zip(sizes, sizes[1:], strict=False):
         for measured in dict.fromkeys(name for name, _ in found[first]):
             # Of validation images there are never more than COCO has.
-            if measured in (_SCORING, _AP):
+            if measured in (_SCORING, _PICTURES, _AP):
                 continue
             row: dict[str, Any] = {'measured': measured, 'from': str(first), 'to': str(second)}
             for who in (OURS, MMDET):
