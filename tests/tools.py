@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -152,3 +153,30 @@ def run_script(*args: object, cwd: Path, env: dict | None = None) -> subprocess.
     return subprocess.run(
         list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=600
     )
+
+
+def train_in_turns(trainings: Sequence[Sequence[object]], processes: int, cwd: Path) -> str:
+    """Trains in turn in the processes of one launcher, each with one thread on a CPU.
+
+    Args:
+        trainings: Arguments of ``mmdet_dinov2 train`` of each training.
+        processes: Number of processes.
+        cwd: Folder to run in.
+
+    Returns:
+        What was printed.
+    """
+    arguments = [part for training in trainings for part in ('--', *training)]
+    environment = dict(
+        os.environ,
+        CUDA_VISIBLE_DEVICES='',
+        OMP_NUM_THREADS='1',
+        PYTHONPATH=os.pathsep.join((str(ROOT), os.environ.get('PYTHONPATH', ''))),
+    )
+    result = run_script(
+        sys.executable, '-m', 'torch.distributed.run', '--standalone',
+        f'--nproc-per-node={processes}', '-m', 'tests.train_in_turns', *arguments,
+        cwd=cwd, env=environment,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr

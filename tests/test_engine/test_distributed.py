@@ -17,7 +17,7 @@ from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.engine import StrictRunner
 
 from ..test_resume.test_choose import losses_of
-from ..tools import ROOT, run_script, run_tool, write_config
+from ..tools import ROOT, run_script, run_tool, train_in_turns, write_config
 
 # 30 steps of 4 images, with everything that is random.
 CURVE = """
@@ -44,19 +44,24 @@ def environment():
     return dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 
 
-def curve(folder, environment, processes, batch_size, *options, extra=''):
-    """Returns the losses of the steps of a run."""
-    name = f'{processes}x{batch_size}{len(options)}{len(extra)}'
-    config = write_config(folder, CURVE + extra, name=f'{name}.py')
-    options = [*options, '--cfg-options', f'train_dataloader.batch_size={batch_size}']
-    result = run_script(
-        ROOT / 'tools/dist_train.sh', config, processes, '--work-dir', folder / name, *options,
-        cwd=folder, env=environment,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
-    losses = losses_of(folder / name)
-    assert len(losses) == 30
-    return losses
+def curves(folder, processes, *runs):
+    """Returns the losses of the steps of runs.
+
+    Args:
+        folder: Folder for the runs.
+        processes: Number of processes.
+        *runs: Batch size, options of the command and more of the config.
+    """
+    trainings = []
+    for batch_size, options, extra in runs:
+        name = f'{processes}x{batch_size}{len(options)}{len(extra)}'
+        config = write_config(folder, CURVE + extra, name=f'{name}.py')
+        options = [*options, '--cfg-options', f'train_dataloader.batch_size={batch_size}']
+        trainings.append([config, '--work-dir', folder / name, *options])
+    train_in_turns(trainings, processes, cwd=folder)
+    found = [losses_of(training[2]) for training in trainings]
+    assert all(len(losses) == 30 for losses in found)
+    return found
 
 
 def largest_difference(first, second):
@@ -65,13 +70,14 @@ def largest_difference(first, second):
 
 
 @pytest.mark.slow
-def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path, environment):
-    expected = curve(tmp_path, environment, 1, 4)
-    two = largest_difference(curve(tmp_path, environment, 2, 2), expected)
-    four = largest_difference(curve(tmp_path, environment, 4, 1), expected)
-    steps = largest_difference(curve(tmp_path, environment, 1, 1, '--keep-batch-size'), expected)
+def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path):
     forget = "custom_hooks = [dict(type='ForgetSeeds')]\n"
-    without = largest_difference(curve(tmp_path, environment, 2, 2, extra=forget), expected)
+    expected, *others = [
+        *curves(tmp_path, 1, (4, [], ''), (1, ['--keep-batch-size'], '')),
+        *curves(tmp_path, 2, (2, [], ''), (2, [], forget)),
+        *curves(tmp_path, 4, (1, [], '')),
+    ]
+    steps, two, without, four = (largest_difference(other, expected) for other in others)
     print(f'2 x 2: {two:.1e}, 4 x 1: {four:.1e}, 1 x 1 x 4: {steps:.1e}, own noise: {without:.1e}')
     assert max(two, four, steps) <= 1e-3
     assert without > 0.01
