@@ -52,6 +52,13 @@ def run_lengths(
     return [dict(mask) for mask in masks]
 
 
+def as_text(mask: Mapping[str, Any]) -> RunLengths:
+    """Returns the run lengths of a mask as COCO's JSON files have them, with ``counts`` as text."""
+    counts = mask['counts']
+    text = counts.decode() if isinstance(counts, bytes) else counts
+    return dict(size=list(mask['size']), counts=text)
+
+
 def decode_mask(mask: Mapping[str, Any]) -> np.ndarray:
     """Returns a mask as an array.
 

@@ -24,7 +24,8 @@ from .annotation_file import read_annotations, read_entries
 from .coco_file import category_ids, complete_annotation, names_outside
 from .image_header import MAX_PIXELS, is_extreme
 from .loading import BadImageError
-from .masks_used import uses_masks
+from .masks_used import masks_loaded, uses_masks
+from .usable_masks import loadable_mask
 
 # Side in pixels of the blank image that replaces an unreadable one without a usable size.
 _BLANK_SIDE = 32
@@ -42,6 +43,8 @@ class ClassNameCocoDataset(CocoDataset):
       it, whose detections do not count.
     - Annotations are in columns, which the processes of a machine share. Segmentations are among
       them if a transform loads masks.
+    - A box whose segmentation is missing, or is no mask, gets a mask without any pixel: the box is
+      learned, its mask is not. mmdet ends the training, or leaves out the box.
 
     Args:
         *args: As for :class:`mmdet.datasets.CocoDataset`.
@@ -56,6 +59,7 @@ class ClassNameCocoDataset(CocoDataset):
 
     # Set by `full_init`, which the constructor calls.
     _columns: AnnotationColumns | None = None
+    _with_masks = False
     _images: np.ndarray  # positions of the images that are kept in the columns
 
     def __init__(self, *args: Any, pipeline: Sequence[dict | Callable] = (), **kwargs: Any) -> None:
@@ -97,7 +101,9 @@ class ClassNameCocoDataset(CocoDataset):
 
     def _read(self, path: str) -> AnnotationColumns:
         """Reads the annotation file and finds the classes."""
-        columns = read_annotations(path, segmentations=uses_masks(self.pipeline.transforms))
+        transforms = self.pipeline.transforms
+        self._with_masks = bool(masks_loaded(transforms))
+        columns = read_annotations(path, segmentations=uses_masks(transforms))
         self.cat_ids = category_ids(columns, self.metainfo['classes'])
         self.cat2label = {category: label for label, category in enumerate(self.cat_ids)}
         folder = self.data_prefix['img']
@@ -140,15 +146,17 @@ class ClassNameCocoDataset(CocoDataset):
         for annotation in content.get('annotations', ()):
             annotations[annotation['image_id']].append(complete_annotation(annotation))
             self.cat_img_map[annotation['category_id']].append(annotation['image_id'])
-        return [
-            self.parse_data_info(
-                dict(
-                    raw_img_info={**image, 'img_id': image['id']},
-                    raw_ann_info=annotations[image['id']],
-                )
-            )
-            for image in content['images']
-        ]
+        return [self._info_of(image, annotations[image['id']]) for image in content['images']]
+
+    def _info_of(self, image: dict[str, Any], annotations: list[dict[str, Any]]) -> Any:
+        """Returns the sample of an image and its annotations."""
+        if self._with_masks:
+            size = image['width'], image['height']
+            for annotation in annotations:
+                annotation['segmentation'] = loadable_mask(annotation.get('segmentation'), *size)
+        return self.parse_data_info(
+            dict(raw_img_info={**image, 'img_id': image['id']}, raw_ann_info=annotations)
+        )
 
     @force_full_init
     def get_data_info(self, idx: int) -> dict[str, Any]:
@@ -156,13 +164,8 @@ class ClassNameCocoDataset(CocoDataset):
         if self._columns is None:
             return super().get_data_info(idx)
         index = int(self._images[idx])
-        image = self._columns.image(index)
-        info = self.parse_data_info(
-            dict(
-                raw_img_info={**image, 'img_id': image['id']},
-                raw_ann_info=self._columns.annotations(self._columns.annotations_of(index)),
-            )
-        )
+        annotations = self._columns.annotations(self._columns.annotations_of(index))
+        info = self._info_of(self._columns.image(index), annotations)
         info['sample_idx'] = idx if idx >= 0 else len(self) + idx
         return info
 

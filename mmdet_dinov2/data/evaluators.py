@@ -42,6 +42,12 @@ def only_writes_predictions(cfg: Config, split: str) -> bool:
     return bool(metrics) and all(metric.get('format_only') for metric in metrics)
 
 
+def scores_masks(cfg: Config, split: str) -> bool:
+    """Returns whether a COCO metric of a split scores masks."""
+    kinds = (metric.get('metric', ()) for _, metric in iter_metrics(cfg, split))
+    return any('segm' in ([kind] if isinstance(kind, str) else kind) for kind in kinds)
+
+
 def metrics_fill_fields(cfg: Config, split: str) -> bool:
     """Returns whether all COCO metrics of a split fill in ``area`` and ``iscrowd`` where missing.
 

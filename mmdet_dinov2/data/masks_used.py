@@ -23,8 +23,17 @@ def uses_masks(transforms: Sequence[Any]) -> bool:
     Args:
         transforms: Transforms, or their configs, which may hold others.
     """
+    return masks_loaded(transforms) is not False
+
+
+def masks_loaded(transforms: Sequence[Any]) -> bool | None:
+    """Returns whether transforms load masks; ``None`` where none is known to load annotations.
+
+    Args:
+        transforms: Transforms, or their configs, which may hold others.
+    """
     said = [with_mask for part in transforms for with_mask in _said(part)]
-    return any(said) or not said
+    return any(said) if said else None
 
 
 def _said(part: Any) -> Iterator[bool]:

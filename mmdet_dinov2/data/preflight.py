@@ -37,9 +37,15 @@ from .dataset_source import (
     iter_dataset_configs,
     read_source,
 )
-from .evaluators import check_ann_files, metrics_fill_fields, only_writes_predictions
+from .evaluators import (
+    check_ann_files,
+    metrics_fill_fields,
+    only_writes_predictions,
+    scores_masks,
+)
 from .findings import Finding
-from .masks_used import uses_masks
+from .mask_checks import check_mask_loading, check_masks
+from .masks_used import masks_loaded, uses_masks
 from .shapes_dataset import ShapesDataset, ensure_shapes, make_sample_data
 
 SPLITS = ('train', 'val', 'test')
@@ -83,6 +89,7 @@ def check_files(
         findings += check_ann_files(cfg, split, found)
         sources += found
     findings += _check_classes(cfg, sources)
+    findings += check_mask_loading(cfg, sources)
     files = _check_annotations(cfg, sources, findings)
     return sorted(findings, key=lambda finding: splits.index(finding.split)), files
 
@@ -147,7 +154,10 @@ def _check_annotations(
     list_folder = functools.cache(_list_folder)
     files: dict[DatasetSource, AnnotationColumns] = {}
     for source in sources:
-        coco = _read_annotations(source, findings)
+        pipeline = source.config.get('pipeline') or ()
+        masks_scored = source.split != 'train' and scores_masks(cfg, source.split)
+        with_masks = masks_scored or uses_masks(pipeline)
+        coco = _read_annotations(source, findings, with_masks)
         if coco is None:
             continue
         files[source] = coco
@@ -160,6 +170,9 @@ def _check_annotations(
         wrong_ids = check_ids(source, coco)
         # Annotations whose ids do not match would all be reported again.
         findings += wrong_ids or check_boxes(source, coco, counts, scored)
+        masks_needed = masks_loaded(pipeline) if source.split == 'train' else masks_scored
+        if masks_needed and scored and not wrong_ids:
+            findings += check_masks(source, coco)
         findings += check_capacity(source, coco, counts, _detection_limits(cfg, source.split))
         findings += check_images(source, coco, list_folder)
     findings += check_class_order(files)
@@ -175,7 +188,9 @@ def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
     return {key: limit for key, limit in limits.items() if isinstance(limit, int)}
 
 
-def _read_annotations(source: DatasetSource, findings: list[Finding]) -> AnnotationColumns | None:
+def _read_annotations(
+    source: DatasetSource, findings: list[Finding], with_masks: bool
+) -> AnnotationColumns | None:
     """Returns the annotation file; adds to ``findings`` why it cannot be read."""
     key = source.key
     if not source.ann_file:
@@ -196,8 +211,7 @@ def _read_annotations(source: DatasetSource, findings: list[Finding]) -> Annotat
         )
     else:
         try:
-            masks = uses_masks(source.config.get('pipeline') or ())
-            return read_annotations(os.path.abspath(source.ann_file), segmentations=masks)
+            return read_annotations(os.path.abspath(source.ann_file), segmentations=with_masks)
         except FileNotFoundError as error:
             findings.append(
                 Finding(

@@ -15,6 +15,11 @@ _LARGEST_SIDE = 1_000_000
 _LARGEST_RUN = 2**32
 
 
+def is_run_text(counts: str) -> bool:
+    """Returns whether a text is run lengths in COCO's form, complete to the last character."""
+    return _RUNS.fullmatch(counts) is not None
+
+
 def box_around(segmentation: Any) -> list[float] | None:
     """Returns the box around a segmentation.
 
@@ -52,7 +57,7 @@ def _box_of_mask(mask: Mapping[str, Any]) -> list[float] | None:
         if not all(type(run) is int and 0 <= run < _LARGEST_RUN for run in counts):
             return None
         encoded = coco_mask.frPyObjects(dict(size=size, counts=counts), *size)
-    elif isinstance(counts, str) and _RUNS.fullmatch(counts):
+    elif isinstance(counts, str) and is_run_text(counts):
         encoded = dict(size=size, counts=counts.encode())
     else:
         return None

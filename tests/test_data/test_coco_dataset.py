@@ -11,6 +11,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmdet.registry import DATASETS
 from mmengine.dataset import Compose, DefaultSampler
+from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from mmdet_dinov2.data import (
@@ -97,7 +98,8 @@ def test_masks_arrive_where_they_are_loaded(data, pipeline, arrives):
     data.write('train', content)
     dataset = build(data, pipeline=pipeline)
     masks = [instance.get('mask') for instance in infos(dataset)[0]['instances']]
-    assert masks == ([None, POLYGON, None] if arrives else [None] * 3)
+    nothing = [[0.0] * 6] if pipeline and arrives else None  # a mask without any pixel
+    assert masks == ([nothing, POLYGON, nothing] if arrives else [None] * 3)
     if pipeline == WITH_MASKS:
         content['annotations'] = content['annotations'][1:2]
         data.write('train', content)
@@ -106,6 +108,51 @@ def test_masks_arrive_where_they_are_loaded(data, pipeline, arrives):
         assert loaded['gt_masks'].masks[0][0].tolist() == POLYGON[0]
     # The check reads the same columns.
     assert uses_masks(pipeline) == arrives
+
+
+def run_lengths(mask, **others):
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return dict(encoded, counts=encoded['counts'].decode(), **others)
+
+
+def test_boxes_are_learned_whatever_their_masks_are(data):
+    mask = np.zeros((30, 40))
+    mask[2:7, 1:11] = 1
+    usable = [
+        POLYGON,
+        run_lengths(mask),
+        dict(size=[30, 40], counts=[32, 5, 1163]),
+        [POLYGON[0], [3, 4]],
+        POLYGON[0],
+    ]
+    unusable = [
+        None,
+        [[1, 2, 3, 4]],
+        run_lengths(mask.T),
+        dict(size=[30, 40], counts=[10**12, 5]),
+        dict(size=[30, 40], counts='zzzz'),
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
+        'text',
+        [['a', 'b', 'c', 'd', 'e', 'f']],
+    ]
+    content = coco_content(num_images=1)
+    entry = content['annotations'][0]
+    content['annotations'] = [
+        dict(entry, id=index, segmentation=segmentation)
+        for index, segmentation in enumerate([*usable, *unusable])
+    ]
+    data.write('train', content)
+    loading = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+    pipeline = [dict(type='LoadImageFromFile'), loading, dict(type='PackDetInputs')]
+    instances = build(data, pipeline=pipeline)[0]['data_samples'].gt_instances
+    areas = instances.masks.areas.tolist()
+    assert areas[1:3] == [50, 5] and all(area > 0 for area in areas[: len(usable)])
+    assert areas[len(usable) :] == [0] * len(unusable)
+    assert instances.bboxes.tensor.tolist() == [[1, 2, 11, 7]] * len(areas)
+    # Subclasses that parse objects get the same.
+    assert infos(build(data, pipeline=pipeline, serialize_data=False)) == infos(
+        build(data, pipeline=pipeline)
+    )
 
 
 class WithPoints(ClassNameCocoDataset):

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ...errors import InputError
 from ...wording import name_some
@@ -33,6 +35,20 @@ class Remarks:
         self.warnings += other.warnings
 
 
+class PictureBox(NamedTuple):
+    """A box in pixels, the label of its class, from 0, and its mask.
+
+    The mask is polygons ``x, y, x, y, ...`` in pixels; there are none if it is not known.
+    """
+
+    label: int
+    x: float
+    y: float
+    width: float
+    height: float
+    polygons: Sequence[Sequence[float]] = ()
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture and its boxes.
@@ -40,12 +56,12 @@ class Picture:
     Attributes:
         path: Absolute path.
         size: ``(width, height)`` in pixels, as the boxes assume it.
-        boxes: ``(class, x, y, width, height)`` in pixels, with the class as its label, from 0.
+        boxes: Its boxes.
     """
 
     path: Path
     size: tuple[float, float]
-    boxes: Sequence[tuple[int, float, float, float, float]]
+    boxes: Sequence[PictureBox]
 
 
 @dataclass(frozen=True)
@@ -94,19 +110,28 @@ def coco_content(
         name = picture.path.relative_to(folder).as_posix()
         width, height = picture.size
         images.append(dict(id=image_id, file_name=name, width=width, height=height))
-        for label, x, y, w, h in picture.boxes:
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1,
-                    image_id=image_id,
-                    category_id=label + 1,
-                    bbox=[x, y, w, h],
-                    area=w * h,
-                    iscrowd=0,
-                )
+        for label, x, y, w, h, polygons in picture.boxes:
+            annotation = dict(
+                id=len(annotations) + 1,
+                image_id=image_id,
+                category_id=label + 1,
+                bbox=[x, y, w, h],
+                area=w * h,
+                iscrowd=0,
             )
+            if polygons:
+                annotation['segmentation'] = [list(polygon) for polygon in polygons]
+                # One without an area would cost the box.
+                annotation['area'] = sum(map(_area, polygons)) or w * h
+            annotations.append(annotation)
     categories = [dict(id=label + 1, name=name) for label, name in enumerate(classes)]
     return dict(images=images, annotations=annotations, categories=categories)
+
+
+def _area(polygon: Sequence[float]) -> float:
+    """Returns the area of a polygon without crossings, in square pixels."""
+    x, y = np.reshape(polygon, (-1, 2)).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def split_of_pictures(

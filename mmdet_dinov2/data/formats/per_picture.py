@@ -15,6 +15,7 @@ from ..splits import SPLITS, split_of_folders
 from .found import (
     FoundData,
     Picture,
+    PictureBox,
     Remarks,
     example,
     number_classes,
@@ -27,13 +28,14 @@ _IMAGE_FOLDERS = ('images', 'jpegimages', 'imgs', 'img')
 
 
 class NamedBox(NamedTuple):
-    """A box in pixels and the name of its class."""
+    """A box in pixels, the name of its class, and its mask as polygons, if it is known."""
 
     name: str
     x: float
     y: float
     width: float
     height: float
+    polygons: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _picture(file: PictureFile, image: Path, labels: Mapping[str, int]) -> Pictu
     size = file.size or upright_size(image)
     if size is None:
         return None
-    return Picture(image, size, [(labels[box.name], *box[1:]) for box in file.boxes])
+    return Picture(image, size, [PictureBox(labels[box.name], *box[1:]) for box in file.boxes])
 
 
 def _name_unreadable(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from .found import (
     FoundData,
     FoundSplit,
     Picture,
+    PictureBox,
     Remarks,
     coco_content,
     common_folder,
@@ -38,6 +40,8 @@ from .yolo_labels import (
 # Text files that lie beside label files.
 _OTHER_TEXTS = ('classes.txt', 'labels.txt', 'names.txt')
 
+# Change it when the same files give a different content, so that earlier ones are not reused.
+_CONTENT = 'boxes and polygons'
 # Number of boxes that are not all large and in the middle by chance.
 _MANY_BOXES = 30
 
@@ -102,8 +106,8 @@ def to_coco(data: YoloData, split: str) -> tuple[dict[str, Any], Remarks]:
     """Converts a split to the content of a COCO annotation file.
 
     Boxes are cut at the border of the image, after it is known that they are boxes. Polygons and
-    oriented boxes become the upright boxes around them. A picture without a label file has no
-    objects. Sizes are those of the upright picture, as it is loaded.
+    oriented boxes become masks, and the upright boxes around them. A picture without a label file
+    has no objects. Sizes are those of the upright picture, as it is loaded.
 
     Returns:
         The content, and remarks.
@@ -162,7 +166,7 @@ def _fingerprint(data: YoloData, split: str) -> str:
         for image in files
         for file in (image, find_label_file(image) or label_file(image))
     ]
-    return fingerprint(sorted(data.classes.items()), data.key_points, states)
+    return fingerprint(_CONTENT, sorted(data.classes.items()), data.key_points, states)
 
 
 def _read(image: Path, form: LabelFormat) -> _Read:
@@ -175,10 +179,19 @@ def _read(image: Path, form: LabelFormat) -> _Read:
     return _Read(size, read_labels(path, form) if path else [], path is not None)
 
 
-def _boxes(read: _Read, order: dict[int, int]) -> list[tuple[int, float, float, float, float]]:
+def _boxes(read: _Read, order: dict[int, int]) -> list[PictureBox]:
     width, height = read.size
-    rows = dict.fromkeys((order[label.number], *label.clipped()) for label in read.labels)
-    return [(label, x * width, y * height, w * width, h * height) for label, x, y, w, h in rows]
+    boxes = []
+    for number, (x, y, w, h), outline in dict.fromkeys(map(_content, read.labels)):
+        polygon = [part * side for part, side in zip(outline, cycle(read.size), strict=False)]
+        box = x * width, y * height, w * width, h * height
+        boxes.append(PictureBox(order[number], *box, [polygon] if polygon else ()))
+    return boxes
+
+
+def _content(label: Label) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
+    """Returns what two equal lines of a file have in common."""
+    return label.number, label.clipped(), label.outline
 
 
 def _refuse_corners(
@@ -202,12 +215,13 @@ def _describe(split: str, files: Sequence[Path], read: Sequence[_Read]) -> Remar
     if kinds['oriented'] and not kinds['polygon']:
         remarks.notes.append(
             f'{kinds["oriented"]} of {len(labels)} {split} labels have four points, as oriented '
-            'boxes do: the upright box around the points is used, and the angle is not learned'
+            'boxes do: the upright box around the points is used, and the angle is not learned; '
+            'with a mask head the four points are the mask'
         )
     elif kinds['oriented'] + kinds['polygon']:
         remarks.notes.append(
             f'{kinds["oriented"] + kinds["polygon"]} of {len(labels)} {split} labels are polygons: '
-            'the boxes around them are used'
+            'the boxes around them are used, and with a mask head the polygons too'
         )
     if kinds['pose']:
         remarks.notes.append(f'the key points of {kinds["pose"]} {split} boxes are not used')
@@ -217,9 +231,7 @@ def _describe(split: str, files: Sequence[Path], read: Sequence[_Read]) -> Remar
             f'{len(empty)} of {count} {split} images have an empty label file, so no boxes '
             f'{example(empty)}'
         )
-    repeated = sum(
-        len(r.labels) - len({(label.number, label.clipped()) for label in r.labels}) for r in read
-    )
+    repeated = sum(len(r.labels) - len(set(map(_content, r.labels))) for r in read)
     if repeated:
         remarks.notes.append(
             f'{repeated} of {len(labels)} {split} labels repeat a line of their file and are left '

@@ -49,6 +49,11 @@ class Label:
         """Whether the box extends beyond the image by more than rounding."""
         return min(self.corners) < -TOLERANCE or max(self.corners) > 1 + TOLERANCE
 
+    @property
+    def outline(self) -> tuple[float, ...]:
+        """The polygon as ``x, y, x, y, ...``, fractions of the image; empty if there is none."""
+        return self.values if self.kind in ('polygon', 'oriented') else ()
+
     def clipped(self) -> tuple[float, float, float, float]:
         """Returns ``x, y, width, height`` of the part inside the image, as fractions of it."""
         x1, y1, x2, y2 = (min(max(value, 0.0), 1.0) for value in self.corners)
