@@ -214,12 +214,23 @@ _IN_CHECKPOINTS = [
     HistoryBuffer,
     (_history_method, 'builtins.getattr'),
 ]
+
+
+def _latin_bytes(text: str, encoding: str) -> bytes:
+    """Returns bytes that were pickled as text; other encodings of Python could unpack anything."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'it asks for the encoding {encoding!r:.40}')
+    return text.encode('latin1')
+
+
 # What tensors and arrays in a plain pickle file refer to.
 _IN_PICKLES = {
     **_ARRAYS,
     'collections.OrderedDict': dict,
     'torch._utils._rebuild_tensor_v2': torch.empty(0).__reduce_ex__(2)[0],
     'torch.storage._load_from_bytes': _load_storage,
+    # Bytes in pickles of protocol 2, which mmengine writes.
+    '_codecs.encode': _latin_bytes,
 }
 
 

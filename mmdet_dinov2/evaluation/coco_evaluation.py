@@ -1,4 +1,4 @@
-"""COCO's evaluation of boxes."""
+"""COCO's evaluation of boxes and of masks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from hotcoco import COCO, COCOeval
 
+from ..instance_masks import mask_areas
 from .evaluated_boxes import EvaluatedBoxes
 
 AREAS = ('all', 'small', 'medium', 'large')
@@ -78,18 +79,25 @@ def evaluate_boxes(
     num_classes: int,
     iou_thrs: Sequence[float] = IOU_THRESHOLDS,
     max_detections: Sequence[int] = COCO_MAX_DETECTIONS,
+    by_masks: bool = False,
 ) -> CocoEvaluation:
     """Runs COCO's evaluation, with hotcoco: the arrays are those of pycocotools, bit for bit.
 
     Images and classes are numbered from 1 here, whatever their ids in files. Among detections of
     equal score, those of earlier images come first, and in an image the earlier ones.
 
+    By masks, objects whose mask is not known count as crowd regions of the size of their box, so
+    detections on them are neither right nor wrong.
+
     Args:
         boxes: Boxes of all images.
         num_classes: Number of classes.
         iou_thrs: IoU thresholds.
         max_detections: Maximum numbers of detections per image, ascending.
+        by_masks: Whether masks are compared instead of boxes; both sides must have them.
     """
+    if by_masks:
+        boxes = boxes.for_masks()
     true, found = boxes.true, boxes.found
     truths = COCO.from_arrays(
         [dict(id=number, width=1, height=1) for number in range(1, boxes.num_images + 1)],
@@ -99,10 +107,19 @@ def evaluate_boxes(
         true.boxes,
         area=true.areas,
         iscrowd=true.crowd,
+        segmentation=list(true.masks) if by_masks else None,
     )
+    found_boxes = found.boxes
+    if by_masks:
+        # hotcoco takes the area of a detection from its box, pycocotools from its mask. Nothing
+        # else of the box matters here.
+        areas = mask_areas(found.masks)
+        zeros = np.zeros_like(areas)
+        found_boxes = np.column_stack([zeros, zeros, areas, zeros + 1])
     # image, x, y, width, height, score, class
-    results = np.column_stack([found.images + 1, found.boxes, found.scores, found.labels + 1])
-    evaluation = COCOeval(truths, truths.load_res(results), 'bbox')
+    results = np.column_stack([found.images + 1, found_boxes, found.scores, found.labels + 1])
+    detections = truths.load_res(results, segmentation=list(found.masks) if by_masks else None)
+    evaluation = COCOeval(truths, detections, 'segm' if by_masks else 'bbox')
     evaluation.params.max_dets = list(max_detections)
     evaluation.params.iou_thrs = list(map(float, iou_thrs))
     evaluation.evaluate()

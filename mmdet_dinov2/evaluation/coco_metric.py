@@ -1,9 +1,9 @@
-"""COCO's box metric, with results per class."""
+"""COCO's metric for boxes and masks, with results per class."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from ..data.annotation_file import read_annotations
 from ..data.coco_file import category_ids
 from ..errors import InputError
+from ..instance_masks import as_text
 from ..wording import text_table
 from .coco_evaluation import AREAS, CocoEvaluation, evaluate_boxes
 from .evaluated_boxes import EvaluatedBoxes, FoundBoxes, TrueBoxes, true_boxes_of_file
@@ -34,13 +35,15 @@ _AP_ITEMS = {
     'mAP_m': (None, 2),
     'mAP_l': (None, 3),
 }
+# By mmdet's names.
+_KINDS = ('bbox', 'segm')
 # Confusion matrices of more classes are written to files only.
 _MAX_TABLE_CLASSES = 12
 
 
 @METRICS.register_module()
 class ClassNameCocoMetric(CocoMetric):
-    """mmdet's ``CocoMetric`` for boxes, with results for every class.
+    """mmdet's ``CocoMetric`` for boxes and masks, with results for every class.
 
     - Scores thousands of images in seconds. The numbers are those of pycocotools, and are not
       rounded.
@@ -50,10 +53,13 @@ class ClassNameCocoMetric(CocoMetric):
     - Scores the images that were evaluated, not all that the annotation file lists.
     - Gives the same scores for any number of processes, and whatever the order of the images.
     - Logs tables of the classes, and writes tables and pictures to ``report_dir``.
+    - Of masks, objects whose mask is not known are left out, as crowd regions are. mmdet's metric
+      ends with an error.
 
     Args:
         ann_file: Annotation file; ``None`` uses the annotations that come with the samples.
-        metric: ``'bbox'``; for masks and proposals use ``CocoMetric``.
+        metric: ``'bbox'``, ``'segm'`` or both; for proposals use ``CocoMetric``. Confusions and
+            what else is found by matching go by boxes.
         classwise: Whether to log the tables of the classes and to return their AP.
         proposal_nums: Maximum numbers of detections per image, ascending. As in mmdet, ``mAP`` uses
             100 if it is among them; everything else uses the last one.
@@ -62,7 +68,8 @@ class ClassNameCocoMetric(CocoMetric):
             ``mAP_l`` and ``AR@100`` and the like; ``None`` returns all of AP.
         format_only: Whether to write the predictions without scoring them.
         outfile_prefix: Where to write the predictions: ``PREFIX.bbox.json``, with the category ids
-            of the annotation file. ``None`` writes nothing.
+            of the annotation file, and with ``'segm'`` also ``PREFIX.segm.json``, with run lengths
+            beside the boxes. ``None`` writes nothing.
         score_thr: Lowest score of detections that count in the confusion matrix.
         report_dir: Folder for ``evaluation.json`` and the pictures. If it is ``None``, the runner
             sets it to the folder ``evaluation`` of the run; ``''`` writes nothing.
@@ -89,10 +96,12 @@ class ClassNameCocoMetric(CocoMetric):
         report_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if metric not in ('bbox', ['bbox'], ('bbox',)):
+        kinds = [metric] if isinstance(metric, str) else list(metric)
+        if not kinds or any(kind not in _KINDS for kind in kinds):
             raise InputError(
-                f"metric of ClassNameCocoMetric must be 'bbox', but is {metric!r}; for others take "
-                f"mmdet's metric: val_evaluator=dict(type='CocoMetric', metric={metric!r})"
+                f"metric of ClassNameCocoMetric must be 'bbox', 'segm' or both, but is {metric!r}; "
+                f"for others take mmdet's metric: val_evaluator=dict(type='CocoMetric', "
+                f'metric={metric!r})'
             )
         if format_only and not outfile_prefix:
             raise InputError(
@@ -104,7 +113,7 @@ class ClassNameCocoMetric(CocoMetric):
         if unknown:
             raise InputError(f'metric_items must be among {known}, but has {unknown}')
         super().__init__(
-            metric='bbox',
+            metric=[kind for kind in _KINDS if kind in kinds],
             classwise=classwise,
             proposal_nums=proposal_nums,
             iou_thrs=iou_thrs,
@@ -121,11 +130,16 @@ class ClassNameCocoMetric(CocoMetric):
         self._columns = None
         if ann_file is not None:
             with get_local_path(ann_file, backend_args=self.backend_args) as path:
-                self._columns = read_annotations(path)
+                self._columns = read_annotations(path, segmentations=self._by_masks)
             if not self._columns.annotated and not format_only:
                 raise InputError(
                     f"'{ann_file}' has no 'annotations' to score against; name an annotated file"
                 )
+
+    @property
+    def _by_masks(self) -> bool:
+        """Whether masks are scored."""
+        return 'segm' in self.metrics
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keeps the predictions of a batch, and its annotations if there is no annotation file.
@@ -147,7 +161,9 @@ class ClassNameCocoMetric(CocoMetric):
                         "ann_file, or add 'instances' to meta_keys of PackDetInputs"
                     )
                 instances = sample['instances']
-            self.results.append(image_result(sample['img_id'], sample['pred_instances'], instances))
+            size = sample['ori_shape'] if self._by_masks else None
+            found = sample['pred_instances']
+            self.results.append(image_result(sample['img_id'], found, instances, size))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Computes the metrics from what all processes have; see mmengine's ``BaseMetric``.
@@ -173,11 +189,13 @@ class ClassNameCocoMetric(CocoMetric):
             results: The packed results of each process.
 
         Returns:
-            AP and, with ``classwise``, the AP of each class as ``NAME_precision``. As in COCO, -1
-            stands for what does not exist, such as the AP of small boxes where there are none.
+            AP as ``bbox_mAP`` and ``segm_mAP`` and the like and, with ``classwise``, the AP of each
+            class as ``NAME_precision``, that of its masks as ``NAME_segm_precision``. As in COCO,
+            -1 stands for what does not exist, such as the AP of small boxes where there are none.
 
         Raises:
-            InputError: If there are no images, or images that the annotation file does not list.
+            InputError: If there are no images, images that the annotation file does not list, or
+                masks to score and none to score against.
         """
         logger: MMLogger = MMLogger.get_current_instance()
         images = unpack(results) if results else None
@@ -195,17 +213,49 @@ class ClassNameCocoMetric(CocoMetric):
             return OrderedDict()
 
         boxes = EvaluatedBoxes(len(images.ids), self._true_boxes(images), images.found)
-        evaluation = evaluate_boxes(boxes, len(names), self.iou_thrs, self.proposal_nums)
-        quality = measure_quality(boxes, evaluation, names, self.score_thr, self.bad_images)
-        self._log(logger, evaluation, quality)
+        if self._by_masks:
+            self._check_masks(logger, boxes.true, images)
+        evaluations = {
+            kind: evaluate_boxes(
+                boxes, len(names), self.iou_thrs, self.proposal_nums, by_masks=kind == 'segm'
+            )
+            for kind in self.metrics
+        }
+        quality = measure_quality(
+            boxes,
+            evaluations.get('bbox'),
+            names,
+            self.score_thr,
+            self.bad_images,
+            masks=evaluations.get('segm'),
+        )
+        self._log(logger, evaluations, quality)
         values = OrderedDict()
         if self.classwise:
-            for entry in quality.classes:
-                if entry.ap is not None:
-                    values[f'{entry.name}_precision'] = entry.ap
-        for item in self.metric_items or _AP_ITEMS:
-            values[f'bbox_{item}'] = self._item(evaluation, item)
+            for classes, kind in ((quality.classes, ''), (quality.mask_classes, 'segm_')):
+                for entry in classes:
+                    if entry.ap is not None:
+                        values[f'{entry.name}_{kind}precision'] = entry.ap
+        for kind, evaluation in evaluations.items():
+            for item in self.metric_items or _AP_ITEMS:
+                values[f'{kind}_{item}'] = self._item(evaluation, item)
         return values
+
+    def _check_masks(self, logger: MMLogger, true: TrueBoxes, images: AllImages) -> None:
+        """Says how many objects have no mask; raises if none has one."""
+        unknown = int((~true.known & ~true.crowd).sum())
+        if not unknown:
+            return
+        where = f"'{self._columns.path}'" if self._columns is not None else 'the samples'
+        if not true.known.any():
+            raise InputError(
+                f"the metric 'segm' needs masks, but no annotation of {where} has one; add "
+                "'segmentation' to the annotations, or set metric='bbox' of the evaluator"
+            )
+        logger.warning(
+            f'{unknown} of {int((~true.crowd).sum())} objects of {where} have no mask that can be '
+            'used; they count for boxes only, and masks that are found on them are not counted'
+        )
 
     def _write_predictions(self, ids: Sequence[int | str], found: FoundBoxes) -> None:
         """Writes the predictions in COCO's format."""
@@ -215,6 +265,10 @@ class ClassNameCocoMetric(CocoMetric):
             for image, box, score, label in zip(*(c.tolist() for c in columns), strict=True)
         ]
         dump(rows, f'{self.outfile_prefix}.bbox.json')
+        if found.masks is not None:
+            for row, mask in zip(rows, found.masks, strict=True):
+                row['segmentation'] = as_text(mask)
+            dump(rows, f'{self.outfile_prefix}.segm.json')
 
     def _true_boxes(self, images: AllImages) -> TrueBoxes:
         """Returns the annotations of the images, from the file if there is one."""
@@ -239,7 +293,19 @@ class ClassNameCocoMetric(CocoMetric):
         index_of[rows] = np.arange(len(rows))
         labels = {category: label for label, category in enumerate(self.cat_ids)}
         label_of = [labels.get(category['id'], -1) for category in columns.categories]
-        return true_boxes_of_file(columns, index_of, np.array(label_of, dtype=np.int64))
+        if self._by_masks:
+            sizes = np.c_[columns.heights[rows], columns.widths[rows]]
+            wrong = np.flatnonzero((sizes != images.sizes).any(axis=1))
+            if len(wrong):
+                found, listed = images.sizes[wrong[0]].tolist(), sizes[wrong[0]].tolist()
+                raise InputError(
+                    f'{len(wrong)} images have a different size than '
+                    f"'{columns.path}' says, first that of the id {images.ids[wrong[0]]!r}: "
+                    f'{found[0]} x {found[1]} pixels (height x width), not '
+                    f'{listed[0]:g} x {listed[1]:g}, so masks cannot be compared; correct the file'
+                )
+        label_of = np.array(label_of, dtype=np.int64)
+        return true_boxes_of_file(columns, index_of, label_of, with_masks=self._by_masks)
 
     def _item(self, evaluation: CocoEvaluation, item: str) -> float:
         """Returns a result by mmdet's name for it."""
@@ -252,8 +318,35 @@ class ClassNameCocoMetric(CocoMetric):
         column = self.proposal_nums.index(100) if hundred else -1
         return evaluation.average_precision(iou, area, column=column)
 
-    def _log(self, logger: MMLogger, evaluation: CocoEvaluation, quality: DetectionQuality) -> None:
-        lines = [f'Scores of {quality.num_images} images:']
+    def _log(
+        self, logger: MMLogger, evaluations: Mapping[str, CocoEvaluation], quality: DetectionQuality
+    ) -> None:
+        lines = []
+        for kind, evaluation in evaluations.items():
+            of_masks = kind == 'segm'
+            what = 'masks' if of_masks else 'boxes'
+            if len(evaluations) > 1 or of_masks:
+                lines.append(f'Scores of {quality.num_images} images, {what}:')
+            else:
+                lines.append(f'Scores of {quality.num_images} images:')
+            lines += self._figures(evaluation)
+            if self.classwise:
+                classes = quality.mask_classes if of_masks else quality.classes
+                lines.append(text_table(*class_table(classes)))
+        if self.classwise and len(quality.names) <= _MAX_TABLE_CLASSES:
+            confusions = quality.confusions
+            lines.append(
+                f'Confusions at score {confusions.score_thr:g}, IoU {confusions.iou_thr:g}:'
+            )
+            lines.append(text_table(*confusion_table(confusions, quality.names)))
+        logger.info('\n'.join(lines))
+        if self.report_dir:
+            write_quality(quality, self.report_dir)
+            logger.info(f'Tables and pictures of the evaluation: {self.report_dir}')
+
+    def _figures(self, evaluation: CocoEvaluation) -> list[str]:
+        """Returns the lines of COCO's figures."""
+        lines = []
         for item, (iou, area) in _AP_ITEMS.items():
             shown = (
                 f'{self.iou_thrs[0]:.2f}:{self.iou_thrs[-1]:.2f}' if iou is None else f'{iou:.2f}'
@@ -270,15 +363,4 @@ class ClassNameCocoMetric(CocoMetric):
                 f'area=   all | maxDets={number:>4d} ] = '
                 f'{self._item(evaluation, f"AR@{number}"):0.3f}'
             )
-        if self.classwise:
-            lines.append(text_table(*class_table(quality.classes)))
-            if len(quality.classes) <= _MAX_TABLE_CLASSES:
-                confusions = quality.confusions
-                lines.append(
-                    f'Confusions at score {confusions.score_thr:g}, IoU {confusions.iou_thr:g}:'
-                )
-                lines.append(text_table(*confusion_table(confusions, quality.names)))
-        logger.info('\n'.join(lines))
-        if self.report_dir:
-            write_quality(quality, self.report_dir)
-            logger.info(f'Tables and pictures of the evaluation: {self.report_dir}')
+        return lines

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from .evaluated_boxes import EvaluatedBoxes
 
@@ -139,6 +140,7 @@ def match_boxes(
     boxes: EvaluatedBoxes,
     score_thr: float = SCORE_THRESHOLD,
     iou_thr: float = IOU_THRESHOLD,
+    by_masks: bool = False,
 ) -> Matches:
     """Matches the boxes and the detections of each image.
 
@@ -151,11 +153,15 @@ def match_boxes(
         boxes: The boxes.
         score_thr: Lowest score of a detection that counts.
         iou_thr: Lowest IoU of a match.
+        by_masks: Whether masks are compared instead of boxes. Objects whose mask is not known then
+            count as crowd regions.
     """
+    if by_masks:
+        boxes = boxes.for_masks()
     true, found = boxes.true, boxes.found
     counted = np.flatnonzero(found.scores >= score_thr)
     detections = counted[np.lexsort((-found.scores[counted], found.images[counted]))]
-    parts = zip(*_near_pairs(boxes, detections, iou_thr), strict=True)
+    parts = zip(*_near_pairs(boxes, detections, iou_thr, by_masks), strict=True)
     places, near_boxes, overlaps = map(np.concatenate, parts)
     crowd = true.crowd[near_boxes]
     on_crowd = np.zeros(len(detections), dtype=bool)
@@ -184,7 +190,7 @@ def match_boxes(
 
 
 def _near_pairs(
-    boxes: EvaluatedBoxes, detections: np.ndarray, iou_thr: float
+    boxes: EvaluatedBoxes, detections: np.ndarray, iou_thr: float, by_masks: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the pairs of a detection and a box of the same image that overlap enough, in parts.
 
@@ -209,9 +215,33 @@ def _near_pairs(
         overlaps = _paired_overlap(
             found.boxes[detections[places]], true.boxes[near], true.crowd[near]
         )
+        if by_masks:
+            touching = np.flatnonzero(overlaps)
+            places, near = places[touching], near[touching]
+            overlaps = paired_mask_overlap(boxes, detections[places], near)
         enough = overlaps >= iou_thr
         yield places[enough], near[enough], overlaps[enough]
         begin = end
+
+
+def paired_mask_overlap(
+    boxes: EvaluatedBoxes, detections: np.ndarray, objects: np.ndarray
+) -> np.ndarray:
+    """Returns the overlap of the masks of detections and objects of the same image, (P,) in 0..1.
+
+    Args:
+        boxes: Boxes with masks.
+        detections: Indices of detections, equal ones next to each other, (P,).
+        objects: Index of an object for each of them, (P,).
+    """
+    true, found = boxes.true, boxes.found
+    overlaps = np.zeros(len(detections))
+    edges = np.flatnonzero(np.diff(detections, prepend=-1, append=-1))
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        masks = [true.masks[index] for index in objects[start:end].tolist()]
+        crowd = true.crowd[objects[start:end]].tolist()
+        overlaps[start:end] = coco_mask.iou([found.masks[detections[start]]], masks, crowd)[0]
+    return overlaps
 
 
 def _paired_overlap(first: np.ndarray, second: np.ndarray, over_first: np.ndarray) -> np.ndarray:

@@ -131,11 +131,12 @@ def confusion_figure(confusions: Confusions, names: Sequence[str]) -> Figure:
     return figure
 
 
-def class_ap_figure(classes: Sequence[ClassQuality]) -> Figure:
+def class_ap_figure(classes: Sequence[ClassQuality], of: str = 'boxes') -> Figure:
     """Draws the average precision of every class that has boxes, best first.
 
     Args:
         classes: Results of the classes.
+        of: What they are results of.
     """
     from matplotlib.figure import Figure
 
@@ -146,7 +147,7 @@ def class_ap_figure(classes: Sequence[ClassQuality]) -> Figure:
     axes.barh(positions, [c.ap_50 or 0.0 for c in ranked], color='0.8', label='IoU 0.5')
     axes.barh(positions, [c.ap for c in ranked], color='tab:blue', label='mean over IoU')
     axes.set_yticks(positions, [f'{c.name} ({c.num_boxes})' for c in ranked])
-    axes.set(title='Average precision (boxes)', xlabel='AP', xlim=(0, 1))
+    axes.set(title=f'Average precision ({of})', xlabel='AP', xlim=(0, 1))
     if ranked:
         axes.legend(fontsize=8, loc='lower right')
     axes.grid(alpha=0.3, axis='x')
@@ -161,8 +162,8 @@ def write_quality(quality: DetectionQuality, folder: str | Path) -> list[Path]:
         folder: Where to write; created if it does not exist.
 
     Returns:
-        The files: ``evaluation.json``, ``precision_recall.png``, ``confusion_matrix.png`` and
-        ``class_ap.png``.
+        The files: ``evaluation.json``, ``precision_recall.png``, ``confusion_matrix.png``,
+        ``class_ap.png`` for boxes and ``class_ap_masks.png`` for masks.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,8 +175,11 @@ def write_quality(quality: DetectionQuality, folder: str | Path) -> list[Path]:
                 quality.recalls, quality.curves, quality.names
             ),
             'confusion_matrix.png': confusion_figure(quality.confusions, quality.names),
-            'class_ap.png': class_ap_figure(quality.classes),
         }
+        if quality.classes:
+            figures['class_ap.png'] = class_ap_figure(quality.classes)
+        if quality.mask_classes:
+            figures['class_ap_masks.png'] = class_ap_figure(quality.mask_classes, 'masks')
         for name, figure in figures.items():
             figure.savefig(folder / name, dpi=120)
     return [numbers, *(folder / name for name in figures)]

@@ -52,13 +52,15 @@ class DetectionQuality:
     """Results of an evaluation.
 
     Attributes:
-        classes: One entry for each class, in the order of the labels.
+        classes: One entry for each class, in the order of the labels; none if boxes were not
+            scored.
         recalls: Recall of the columns of ``curves``, (R,) in 0..1.
         curves: Precision at IoU 0.5 of every class over the recalls, (C, R); -1 where a class has
-            no box.
+            no box. Of boxes, or of masks if boxes were not scored.
         confusions: The confusion matrix.
         num_images: Number of evaluated images.
         bad_images: Paths of the images that could not be read, and why.
+        mask_classes: As ``classes``, of masks; none if masks were not scored.
     """
 
     classes: tuple[ClassQuality, ...]
@@ -67,11 +69,12 @@ class DetectionQuality:
     confusions: Confusions
     num_images: int
     bad_images: tuple[tuple[str, str], ...] = ()
+    mask_classes: tuple[ClassQuality, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """Names of the classes."""
-        return [entry.name for entry in self.classes]
+        return [entry.name for entry in self.classes or self.mask_classes]
 
     def to_json(self) -> dict[str, Any]:
         """Returns everything as numbers, strings, lists and dicts."""
@@ -79,6 +82,7 @@ class DetectionQuality:
             num_images=self.num_images,
             bad_images=[dict(path=path, reason=reason) for path, reason in self.bad_images],
             classes=[asdict(entry) for entry in self.classes],
+            mask_classes=[asdict(entry) for entry in self.mask_classes],
             precision_recall=dict(
                 iou_thr=0.5, recalls=self.recalls.tolist(), precisions=self.curves.tolist()
             ),
@@ -93,31 +97,46 @@ class DetectionQuality:
 
 def measure_quality(
     boxes: EvaluatedBoxes,
-    evaluation: CocoEvaluation,
+    evaluation: CocoEvaluation | None,
     names: Sequence[str],
     score_thr: float = SCORE_THRESHOLD,
     bad_images: Sequence[tuple[str, str]] = (),
+    masks: CocoEvaluation | None = None,
 ) -> DetectionQuality:
     """Collects the results of an evaluation.
 
     Args:
         boxes: Boxes of all images.
-        evaluation: COCO's evaluation of them.
+        evaluation: COCO's evaluation of them; ``None`` if only masks were scored.
         names: Names of the classes.
         score_thr: Lowest score of detections that count for the confusions.
         bad_images: Paths of the images that could not be read, and why.
+        masks: COCO's evaluation of the masks; ``None`` if they were not scored.
     """
-    num_boxes = np.bincount(boxes.true.labels[~boxes.true.crowd], minlength=len(names))
+    first = masks if evaluation is None else evaluation
+    true = boxes.true
     return DetectionQuality(
-        classes=tuple(
-            _class_quality(evaluation, label, name, int(num_boxes[label]))
-            for label, name in enumerate(names)
-        ),
-        recalls=evaluation.recalls,
-        curves=evaluation.curves(),
+        classes=_classes(evaluation, names, true.labels[~true.crowd]),
+        recalls=first.recalls,
+        curves=first.curves(),
         confusions=count_confusions(match_boxes(boxes, score_thr), len(names)),
         num_images=boxes.num_images,
         bad_images=tuple(bad_images),
+        mask_classes=()
+        if masks is None
+        else _classes(masks, names, true.labels[~true.crowd & true.known]),
+    )
+
+
+def _classes(
+    evaluation: CocoEvaluation | None, names: Sequence[str], labels: np.ndarray
+) -> tuple[ClassQuality, ...]:
+    """Returns the results of all classes, given the labels of what is to be found."""
+    if evaluation is None:
+        return ()
+    counts = np.bincount(labels, minlength=len(names)).tolist()
+    return tuple(
+        _class_quality(evaluation, label, name, counts[label]) for label, name in enumerate(names)
     )
 
 

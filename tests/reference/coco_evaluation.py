@@ -4,11 +4,12 @@ import contextlib
 import io
 
 import numpy as np
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-def run_pycocotools(boxes, num_classes, iou_thrs, max_detections):
+def run_pycocotools(boxes, num_classes, iou_thrs, max_detections, by_masks=False):
     """Returns the ``COCOeval`` object; ids of images, annotations and detections count from 1."""
     truths = [
         dict(
@@ -33,7 +34,14 @@ def run_pycocotools(boxes, num_classes, iou_thrs, max_detections):
         )
         for row in range(len(boxes.found.labels))
     ]
-    images = [dict(id=number + 1) for number in range(boxes.num_images)]
+    if by_masks:
+        for side, masks in ((truths, boxes.true.masks), (found, boxes.found.masks)):
+            for entry, mask in zip(side, masks, strict=True):
+                entry['segmentation'] = mask
+        for entry in found:
+            entry['area'] = float(coco_mask.area(entry['segmentation']))
+    # Run lengths have their own size; pycocotools wants one for polygons.
+    images = [dict(id=number + 1, height=1, width=1) for number in range(boxes.num_images)]
     categories = [dict(id=label) for label in range(num_classes)]
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
@@ -42,7 +50,7 @@ def run_pycocotools(boxes, num_classes, iou_thrs, max_detections):
             side.dataset = dict(images=images, categories=categories, annotations=annotations)
             side.createIndex()
             sides.append(side)
-        evaluation = COCOeval(*sides, 'bbox')
+        evaluation = COCOeval(*sides, 'segm' if by_masks else 'bbox')
         evaluation.params.imgIds = [image['id'] for image in images]
         evaluation.params.catIds = list(range(num_classes))
         evaluation.params.maxDets = list(max_detections)

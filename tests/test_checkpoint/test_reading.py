@@ -1,5 +1,6 @@
 """Files from unknown sources never run code."""
 
+import codecs
 import pickle
 
 import numpy as np
@@ -150,19 +151,30 @@ def test_tensors_are_found_where_projects_keep_them(tmp_path):
         assert list(state_dict_of(content, 'x')) == ['a']
 
 
-def test_plain_pickles_of_tensors_and_arrays_are_read(tmp_path):
+# mmengine writes protocol 2.
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_plain_pickles_of_tensors_and_arrays_are_read(tmp_path, protocol):
     content = dict(
         tensor=torch.tensor([1.5, 2.0]), array=np.arange(3), number=np.float32(0.5), names=('a',)
     )
     path = tmp_path / 'a.pkl'
-    path.write_bytes(pickle.dumps(content))
+    path.write_bytes(pickle.dumps(content, protocol))
     found = reading.read_pickle(path)
     assert torch.equal(found['tensor'], content['tensor'])
     assert (found['array'] == content['array']).all() and found['array'].dtype == np.int64
     assert found['number'] == 0.5 and found['names'] == ('a',)
 
 
-@pytest.mark.parametrize('value', [HistoryBuffer([1.0], [1]), print, Attribute(np.arange(3), 'T')])
+class Packed:
+    """Pickled as a call of Python's codecs, one of which unpacks archives."""
+
+    def __reduce__(self):
+        return codecs.encode, ('x', 'rot13')
+
+
+@pytest.mark.parametrize(
+    'value', [HistoryBuffer([1.0], [1]), print, Attribute(np.arange(3), 'T'), Packed()]
+)
 def test_plain_pickles_of_anything_else_are_refused(tmp_path, value):
     path = tmp_path / 'a.pkl'
     path.write_bytes(pickle.dumps([value]))

@@ -1,8 +1,12 @@
 """Boxes and detections for the tests of the evaluation."""
 
+import dataclasses
+
+import cv2
 import numpy as np
 
 from mmdet_dinov2.evaluation.evaluated_boxes import EvaluatedBoxes, FoundBoxes, TrueBoxes
+from mmdet_dinov2.instance_masks import encode_masks
 
 
 def random_boxes(seed, num_images=25, num_classes=4, max_found=40):
@@ -34,6 +38,39 @@ def random_boxes(seed, num_images=25, num_classes=4, max_found=40):
         TrueBoxes(*columns(true, (int, float, int, float, bool))),
         FoundBoxes(*columns(found, (int, float, int, float))),
     )
+
+
+def with_masks(boxes, seed, height=371, width=419):
+    """Adds masks: ellipses in their boxes, found ones a little off; some not known, or empty."""
+    rng = np.random.default_rng(seed)
+    known = rng.uniform(size=len(boxes.true.labels)) < 0.9
+
+    def draw(rows, jitter):
+        masks = []
+        for x, y, w, h in rows:
+            mask = np.zeros((height, width), np.uint8)
+            centre, axes = np.array([x + w / 2, y + h / 2]), np.array([w, h]) / 2
+            axes = axes * rng.uniform(1 - jitter, 1, 2)
+            cv2.ellipse(mask, *[tuple(map(int, v)) for v in (centre, axes)], 0, 0, 360, 1, -1)
+            masks.append(mask if rng.uniform() < 0.97 else mask * 0)
+        return encode_masks(masks)
+
+    return dataclasses.replace(
+        boxes,
+        true=dataclasses.replace(boxes.true, masks=draw(boxes.true.boxes, 0), known=known),
+        found=dataclasses.replace(boxes.found, masks=draw(boxes.found.boxes, 0.3)),
+    )
+
+
+def rows_of(side, rows):
+    """Returns some of the boxes of one side."""
+    values = {field.name: getattr(side, field.name) for field in dataclasses.fields(side)}
+    kept = {
+        name: value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
+        for name, value in values.items()
+        if value is not None
+    }
+    return type(side)(**kept)
 
 
 def columns(rows, types):

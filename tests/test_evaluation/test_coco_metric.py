@@ -300,9 +300,10 @@ def test_boxes_of_half_precision_are_taken(tmp_path):
     ('arguments', 'message'),
     [
         (
-            dict(metric=['bbox', 'segm']),
-            r"must be 'bbox', but is \['bbox', 'segm'\]; for others take mmdet's metric: "
-            r"val_evaluator=dict\(type='CocoMetric', metric=\['bbox', 'segm'\]\)",
+            dict(metric=['bbox', 'proposal']),
+            r"must be 'bbox', 'segm' or both, but is \['bbox', 'proposal'\]; for others take "
+            r"mmdet's metric: val_evaluator=dict\(type='CocoMetric', "
+            r"metric=\['bbox', 'proposal'\]\)",
         ),
         (dict(format_only=True), 'format_only=True needs outfile_prefix'),
         (dict(metric_items=['AR@7']), r"must be among .*, but has \['AR@7'\]"),

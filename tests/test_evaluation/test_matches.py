@@ -10,10 +10,11 @@ from mmdet_dinov2.evaluation.evaluated_boxes import EvaluatedBoxes, boxes_of_fil
 from mmdet_dinov2.evaluation.evaluated_boxes import true_boxes as make_true_boxes
 from mmdet_dinov2.evaluation.matches import best_and_worst, count_confusions, match_boxes
 from mmdet_dinov2.evaluation.quality import measure_quality
+from mmdet_dinov2.instance_masks import decode_mask
 
 from ..reference.box_matching import match_image
 from ..reference.coco_evaluation import run_pycocotools
-from .boxes import random_boxes
+from .boxes import random_boxes, rows_of, with_masks
 
 
 def box(image, category, bbox, **extra):
@@ -178,7 +179,7 @@ def test_matches_are_those_of_a_slow_obvious_search(monkeypatch, seed, max_pairs
     boxes = random_boxes(seed, num_images=12)
     # In an order that mixes images.
     order = np.random.default_rng(seed).permutation(len(boxes.found.labels))
-    found = type(boxes.found)(*(column[order] for column in vars(boxes.found).values()))
+    found = rows_of(boxes.found, order)
     boxes = EvaluatedBoxes(boxes.num_images, boxes.true, found)
     matches = match_boxes(boxes, score_thr=0.3)
     num_correct = 0
@@ -214,3 +215,26 @@ def test_right_matches_are_those_of_coco():
     correct = matches.correct
     found = zip(matches.detections[correct].tolist(), matches.box_of[correct].tolist())
     assert set(found) == pairs and len(pairs) > 30
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_masks_are_matched_by_a_slow_obvious_search(seed):
+    boxes = with_masks(random_boxes(seed, num_images=6, max_found=15), seed)
+    matches = match_boxes(boxes, score_thr=0.25, by_masks=True)
+    crowd = boxes.true.crowd | ~boxes.true.known
+    found, true = ([decode_mask(mask) for mask in side.masks] for side in (boxes.found, boxes.true))
+    for place, detection in enumerate(matches.detections.tolist()):
+        overlaps = {}
+        for index in np.flatnonzero(boxes.true.images == boxes.found.images[detection]).tolist():
+            shared = (found[detection] & true[index]).sum()
+            whole = found[detection] if crowd[index] else found[detection] | true[index]
+            overlaps[index] = shared / max(whole.sum(), 1)
+        near = [index for index, overlap in overlaps.items() if overlap >= 0.5]
+        assert matches.on_crowd[place] == any(crowd[index] for index in near)
+        if matches.box_of[place] >= 0:
+            assert matches.box_of[place] in near and not crowd[matches.box_of[place]]
+        else:  # every object that it overlaps is taken
+            assert {index for index in near if not crowd[index]} <= set(matches.box_of.tolist())
+    assert matches.matched.sum() > 5 and matches.surplus.sum() > 5
+    by_boxes = match_boxes(boxes, score_thr=0.25)
+    assert by_boxes.matched.sum() != matches.matched.sum()
