@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import pprint
 from pathlib import Path
 
@@ -129,6 +130,10 @@ def write_masks(folder):
         (folder / f'annotations/{split}.json').write_text(json.dumps(content))
 
 
+def _masks_of(sample):
+    return sample['pred_instances']['masks']
+
+
 def test_boxes_and_masks_through_the_tools(tmp_path, capfd):
     path = next(path for path in CONFIGS if 'mask_rcnn_dinov2_s' in path.name)
     model = shrink(Config.fromfile(path).model).to_dict()
@@ -152,9 +157,25 @@ def test_boxes_and_masks_through_the_tools(tmp_path, capfd):
         'test_dataloader.dataset.pipeline.1.scale=(96,96)',
     )  # fmt: skip
     run_tool('train', config, *options)
-    run_tool('test', config, tmp_path / 'work/epoch_1.pth', *options)
+    checkpoint = tmp_path / 'work/epoch_1.pth'
+    run_tool('test', config, checkpoint, *options, '--out', tmp_path / 'a.pkl')
     printed = ''.join(capfd.readouterr())
     assert 'coco/bbox_mAP: ' in printed and 'coco/segm_mAP: ' in printed
+    tested = pickle.loads((tmp_path / 'a.pkl').read_bytes())
+    assert all(mask['size'] == [*s['ori_shape']] for s in tested for mask in _masks_of(s))
+    pictures = sorted((tmp_path / 'data/val').iterdir())
+    run_tool('predict', checkpoint, *pictures, '--out', tmp_path / 'out', '--score-thr', '0',
+             '--polygons', '--device', 'cpu')  # fmt: skip
+    results = json.loads((tmp_path / 'out/predictions.json').read_text())
+    assert len(results) == sum(len(_masks_of(sample)) for sample in tested) > 0
+    assert all(isinstance(entry['segmentation'], list) for entry in results)
+    assert (tmp_path / 'out/predictions.csv').read_text().startswith('image,class,score,x1,y1,')
+    capfd.readouterr()
+    for given in ((), ('--predictions', tmp_path / 'a.pkl')):
+        run_tool('report', tmp_path / 'work', *given, '--out', tmp_path / 'report.html')
+        text = (tmp_path / 'report.html').read_text()
+        assert 'COCO evaluation of masks' in text and 'Worst false masks' in text
+        assert 'note:' not in capfd.readouterr().out
     detector = mmdet_dinov2.load(tmp_path / 'work/epoch_1.pth', device='cpu')
     assert detector.classes == ('a', 'b')
     assert detector.model.roi_head.mask_head.num_classes == 2

@@ -33,6 +33,5 @@ train_dataloader = dict(batch_size=8, num_workers=8, dataset=dict(pipeline=train
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-# ClassNameCocoMetric scores boxes only.
-val_evaluator = dict(_delete_=True, type='CocoMetric', metric=['bbox', 'segm'])
+val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator

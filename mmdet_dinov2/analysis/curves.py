@@ -135,9 +135,11 @@ def _loss_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
 
 
 def _other_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
-    yield Panel(
-        'AP (dashed, square: AP 50; dotted, triangle: AP 75)', [_ap_lines(run) for run in runs]
-    )
+    for kind, name in (('bbox', 'AP'), ('segm', 'mask AP')):
+        yield Panel(
+            f'{name} (dashed, square: AP 50; dotted, triangle: AP 75)',
+            [_ap_lines(run, kind) for run in runs],
+        )
     for key, name in (
         ('lr', 'learning rate'),
         ('time', 'seconds per step'),
@@ -154,13 +156,14 @@ def _spans_decades(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
     return bool(len(values)) and values.min() > 0 and values.max() > 8 * values.min()
 
 
-def _ap_lines(run: RunLog) -> list[tuple[np.ndarray, np.ndarray]]:
+def _ap_lines(run: RunLog, kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
     names = {name for record in run.evaluations for name in record}
     lines = []
     for suffix in _APS:
-        name = next((n for n in sorted(names) if n.split('/')[-1] == f'bbox_mAP{suffix}'), None)
+        name = next((n for n in sorted(names) if n.split('/')[-1] == f'{kind}_mAP{suffix}'), None)
         if name is not None:
             lines.append(run.ap_curve(name))
-    if not lines and run.evaluations and len(names) == 2:  # step and one metric of any name
+    # Step and one metric of any name.
+    if kind == 'bbox' and not lines and run.evaluations and len(names) == 2:
         lines.append(run.ap_curve())
     return lines

@@ -18,7 +18,9 @@ from ..data.image_checks import image_paths
 from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_boxes
 from ..drawing.fonts import fonts_for
+from ..drawing.mask_drawing import Outlines, outlines_of
 from ..errors import InputError
+from ..evaluation.true_masks import masks_of_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +40,8 @@ class AnnotatedImage:
         labels: Label of every box; -1 for a category that is not a class.
         names: Name of the category of every box.
         used: Whether each box is trained on.
+        masks: Outlines of the mask of every box in pixels of ``image``, none where it has no mask;
+            ``None`` if masks are not used.
     """
 
     title: str
@@ -46,6 +50,7 @@ class AnnotatedImage:
     labels: Sequence[int]
     names: Sequence[str]
     used: Sequence[bool]
+    masks: Sequence[Outlines] | None = None
 
 
 def sample_images(
@@ -101,7 +106,16 @@ def _annotated(
         labels=labels,
         names=categories,
         used=[label >= 0 and bool(used[at]) for label, at in zip(labels, places, strict=True)],
+        masks=None if coco.segmentations is None else _outlines(coco, places, scale),
     )
+
+
+def _outlines(coco: AnnotationColumns, places: np.ndarray, scale: float) -> list[Outlines]:
+    masks, known = masks_of_file(coco, places)
+    return [
+        outlines_of([mask], scale)[0] if is_known else ()
+        for mask, is_known in zip(masks, known.tolist(), strict=True)
+    ]
 
 
 def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
@@ -130,5 +144,8 @@ def images_figure(images: Sequence[AnnotatedImage]) -> Figure:
         axes.set_title(entry.title, fontsize=8)
         if entry.image is not None:
             dashed = [not used for used in entry.used]
-            axes.imshow(draw_boxes(entry.image, entry.boxes, entry.labels, entry.names, dashed))
+            picture = draw_boxes(
+                entry.image, entry.boxes, entry.labels, entry.names, dashed, entry.masks
+            )
+            axes.imshow(picture)
     return figure

@@ -14,11 +14,14 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint.reading import read_pickle
 from ..data.annotation_columns import AnnotationColumns
+from ..data.evaluators import scores_masks
 from ..data.findings import raise_on_errors
 from ..data.preflight import check_config
 from ..engine.runner import StrictRunner
 from ..errors import InputError
+from ..evaluation.true_masks import true_mask
 from ..inference.exported_detector import is_exported, use_exported
+from ..instance_masks import as_text, run_lengths
 
 _KEYS = ('image_id', 'category_id', 'bbox', 'score')
 
@@ -28,11 +31,13 @@ def read_predictions(path: str | Path, coco: AnnotationColumns) -> list[dict[str
 
     Args:
         path: A ``.json`` file with a list of dicts of ``image_id``, ``category_id``, ``bbox`` (x,
-            y, w, h in pixels) and ``score``, or a ``.pkl`` file. Code in a pickle file never runs.
+            y, w, h in pixels), ``score`` and perhaps ``segmentation``, or a ``.pkl`` file. Code in
+            a pickle file never runs.
         coco: The annotations that the predictions belong to.
 
     Returns:
-        The predictions in COCO's result format.
+        The predictions in COCO's result format, with ``segmentation`` as run lengths if all of them
+        have a mask.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -51,7 +56,26 @@ def read_predictions(path: str | Path, coco: AnnotationColumns) -> list[dict[str
     else:
         raise InputError(f'the name of the predictions {path} must end in .json or .pkl')
     _check(found, coco, path)
-    return found
+    return _with_run_lengths(found, coco, path)
+
+
+def _with_run_lengths(
+    found: list[dict[str, Any]], coco: AnnotationColumns, path: Path
+) -> list[dict[str, Any]]:
+    """Returns predictions whose masks are run lengths; without masks unless all have one."""
+    if not all(entry.get('segmentation') for entry in found):
+        return [{k: v for k, v in entry.items() if k != 'segmentation'} for entry in found]
+    complete = []
+    for index, entry in enumerate(found):
+        width, height = map(int, coco.size(coco.image_positions[entry['image_id']]))
+        mask, known = true_mask(entry['segmentation'], entry['bbox'], height, width)
+        if not known:
+            raise InputError(
+                f'{path}: the segmentation of entry {index} must be polygons, or run lengths of '
+                f'{height} x {width} pixels (height x width) as image {entry["image_id"]} has'
+            )
+        complete.append(dict(entry, segmentation=mask))
+    return complete
 
 
 def _check(found: Any, coco: AnnotationColumns, path: Path) -> None:
@@ -104,15 +128,19 @@ def _from_mmdet(samples: Any, category_ids: Sequence[int], path: Path) -> list[d
                 torch.as_tensor(predicted['scores']).double().tolist(),
                 strict=True,
             )
-            for (x1, y1, x2, y2), label, score in rows:
-                found.append(
-                    dict(
-                        image_id=sample['img_id'],
-                        category_id=category_ids[label],
-                        bbox=[x1, y1, x2 - x1, y2 - y1],
-                        score=score,
-                    )
+            entries = [
+                dict(
+                    image_id=sample['img_id'],
+                    category_id=category_ids[label],
+                    bbox=[x1, y1, x2 - x1, y2 - y1],
+                    score=score,
                 )
+                for (x1, y1, x2, y2), label, score in rows
+            ]
+            if 'masks' in predicted:
+                for entry, mask in zip(entries, run_lengths(predicted['masks']), strict=True):
+                    entry['segmentation'] = as_text(mask)
+            found += entries
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             f'{path} does not hold the predictions of a detector with {len(category_ids)} classes '
@@ -129,7 +157,8 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
         checkpoint: Checkpoint of the run.
 
     Returns:
-        The predictions in COCO's result format.
+        The predictions in COCO's result format, with ``segmentation`` as run lengths if the run
+        scores masks.
 
     Raises:
         InputError: If the data cannot be used, or the checkpoint belongs to a different model.
@@ -141,8 +170,9 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
         cfg.test_dataloader = cfg.val_dataloader
         cfg.test_cfg = dict(type='TestLoop')
         prefix = str(Path(folder) / 'predictions')
+        kinds = ['bbox', 'segm'] if scores_masks(cfg, 'val') else ['bbox']
         cfg.test_evaluator = dict(
-            type='CocoMetric', metric='bbox', format_only=True, outfile_prefix=prefix
+            type='ClassNameCocoMetric', metric=kinds, format_only=True, outfile_prefix=prefix
         )
         cfg.load_from, cfg.resume = str(checkpoint), False
         cfg.launcher, cfg.work_dir = 'none', folder
@@ -151,4 +181,9 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
             use_exported(cfg, checkpoint)
         raise_on_errors(check_config(cfg, ('test',)))
         StrictRunner.from_cfg(cfg).test()
-        return json.loads(Path(f'{prefix}.bbox.json').read_text())
+        found = json.loads(Path(f'{prefix}.{kinds[-1]}.json').read_text())
+    for entry in found:
+        if 'segmentation' in entry:
+            counts = entry['segmentation']['counts'].encode()
+            entry['segmentation'] = dict(entry['segmentation'], counts=counts)
+    return found

@@ -23,7 +23,7 @@ from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_small
 from ..errors import InputError
 from ..evaluation.coco_evaluation import coco_table, count_sizes, evaluate_boxes
-from ..evaluation.evaluated_boxes import boxes_of_files
+from ..evaluation.evaluated_boxes import EvaluatedBoxes, boxes_of_files
 from ..evaluation.matches import (
     BACKGROUND,
     Confusions,
@@ -40,12 +40,14 @@ from ..runs.run_log import RunLog
 from ..runs.saved_config import planned_drops, planned_end
 from .config_diff import diff, nearest_config
 from .curves import curve_panels, draw_panel
+from .false_masks import draw_false_mask, worst_false_masks
 from .forecast_picture import draw_forecast_axes
 
 _TEMPLATE = 'report.html.j2'
 # A matrix of more classes cannot be read; the list of the most frequent confusions remains.
 _MAX_MATRIX = 20
 _NUM_CONFUSIONS = 10
+_NUM_FALSE_MASKS = 6
 # The legend of more curves would cover them.
 _MAX_CURVES = 6
 _SIZES = ('small, below 32 x 32 px', 'medium', 'large, from 96 x 96 px')
@@ -250,7 +252,51 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
             dict(title='Best images', items=_pictures(best, matches, given)),
             dict(title='Worst images', items=_pictures(worst, matches, given)),
         ],
+        masks=_masks(boxes, given) if boxes.has_masks else None,
     )  # fmt: skip
+
+
+def _masks(boxes: EvaluatedBoxes, given: ReportInput) -> dict[str, Any]:
+    """Returns the scores of masks, and the worst false ones."""
+    names = given.annotations.category_names
+    evaluation = evaluate_boxes(boxes, len(names), by_masks=True)
+    quality = measure_quality(boxes, None, names, masks=evaluation)
+    objects = ~boxes.true.crowd
+    return dict(
+        table=[(key, _to_points(value)) for key, value in coco_table(evaluation)],
+        classes=_classes(quality.mask_classes),
+        num_unknown=int((objects & ~boxes.true.known).sum()),
+        num_objects=int(objects.sum()),
+        false=_false_masks(boxes, given),
+    )
+
+
+def _false_masks(boxes: EvaluatedBoxes, given: ReportInput) -> list[dict[str, Any]]:
+    coco, found = given.annotations, boxes.found
+    names = dict(enumerate(coco.category_names))
+    items = []
+    for false in worst_false_masks(boxes, _NUM_FALSE_MASKS):
+        image, name = coco.image(false.image), names[int(found.labels[false.detection])]
+        fits = (
+            f'overlaps the nearest {name} with an IoU of {false.overlap:.2f}'
+            if false.overlap
+            else f'overlaps no {name}'
+        )
+        note = f'{name} with a score of {found.scores[false.detection]:.2f}, {fits}'
+        item = dict(name=str(image['file_name']), note=note, pictures=[])
+        try:
+            pixels = _read_picture(given.image_folder or '', image)
+            drawn = draw_false_mask(pixels, boxes, false, names)
+            item['pictures'] = [(what, _inline(picture)) for what, picture in drawn]
+        except (OSError, ValueError) as error:
+            item['note'] += f'; the image cannot be shown ({error})'
+        items.append(item)
+    return items
+
+
+def _inline(picture: bytes) -> str:
+    """Returns a JPEG file as the address of a picture within the page."""
+    return f'data:image/jpeg;base64,{base64.b64encode(picture).decode()}'
 
 
 def _to_points(value: float | None) -> float:
@@ -309,8 +355,14 @@ def _pictures(chosen: Sequence[int], matches: Matches, given: ReportInput) -> li
     for index in chosen:
         match, image = matches.of_image(index), coco.image(index)
         # In the order of the files, as they were matched.
-        truth = coco.annotations(coco.annotations_of(index))
+        places = coco.annotations_of(index)
+        truth = coco.annotations(places[coco.category_index[places] >= 0])
         found = [p for p in given.predictions if p['image_id'] == image['id']]
+        if matches.boxes.has_masks:
+            masks = matches.boxes.true.masks
+            own = np.flatnonzero(matches.boxes.true.images == index).tolist()
+            truth = [dict(a, mask=masks[i]) for a, i in zip(truth, own, strict=True)]
+            found = [dict(p, mask=p['segmentation']) for p in found]
         boxes = [index for index, a in enumerate(truth) if not a.get('iscrowd')]
         confused = set(match.pairs) - set(match.correct)
         not_found = {*match.missed, *(box for box, _ in confused)}
@@ -327,8 +379,7 @@ def _pictures(chosen: Sequence[int], matches: Matches, given: ReportInput) -> li
                 picture = draw_small(
                     pixels, [entries[index] for index in shown], names, dashed=dashed
                 )
-                encoded = base64.b64encode(picture).decode()
-                item['pictures'].append((what, f'data:image/jpeg;base64,{encoded}'))
+                item['pictures'].append((what, _inline(picture)))
         except (OSError, ValueError) as error:
             item['note'] += f'; the image cannot be shown ({error})'
         items.append(item)

@@ -80,7 +80,7 @@ def _annotations(
     config: Mapping[str, Any] | None, ann_file: str | None, problems: list[str]
 ) -> tuple[AnnotationColumns | None, str | None]:
     if ann_file is not None:
-        return _with_annotations(read_annotations(ann_file)), None
+        return _read_annotations(ann_file), None
     sources = list(iter_dataset_configs(config or {}, 'val'))
     if len(sources) != 1:
         problems.append(
@@ -89,13 +89,15 @@ def _annotations(
         return None, None
     try:
         source = read_source('val', *sources[0])
-        return _with_annotations(read_annotations(source.ann_file)), source.image_folder
+        return _read_annotations(source.ann_file), source.image_folder
     except (FileNotFoundError, InputError) as error:
         problems.append(f'The validation data cannot be read: {error}.')
         return None, None
 
 
-def _with_annotations(coco: AnnotationColumns) -> AnnotationColumns:
+def _read_annotations(path: str) -> AnnotationColumns:
+    # Whether masks are shown depends on the predictions, which may come from any file.
+    coco = read_annotations(path, segmentations=True)
     if not coco.annotated:
         raise InputError(f'{coco.path} does not have annotations to compare predictions with')
     return coco

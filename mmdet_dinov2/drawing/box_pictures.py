@@ -1,4 +1,4 @@
-"""Pictures with boxes: detections, annotations, thumbnails for HTML pages.
+"""Pictures with boxes and masks: detections, annotations, thumbnails for HTML pages.
 
 mmdet's visualizer draws with matplotlib, which takes seconds for a photo of 8 megapixels, and its
 lines and letters have a fixed size in pixels.
@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from PIL import Image, ImageDraw
 
 from .fonts import TextFont, warn_of_missing
+from .mask_drawing import Outlines, draw_outlines, outlines_of
 from .palette import class_colours
 
 # As shares of the longer side of the picture.
@@ -32,6 +33,7 @@ def draw_boxes(
     labels: Sequence[int],
     texts: Sequence[str],
     dashed: Sequence[bool] | None = None,
+    masks: Sequence[Outlines] | None = None,
 ) -> Image.Image:
     """Draws boxes with texts: later boxes over earlier ones, all texts on top.
 
@@ -43,6 +45,7 @@ def draw_boxes(
         labels: Class of each box, which chooses the colour; -1 is grey.
         texts: Text of each box.
         dashed: Whether each box is drawn with a dashed line; by default none is.
+        masks: Outlines of the mask of each box in pixels, drawn below all boxes.
 
     Returns:
         A new picture of the same size.
@@ -54,6 +57,8 @@ def draw_boxes(
     warn_of_missing(texts)
     palette = class_colours(max(labels, default=-1) + 1)
     colours = [palette[label] if label >= 0 else _NO_CLASS for label in labels]
+    if masks is not None:
+        draw_outlines(picture, masks, colours, width)
     corners = np.asarray(boxes, dtype=float).reshape(-1, 2, 2)
     corners = np.concatenate([corners.min(1), corners.max(1)], axis=1)
     # Pillow cannot draw far outside the picture, where nothing would be visible anyway.
@@ -76,8 +81,8 @@ def draw_detections(
 
     Args:
         image: H x W x 3, uint8, BGR.
-        instances: ``bboxes`` (n x 4: x1, y1, x2, y2 in pixels), ``labels`` and, for detections,
-            ``scores``.
+        instances: ``bboxes`` (n x 4: x1, y1, x2, y2 in pixels), ``labels``, for detections
+            ``scores``, and ``masks`` of the size of the image, if there are any.
         classes: Class names, in the order of the labels; a label without a name is drawn as a
             number.
 
@@ -90,11 +95,13 @@ def draw_detections(
     names = [classes[label] if label < len(classes) else f'class {label}' for label in labels]
     scores = instances.scores.tolist() if 'scores' in instances else [None] * len(boxes)
     order = sorted(range(len(boxes)), key=lambda index: scores[index] or 0)
+    masks = outlines_of(instances.masks) if 'masks' in instances else None
     picture = draw_boxes(
         np.ascontiguousarray(image[..., ::-1]),
         boxes[order],
         [labels[index] for index in order],
         [_text(names[index], scores[index]) for index in order],
+        masks=None if masks is None else [masks[index] for index in order],
     )
     return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
 
@@ -111,7 +118,7 @@ def draw_small(
     Args:
         image: H x W x 3, uint8, BGR.
         boxes: Dicts with ``bbox`` (x, y, w, h in pixels), ``category_id`` and optionally
-            ``score``.
+            ``score`` and ``mask``, run lengths of the size of the image.
         names: Name of each category, in the order of the labels.
         side: Length of the longer side of the picture in pixels.
         dashed: Whether each box is drawn with a dashed line; by default none is.
@@ -135,6 +142,7 @@ def draw_small(
         [label_of[box['category_id']] for box in boxes],
         [_text(names[box['category_id']], box.get('score')) for box in boxes],
         None if dashed is None else [dashed[index] for index in order],
+        [outlines_of([box['mask']], scale)[0] if 'mask' in box else () for box in boxes],
     )
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=82)

@@ -20,7 +20,7 @@ class BoxVisualizer(DetLocalVisualizer):
     """Draws ground truth on the left and predictions on the right, as ``draw_detections`` does.
 
     mmdet's ``DetLocalVisualizer`` differs from the other pictures of this project in lines,
-    colours and letters, and takes seconds for a large photo. Masks are not drawn.
+    colours and letters, and takes seconds for a large photo. Masks are drawn as outlines.
 
     Args:
         name: Name of the instance, for logs.
@@ -55,7 +55,7 @@ class BoxVisualizer(DetLocalVisualizer):
             name: Name of the picture.
             image: H x W x 3, RGB, 0 to 255.
             data_sample: ``gt_instances`` and ``pred_instances``, each with ``bboxes`` in pixels of
-                the image and ``labels``; either may be missing.
+                the image, ``labels`` and perhaps ``masks``; either may be missing.
             draw_gt: Whether to draw ``gt_instances``.
             draw_pred: Whether to draw ``pred_instances``.
             show: Whether to open a window too.

@@ -182,7 +182,8 @@ class Detector:
         Returns:
             A data sample for each image, on the CPU. Its ``pred_instances`` have ``bboxes`` (n x 4:
             x1, y1, x2, y2 in pixels of the image), ``labels`` (indices of ``classes``) and
-            ``scores``, highest first.
+            ``scores``, highest first, and ``masks`` if the detector finds them; see
+            :mod:`mmdet_dinov2.instance_masks`.
 
         Raises:
             FileNotFoundError: If a file does not exist.

@@ -1,4 +1,4 @@
-"""Predictions as files: COCO results, CSV, pictures and videos with boxes."""
+"""Predictions as files: COCO results, CSV, pictures and videos with boxes and masks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mmdet.structures import DetDataSample
 
 from ..data.annotation_columns import AnnotationColumns
 from ..errors import InputError
+from ..instance_masks import RunLengths, as_text, decode_mask, mask_areas, run_lengths
+from ..mask_outlines import mask_polygons
 from ..wording import name_some
 from .growing_file import GrowingFile
 from .output_folder import IMAGES, RESULTS, TABLE, images_head, keeps_pictures
@@ -23,6 +25,8 @@ from .output_folder import IMAGES, RESULTS, TABLE, images_head, keeps_pictures
 # Formats that OpenCV writes in any build.
 _PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 _HEADINGS = ('image', 'class', 'score', 'x1', 'y1', 'x2', 'y2')
+# Pixels by which polygons may be off the border of a mask: steps along pixels become lines.
+_TOLERANCE = 1.0
 
 
 class PredictionFiles:
@@ -33,12 +37,17 @@ class PredictionFiles:
     works. ``predictions.csv`` has a line for each detection, with its corners in pixels. All three
     are complete after each image. Those of an earlier prediction are replaced with the first image.
 
+    Masks are ``segmentation`` in COCO's run lengths, or polygons, and the table has the number of
+    their pixels as ``area``.
+
     Args:
         folder: Where to write.
         classes: Class names, in the order of the labels.
         annotations: Annotation file whose image ids (by file name) and category ids (by name) are
             used; without it both count from 1.
         draws: Whether pictures are drawn into the folder, too.
+        polygons: Whether masks are written as polygons, which may be a pixel off the border of the
+            mask.
 
     Raises:
         InputError: If ``annotations`` lacks a class.
@@ -50,10 +59,13 @@ class PredictionFiles:
         classes: Sequence[str],
         annotations: AnnotationColumns | None = None,
         draws: bool = True,
+        polygons: bool = False,
     ) -> None:
         self.folder = folder
         self.classes = tuple(classes)
         self._draws = draws
+        self._polygons = polygons
+        self._with_masks = False  # what the first image says
         self._category_ids = {name: index + 1 for index, name in enumerate(classes)}
         self._image_ids: dict[str, int] | None = None
         if annotations is not None:
@@ -96,9 +108,13 @@ class PredictionFiles:
         image_id = self._num_images + 1 if ids is None else ids[name]
         image = dict(id=image_id, file_name=name, width=width, height=height)
         found = sample.pred_instances
+        if self._files is None:
+            self._with_masks = 'masks' in found
+        masks = run_lengths(found.masks) if 'masks' in found else []
+        areas = mask_areas(masks).tolist()
         results, rows = [], []
-        for box, label, score in zip(
-            found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
+        for index, (box, label, score) in enumerate(
+            zip(found.bboxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
         ):
             x1, y1, x2, y2 = box
             class_name = self.classes[label]
@@ -111,7 +127,12 @@ class PredictionFiles:
                 )
             )
             corners = (f'{value:.2f}' for value in box)
-            rows.append((name, class_name, f'{score:.4f}', *corners))
+            row = [name, class_name, f'{score:.4f}', *corners]
+            if masks:
+                results[-1]['segmentation'] = self._segmentation(masks[index])
+                results[-1]['area'] = areas[index]
+                row.append(str(areas[index]))
+            rows.append(row)
         with self._writing():
             images, detections, table = self._opened()
             written: list[GrowingFile] = []
@@ -130,6 +151,12 @@ class PredictionFiles:
                 raise
         self._num_images += 1
 
+    def _segmentation(self, mask: RunLengths) -> dict | list:
+        """Returns a mask as COCO's results have it."""
+        if self._polygons:
+            return mask_polygons(decode_mask(mask), _TOLERANCE)
+        return as_text(mask)
+
     def close(self) -> None:
         """Closes the files. Without any image they are empty, unless there are earlier ones."""
         if self._files is None and not (self.folder / IMAGES).exists():
@@ -145,10 +172,11 @@ class PredictionFiles:
                 f'{images_head(keeps_pictures(self.folder, self._draws))}, "annotations": [], '
                 f'"categories": {json.dumps(categories)}, "images": ['
             )
+            headings = (*_HEADINGS, 'area') if self._with_masks else _HEADINGS
             self._files = (
                 GrowingFile(self.folder / IMAGES, f'{head}\n'.encode(), b'\n]}\n', b',\n'),
                 GrowingFile(self.folder / RESULTS, b'[\n', b'\n]\n', b',\n'),
-                GrowingFile(self.folder / TABLE, _csv_lines([_HEADINGS])),
+                GrowingFile(self.folder / TABLE, _csv_lines([headings])),
             )
         return self._files
 

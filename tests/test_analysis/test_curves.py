@@ -32,6 +32,16 @@ def test_panels_and_runs(runs, tmp_path):
     assert len(axes.lines) == 4  # AP and AP 50 of two runs
     assert axes.lines[0].get_xdata() == pytest.approx([50 / 3600, 100 / 3600, 150 / 3600])
     assert axes.get_xlabel() == 'hours of training'
+    assert not any(title.startswith('mask AP') for title in panels)
+
+
+def test_masks_have_a_panel_of_their_own(runs):
+    for record in runs[0].evaluations:
+        record.update({'coco/segm_mAP': 0.3, 'coco/segm_mAP_50': 0.5})
+    panels = {panel.title.split(' (')[0]: panel for panel in curve_panels(runs)}
+    assert [len(lines) for lines in panels['mask AP'].curves] == [2, 0]
+    assert panels['mask AP'].curves[0][1][1].tolist() == [50.0] * len(runs[0].evaluations)
+    assert [len(lines) for lines in panels['AP'].curves] == [2, 2]
 
 
 def test_nothing_to_draw(runs, tmp_path):

@@ -1,14 +1,17 @@
 """Files of predictions."""
 
+import dataclasses
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from mmdet_dinov2.analysis.predictions import read_predictions
 from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.instance_masks import encode_masks
 
 COCO = columns_of_entries(
     'val.json', [dict(id=4, file_name='4.jpg')], [dict(id=7, name='a'), dict(id=3, name='b')], []
@@ -38,6 +41,36 @@ def test_pickle_of_the_test_tool(tmp_path):
     path.write_bytes(pickle.dumps([dict(img_id=4, pred_instances=instances)]))
     with pytest.raises(InputError, match='detector with 2 classes'):
         read_predictions(path, COCO)
+
+
+def test_masks_are_read_in_every_form(tmp_path):
+    coco = dataclasses.replace(COCO, widths=np.array([8.0]), heights=np.array([5.0]))
+    mask = np.zeros((5, 8), dtype=bool)
+    mask[1:4, 2:7] = True
+    (expected,) = encode_masks(mask[None])
+    text = dict(expected, counts=expected['counts'].decode())
+    polygon = [[2, 1, 7, 1, 7, 4, 2, 4]]
+    for segmentation in (text, polygon):
+        entry = dict(ENTRY, segmentation=segmentation)
+        (found,) = read_predictions(write(tmp_path / 'p.json', [entry]), coco)
+        assert found == dict(ENTRY, segmentation=expected)
+    instances = dict(
+        bboxes=torch.tensor([[1.0, 2.0, 4.0, 6.0]]),
+        labels=torch.tensor([1]),
+        scores=torch.tensor([0.5]),
+        masks=[expected],
+    )
+    path = tmp_path / 'p.pkl'
+    path.write_bytes(pickle.dumps([dict(img_id=4, pred_instances=instances)]))
+    assert read_predictions(path, coco) == [dict(ENTRY, segmentation=expected)]
+    # Without all masks there are boxes only.
+    mixed = write(tmp_path / 'p.json', [ENTRY, dict(ENTRY, segmentation=text)])
+    assert read_predictions(mixed, coco) == [ENTRY, ENTRY]
+    wrong = write(tmp_path / 'p.json', [dict(ENTRY, segmentation=dict(text, size=[8, 5]))])
+    with pytest.raises(
+        InputError, match='segmentation of entry 0 must be polygons, or run lengths'
+    ):
+        read_predictions(wrong, coco)
 
 
 def test_code_in_a_pickle_never_runs(tmp_path):

@@ -5,11 +5,13 @@ import io
 import numpy as np
 import pytest
 import torch
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from PIL import Image
 
 from mmdet_dinov2.drawing.box_pictures import draw_boxes, draw_detections, draw_small
 from mmdet_dinov2.drawing.palette import class_colours
+from mmdet_dinov2.instance_masks import encode_masks
 
 CLASSES = ('cell', 'größer als alles')
 
@@ -109,3 +111,51 @@ def test_dashed_lines_follow_the_given_order_of_the_boxes():
             bottom = box['bbox'][1] + 100
             line = picture[bottom - 1 : bottom + 1, 60:240].max(0)
             assert line.max() > 150 and (line.min() < 60) == broken
+
+
+def ring():
+    """Returns a mask of 60 x 90 pixels that has a hole."""
+    mask = np.zeros((60, 90), dtype=bool)
+    mask[20:50, 30:70] = True
+    mask[30:40, 45:55] = False
+    return mask
+
+
+@pytest.mark.parametrize('form', ['array', 'tensor', 'run lengths', 'bitmap'])
+def test_masks_are_drawn_as_outlines_with_a_tint(form):
+    image = np.zeros((60, 90, 3), np.uint8)
+    found = instances([[30.0, 20.0, 70.0, 50.0]], [0], [0.9])
+    mask = ring()[None]
+    found.masks = dict(
+        array=lambda: mask,
+        tensor=lambda: torch.from_numpy(mask),
+        bitmap=lambda: BitmapMasks(mask.astype(np.uint8), 60, 90),
+    ).get(form, lambda: encode_masks(mask))()
+    picture = draw_detections(image, found, CLASSES)
+    colour = np.array(class_colours(1)[0][::-1])
+    tint = picture[25, 35].astype(int)
+    assert (tint > 0).any() and (tint < colour / 2).all()
+    assert (picture[40, 62] == tint).all()
+    assert not picture[35, 50].any()  # in the hole
+    assert (picture[35, 45] == colour).all()  # its border
+    assert not picture[55:].any()
+
+
+def test_masks_of_small_pictures_are_small():
+    image = np.zeros((60, 90, 3), np.uint8)
+    (mask,) = encode_masks(ring()[None])
+    box = dict(bbox=[30, 20, 40, 30], category_id=7, score=0.5)
+    plain, drawn = (
+        np.asarray(Image.open(io.BytesIO(draw_small(image, [entry], {7: 'cell'}, side=180))))
+        for entry in (box, dict(box, mask=mask))
+    )
+    assert drawn.shape == (120, 180, 3)
+    assert (drawn[50, 70] > 20).any() and (plain[50, 70] < 20).all()
+    assert (drawn[70, 100] < 20).all()  # in the hole
+
+
+def test_an_empty_mask_and_one_at_the_border():
+    image = np.zeros((20, 30, 3), np.uint8)
+    found = instances([[0.0, 0.0, 30.0, 20.0]] * 2, [0, 1], [0.9, 0.8])
+    found.masks = np.stack([np.zeros((20, 30), bool), np.ones((20, 30), bool)])
+    assert draw_detections(image, found, CLASSES).any()

@@ -82,6 +82,37 @@ def test_the_files_are_complete_after_each_image(tmp_path):
     assert results_of(tmp_path)[0] == names
 
 
+def with_masks(found):
+    """Adds masks of 3, 6, 9 ... pixels."""
+    masks = np.zeros((len(found.pred_instances), 30, 40), dtype=bool)
+    for index, mask in enumerate(masks):
+        mask[4 : 5 + index, 7:10] = True
+    found.pred_instances.masks = masks
+    return found, masks
+
+
+@pytest.mark.parametrize('polygons', [False, True])
+def test_masks_are_written(tmp_path, polygons):
+    files = PredictionFiles(tmp_path, CLASSES, polygons=polygons)
+    (first, masks), (empty, _) = with_masks(sample(2)), with_masks(sample(0))
+    files.add('a.jpg', first)
+    files.add('b.jpg', empty)
+    files.close()
+    _, found, rows = results_of(tmp_path)
+    assert found == [2, 0] and [row['area'] for row in rows] == ['3', '6']
+    coco = COCO(tmp_path / 'images.json').loadRes(str(tmp_path / 'predictions.json'))
+    for mask, (number, entry) in zip(masks, sorted(coco.anns.items()), strict=True):
+        assert (coco.annToMask(entry) == mask).all(), number
+        assert isinstance(entry['segmentation'], list) == polygons
+
+
+def test_boxes_alone_have_no_area(tmp_path):
+    files = PredictionFiles(tmp_path, CLASSES)
+    files.add('a.jpg', sample())
+    assert list(results_of(tmp_path)[2][0]) == ['image', 'class', 'score', 'x1', 'y1', 'x2', 'y2']
+    assert 'segmentation' not in json.loads((tmp_path / 'predictions.json').read_text())[0]
+
+
 def test_without_any_image_there_are_empty_files_unless_there_are_others(tmp_path):
     PredictionFiles(tmp_path, CLASSES).close()
     assert json.loads((tmp_path / 'predictions.json').read_text()) == []

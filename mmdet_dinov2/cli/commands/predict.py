@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-pictures', action='store_true', help='write COCO results and CSV only, no pictures'
     )
     parser.add_argument(
+        '--polygons',
+        action='store_true',
+        help='write masks as polygons, which may be a pixel off the border of the mask, in place '
+        'of run lengths',
+    )
+    parser.add_argument(
         '--ann', help='COCO annotation file; the results use its image and category ids'
     )
     add_trust_argument(parser)
@@ -86,7 +92,9 @@ def main(args: argparse.Namespace) -> None:
         annotations = read_annotations(args.ann) if args.ann else None
         config, checkpoint = find_model(args.model, args.checkpoint)
         detector = load(checkpoint, config, args.device, args.tta)
-        results = PredictionFiles(out, detector.classes, annotations, not args.no_pictures)
+        results = PredictionFiles(
+            out, detector.classes, annotations, not args.no_pictures, args.polygons
+        )
         results.check_names([file.name for file in files if not file.is_video])
         pictures = None if args.no_pictures else out / PICTURES
         predictor = FilePredictor(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
 
 from ...config.tta import use_tta
 from ...engine.training import build_runner, check
+from ...evaluation import DumpRunLengths
 from ...inference.exported_detector import is_exported, use_exported
 from ..arguments import add_common_arguments
 from ..configs import read_config
@@ -56,6 +56,6 @@ def main(args: argparse.Namespace) -> None:
         check(cfg, ('test',), not args.no_preflight, tell)
         runner = build_runner(cfg)
         if args.out:
-            runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+            runner.test_evaluator.metrics.append(DumpRunLengths(out_file_path=args.out))
     with one_sentence_errors():
         work_and_exit(runner.test, args.launcher)
