@@ -11,6 +11,7 @@ SHARED = {
     'errors',
     'files',
     'instance_masks',
+    'large_image',
     'mask_outlines',
     'peak_memory',
     'sample_meta',

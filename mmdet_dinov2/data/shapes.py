@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from ..errors import InputError
 from ..wording import name_some
 from .shapes_drawing import CLASSES, draw_picture
+from .shapes_scenes import Scene, draw_scene
 
 # Raise it when the same arguments give different files, so that old folders are not reused.
 GENERATOR_VERSION = 2
@@ -30,7 +33,11 @@ _JPEG_QUALITY = 92
 
 
 def generate_shapes(
-    root: str | os.PathLike, num_train: int = 400, num_val: int = 100, seed: int = 0
+    root: str | os.PathLike,
+    num_train: int = 400,
+    num_val: int = 100,
+    seed: int = 0,
+    scene: Mapping[str, int] | None = None,
 ) -> Path:
     """Generates the shapes dataset in a folder, unless the folder already holds it.
 
@@ -45,6 +52,8 @@ def generate_shapes(
         num_train: Number of training images.
         num_val: Number of validation images.
         seed: Non-negative seed of all random choices.
+        scene: Attributes of a :class:`.shapes_scenes.Scene`: draws large images with many small
+            shapes; an empty dict takes its default values. None draws small images.
 
     Returns:
         ``root`` as a path.
@@ -53,11 +62,13 @@ def generate_shapes(
         InputError: If an argument is out of range, or if ``root`` holds anything but this dataset.
             Nothing is ever overwritten.
     """
-    arguments = dict(
+    arguments: dict[str, Any] = dict(
         num_train=_whole_number('num_train', num_train, minimum=1),
         num_val=_whole_number('num_val', num_val, minimum=1),
         seed=_whole_number('seed', seed, minimum=0),
     )
+    if scene is not None:
+        arguments['scene'] = asdict(Scene.of(scene))
     target = Path(root).resolve()
     if not _is_generated(target, arguments):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +91,7 @@ def _whole_number(name: str, value: Any, minimum: int) -> int:
     return int(value)
 
 
-def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
+def _is_generated(root: Path, arguments: dict[str, Any]) -> bool:
     """Returns whether ``root`` holds this dataset; raises if it holds other files."""
     if not os.path.lexists(root):
         return False
@@ -114,7 +125,7 @@ def _is_generated(root: Path, arguments: dict[str, int]) -> bool:
     return True
 
 
-def _marker(arguments: dict[str, int]) -> dict[str, int]:
+def _marker(arguments: dict[str, Any]) -> dict[str, Any]:
     return dict(generator_version=GENERATOR_VERSION, **arguments)
 
 
@@ -124,7 +135,7 @@ def _in_words(marker: Any) -> str:
     return str(marker)
 
 
-def _publish(draft: Path, root: Path, arguments: dict[str, int]) -> None:
+def _publish(draft: Path, root: Path, arguments: dict[str, Any]) -> None:
     """Renames the finished draft to ``root``, unless the same dataset is already there."""
     try:
         os.rename(draft, root)
@@ -133,7 +144,7 @@ def _publish(draft: Path, root: Path, arguments: dict[str, int]) -> None:
             raise
 
 
-def _add_polygons(root: Path, arguments: dict[str, int]) -> None:
+def _add_polygons(root: Path, arguments: dict[str, Any]) -> None:
     """Replaces the annotation files of a dataset that was drawn without polygons.
 
     Processes that do so at the same time write the same files. A folder that cannot be written
@@ -143,33 +154,39 @@ def _add_polygons(root: Path, arguments: dict[str, int]) -> None:
     with suppress(OSError), tempfile.TemporaryDirectory(prefix='.polygons-', dir=root) as folder:
         draft = Path(folder)
         for split in SPLITS:
-            count, seed = arguments[f'num_{split}'], arguments['seed']
-            _write_split(draft, split, count, seed, with_pictures=False)
+            _write_split(draft, split, arguments, with_pictures=False)
         for path in shapes_annotations(draft):
             os.replace(path, root / path.relative_to(draft))
         _write_marker(draft, arguments)
         os.replace(draft / MARKER_FILE, root / MARKER_FILE)
 
 
-def _write_dataset(root: Path, arguments: dict[str, int]) -> None:
+def _write_dataset(root: Path, arguments: dict[str, Any]) -> None:
     for split in SPLITS:
-        _write_split(root, split, arguments[f'num_{split}'], arguments['seed'])
+        _write_split(root, split, arguments)
     _write_marker(root, arguments)
 
 
-def _write_marker(root: Path, arguments: dict[str, int]) -> None:
+def _write_marker(root: Path, arguments: dict[str, Any]) -> None:
     (root / MARKER_FILE).write_text(json.dumps(_marker(arguments), indent=2) + '\n')
 
 
-def _write_split(root: Path, split: str, count: int, seed: int, with_pictures: bool = True) -> None:
+def _write_split(
+    root: Path, split: str, arguments: dict[str, Any], with_pictures: bool = True
+) -> None:
+    count, seed = arguments[f'num_{split}'], arguments['seed']
+    scene = Scene(**arguments['scene']) if 'scene' in arguments else None
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     (root / split).mkdir(parents=True)
     for index in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         is_empty = index % EMPTY_PERIOD == _FIRST_EMPTY
-        num_shapes = 0 if is_empty else int(rng.integers(1, MAX_SHAPES + 1))
-        picture, shapes = draw_picture(rng, num_shapes)
+        if scene is not None:
+            picture, shapes = draw_scene(rng, scene, is_empty)
+        else:
+            num_shapes = 0 if is_empty else int(rng.integers(1, MAX_SHAPES + 1))
+            picture, shapes = draw_picture(rng, num_shapes)
         height, width = picture.shape[:2]
         # Ids count from 1: COCO's evaluation reads an annotation id of 0 as "not matched".
         image_id = index + 1

@@ -15,7 +15,7 @@ from .dataset_source import annotation_path, iter_dataset_configs
 from .shapes import generate_shapes, shapes_annotations
 from .shapes_drawing import CLASSES
 
-_GENERATE_KEYS = ('num_train', 'num_val', 'seed')
+_GENERATE_KEYS = ('num_train', 'num_val', 'seed', 'scene')
 
 
 def make_sample_data(cfg: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ class ShapesDataset(ClassNameCocoDataset):
     METAINFO = dict(classes=CLASSES, palette=class_colours(len(CLASSES)))
 
     def __init__(
-        self, *args: Any, generate: Mapping[str, int] | None = None, **kwargs: Any
+        self, *args: Any, generate: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         _check_generate_keys(generate)
         self.generate = dict(generate or {})
@@ -79,7 +79,7 @@ class ShapesDataset(ClassNameCocoDataset):
         super().full_init()
 
 
-def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> None:
+def ensure_shapes(data_root: str | None, generate: Mapping[str, Any] | None) -> None:
     """Generates the dataset that a :class:`ShapesDataset` with these arguments reads.
 
     Raises:
@@ -94,7 +94,7 @@ def ensure_shapes(data_root: str | None, generate: Mapping[str, int] | None) -> 
     generate_shapes(data_root, **(generate or {}))
 
 
-def _check_generate_keys(generate: Mapping[str, int] | None) -> None:
+def _check_generate_keys(generate: Mapping[str, Any] | None) -> None:
     if generate is not None and not isinstance(generate, Mapping):
         raise InputError(f'`generate` of ShapesDataset must be a dict, but is {generate!r}')
     unknown = sorted(set(generate or {}) - set(_GENERATE_KEYS))

@@ -28,6 +28,8 @@ HUES = (0, 120, 230, 55, 290)
 HUE_JITTER = 12
 
 _PLACEMENT_TRIES = 20
+# Rows that get their noise at once, which takes several floats for each pixel.
+_NOISE_ROWS = 256
 _SUBPIXEL_BITS = 4
 
 
@@ -97,8 +99,12 @@ def paint_background(rng: np.random.Generator, height: int, width: int) -> np.nd
 def add_noise(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Adds Gaussian noise of random strength to a (H, W, 3) uint8 image."""
     deviation = rng.uniform(1, 6)
-    noise = rng.standard_normal(picture.shape, dtype=np.float32) * deviation
-    return np.clip(picture + noise, 0, 255).astype(np.uint8)
+    noisy = np.empty_like(picture)
+    for row in range(0, len(picture), _NOISE_ROWS):
+        rows = picture[row : row + _NOISE_ROWS]
+        noise = rng.standard_normal(rows.shape, dtype=np.float32) * deviation
+        noisy[row : row + _NOISE_ROWS] = np.clip(rows + noise, 0, 255)
+    return noisy
 
 
 def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> list[Shape]:
@@ -128,7 +134,7 @@ def place_shapes(rng: np.random.Generator, picture: np.ndarray, count: int) -> l
                 break
         else:
             continue
-        color = _color(rng, label)
+        color = random_color(rng, label)
         picture[mask] = color
         front = candidate.astype(np.int8)
         full_areas.append(full_area)
@@ -161,20 +167,36 @@ def _random_mask(
     radius = math.exp(rng.uniform(math.log(smallest), math.log(largest)))
     # Near enough to the border to be cut by it sometimes, but rarely beyond recognition.
     center = rng.uniform(radius / 2, (width - radius / 2, height - radius / 2))
-    angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
-    rotation = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    rotation = random_rotation(rng)
     # The margin holds what extends beyond the image, so that the full area can be counted.
     margin = math.ceil(largest) + 2
-    points = _outline(rng, label) @ rotation * radius + center + margin
-    canvas = np.zeros((height + 2 * margin, width + 2 * margin), dtype=np.uint8)
-    fixed_point = np.round(points * 2**_SUBPIXEL_BITS).astype(np.int32)
-    cv2.fillPoly(canvas, [fixed_point], 1, shift=_SUBPIXEL_BITS)
+    points = random_outline(rng, label) @ rotation * radius + center + margin
+    canvas = fill_outline(points, (height + 2 * margin, width + 2 * margin))
     clipped = canvas[margin : margin + height, margin : margin + width].astype(bool)
     return clipped, int(canvas.sum())
 
 
-def _outline(rng: np.random.Generator, label: int) -> np.ndarray:
-    """Returns the corners of a shape inside the unit circle, (N, 2) as ``x, y``."""
+def random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """Returns a matrix, (2, 2), that turns points by up to :data:`MAX_ROTATION`."""
+    angle = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+
+def fill_outline(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a canvas of ``(height, width)``, uint8, that is 1 inside of an outline, else 0.
+
+    Args:
+        points: Corners in pixels, (N, 2) as ``x, y``.
+        size: Height and width.
+    """
+    canvas = np.zeros(size, dtype=np.uint8)
+    fixed_point = np.round(points * 2**_SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(canvas, [fixed_point], 1, shift=_SUBPIXEL_BITS)
+    return canvas
+
+
+def random_outline(rng: np.random.Generator, label: int) -> np.ndarray:
+    """Returns the corners of a shape of a class inside the unit circle, (N, 2) as ``x, y``."""
     name = CLASSES[label]
     if name == 'circle':
         return _on_circle(np.linspace(0, 2 * math.pi, 48, endpoint=False))
@@ -201,7 +223,7 @@ def _on_circle(angles: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _color(rng: np.random.Generator, label: int) -> tuple[int, int, int]:
+def random_color(rng: np.random.Generator, label: int) -> tuple[int, int, int]:
     """Chooses a bright BGR colour around the hue of a class."""
     hue = (HUES[label] + rng.uniform(-HUE_JITTER, HUE_JITTER)) % 360
     red, green, blue = colorsys.hsv_to_rgb(hue / 360, rng.uniform(0.65, 1), rng.uniform(0.7, 1))

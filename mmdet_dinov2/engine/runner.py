@@ -39,6 +39,7 @@ from ..checkpoint.sharded import divide_optimizer_state, is_sharded
 from ..config.loggers import drop_missing_tensorboard
 from ..config.own_types import use_own_types
 from ..config.text import readable_config
+from ..config.tiles import use_tiles
 from ..data.class_names import fill_classes
 from ..data.evaluators import fill_evaluator_ann_file
 from ..data.shapes_dataset import make_sample_data
@@ -77,6 +78,7 @@ class StrictRunner(Runner):
       parameters that happen to match).
     - An evaluator without ``ann_file`` reads the file of its dataset.
     - In an evaluation, images that cannot be read count as images without detections.
+    - The pipelines of validation and test fit a detector that predicts in tiles.
     - Dataloaders of an evaluation without ``batch_size`` get one.
     - A step whose gradient is not finite is left out (``GuardedOptimWrapper``).
     - With gradient accumulation, an iteration is an optimizer step, not a micro-batch.
@@ -105,6 +107,7 @@ class StrictRunner(Runner):
         """
         cfg = copy.deepcopy(cfg)
         replaced = use_own_types(cfg)
+        use_tiles(cfg)
         make_sample_data(cfg)
         fill_classes(cfg)
         fill_evaluator_ann_file(cfg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +31,10 @@ from ..checkpoint import (
     state_dict_of,
 )
 from ..config.own_types import own_type
+from ..config.tiles import tile_of, tiled_model, tiled_pipeline
 from ..config.tta import tta_model, tta_pipeline
 from ..data.loading import BadImageError
+from ..data.tiled_loading import TiledLoadImageFromFile, shown_pixels
 from ..errors import InputError
 from .exported_detector import is_exported, pipeline_of, read_checked
 from .image_sources import ImageLike, list_images, pixels_of
@@ -46,7 +48,8 @@ class ImagePrediction:
 
     Attributes:
         source: The image as it was given.
-        image: Its pixels, H x W x 3, uint8, BGR; None if it could not be read.
+        image: Its pixels, H x W x 3, uint8, BGR, reduced if a large image is not read as a whole;
+            None if it could not be read.
         sample: Detections in pixels of the image, the best first; None if it could not be read.
         problem: Why it could not be read, as a sentence; otherwise empty.
         error: Type of the error that says so.
@@ -64,6 +67,7 @@ def load(
     config: str | os.PathLike | Config | None = None,
     device: str | torch.device | None = None,
     tta: bool = False,
+    tile: int | Mapping[str, Any] | None = None,
 ) -> Detector:
     """Loads a trained detector, or one that ``mmdet_dinov2 export`` wrote.
 
@@ -78,6 +82,9 @@ trust_checkpoints`.
             exported file chooses its own.
         tta: Whether to detect in flipped and scaled views of each image and to merge the
             detections; see :mod:`mmdet_dinov2.config.tta`.
+        tile: Size of tiles in pixels, or attributes of a :class:`~mmdet_dinov2.models.tiling.\
+Tiling`: images that are larger than a tile are predicted in tiles. None takes the setting of the
+            config.
 
     Returns:
         The detector.
@@ -88,6 +95,11 @@ trust_checkpoints`.
     """
     init_default_scope('mmdet')
     if is_exported(checkpoint):
+        if tile is not None:
+            raise InputError(
+                f'{checkpoint} is an exported file, which does not predict in tiles; name the '
+                'checkpoint that it was made from'
+            )
         return _load_exported(checkpoint, config, tta)
     content = read_checkpoint(checkpoint)
     if config is None:
@@ -97,6 +109,13 @@ trust_checkpoints`.
         parts = for_prediction(cfg, cfg.filename or 'config')
     # mmdet's detectors of two stages read their settings as attributes.
     model_cfg, pipeline = ConfigDict(parts['model']), parts['pipeline']
+    if tile is not None:
+        settings = tile if isinstance(tile, Mapping) else dict(size=tile)
+        model_cfg = tiled_model(model_cfg, settings)
+    if tile_of(model_cfg) is not None:
+        if tta:
+            raise InputError('tiles and tta do not work together; leave one of them out')
+        pipeline = tiled_pipeline(pipeline, tile_of(model_cfg).get('size'))
     if tta:
         model_cfg, pipeline = tta_model(model_cfg), tta_pipeline(pipeline)
     model = MODELS.build(model_cfg)
@@ -159,6 +178,7 @@ class Detector:
         self._load_file = TRANSFORMS.build({**first, 'type': own_type(first['type'])})
         others = [cfg for cfg in others if 'LoadAnnotations' not in str(cfg['type'])]
         self._transform = Compose(others)
+        self._reads_tiles = isinstance(self._load_file, TiledLoadImageFromFile)
 
     def predict(
         self,
@@ -254,11 +274,13 @@ class Detector:
         self, images: Iterable[ImageLike], batch_size: int, channel_order: str
     ) -> Iterator[tuple[ImagePrediction, dict | None]]:
         """Loads the images of the next batch while the model works on one."""
-        with ThreadPoolExecutor(_NUM_LOADERS) as pool:
+        # Of large images, only the next one is in memory beside the one that is predicted.
+        ahead = 1 if self._reads_tiles else 2 * batch_size
+        with ThreadPoolExecutor(1 if self._reads_tiles else _NUM_LOADERS) as pool:
             queue: deque = deque()
             for image in images:
                 queue.append(pool.submit(self._prepare, image, channel_order))
-                if len(queue) > 2 * batch_size:
+                if len(queue) > ahead:
                     yield queue.popleft().result()
             while queue:
                 yield queue.popleft().result()
@@ -273,7 +295,9 @@ class Detector:
                 image = pixels_of(source, channel_order)
                 shape = image.shape[:2]
                 loaded = dict(img=image, img_path=None, img_shape=shape, ori_shape=shape)
-            return ImagePrediction(source, loaded['img']), self._transform(dict(loaded))
+                if self._reads_tiles:
+                    loaded = self._load_file(loaded)
+            return ImagePrediction(source, shown_pixels(loaded)), self._transform(dict(loaded))
         except (InputError, FileNotFoundError) as error:
             return ImagePrediction(source, problem=str(error), error=type(error)), None
         except cv2.error as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmengine.structures import InstanceData
 
 from ..drawing.box_pictures import draw_detections
 from ..errors import InputError
@@ -22,8 +23,25 @@ from .video import Video
 
 # Frames of a video that are decoded ahead, and predictions that wait to be written.
 _FRAMES_WAITING = 4
+# Longest side of a picture with boxes; a larger one can hardly be opened.
+_MAX_DRAWN_SIDE = 4096
 # Errors that every other picture would meet too.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+
+def _drawn_size(prediction: ImagePrediction) -> tuple[np.ndarray, InstanceData]:
+    """Returns an image to draw on, reduced if it is large, and the detections in its pixels."""
+    image, found = prediction.image, prediction.sample.pred_instances
+    if max(image.shape[:2]) > _MAX_DRAWN_SIDE:
+        factor = _MAX_DRAWN_SIDE / max(image.shape[:2])
+        width, height = (max(1, round(side * factor)) for side in image.shape[1::-1])
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    if image.shape[:2] != tuple(prediction.sample.ori_shape[:2]):
+        height, width = prediction.sample.ori_shape[:2]
+        scale = found.bboxes.new_tensor([image.shape[1] / width, image.shape[0] / height])
+        found = found.new()
+        found.bboxes = found.bboxes * scale.repeat(2)
+    return image, found
 
 
 class FilePredictor:
@@ -166,8 +184,8 @@ class FilePredictor:
         self.num_images += 1
         if self._pictures is None:
             return None
-        found = prediction.sample.pred_instances
-        return draw_detections(prediction.image, found, self._detector.classes)
+        image, found = _drawn_size(prediction)
+        return draw_detections(image, found, self._detector.classes)
 
     @contextmanager
     def _drawing(self, file: InputFile) -> Iterator[None]:

@@ -23,6 +23,7 @@ from .dino_encoder import PaddingAwareEncoder
 from .mask_head import MaskHead
 from .mask_supervision import MaskSupervision
 from .targets import BoxTargets
+from .tiling import Tiling, predict_in_tiles
 from .vit import detector_layer_depth
 
 # Classification logit of queries without a proposal. They carry no gradient.
@@ -74,12 +75,16 @@ class PaddingAwareDINO(DINO):
             and the one above yield to that of a part's own config.
         mask_head: Arguments of :class:`.MaskHead`, whose ``embed_dims`` are those of the encoder:
             detections then have ``masks``, and training samples need them. None for no masks.
+        tile: Attributes of a :class:`.tiling.Tiling`: images that are larger than a tile are
+            predicted in tiles. The test pipeline has to pass the images on
+            (:func:`mmdet_dinov2.config.tiles.use_tiles`).
         **kwargs: As for mmdet's ``DINO``.
 
     Raises:
         InputError: If there is no such implementation of deformable attention, an attention samples
-            a different number of levels than the neck makes, an argument of ``mask_head`` is out of
-            range, or costs of masks are configured without it.
+            a different number of levels than the neck makes, an argument of ``mask_head`` or
+            ``tile`` is unknown or out of range, both are given, or costs of masks are configured
+            without ``mask_head``.
         ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
@@ -98,6 +103,7 @@ class PaddingAwareDINO(DINO):
         deformable_attention: str = 'auto',
         compiled: bool = False,
         mask_head: Mapping[str, Any] | None = None,
+        tile: Mapping[str, Any] | None = None,
         **kwargs,
     ) -> None:
         for key in ('as_two_stage', 'with_box_refine'):
@@ -153,6 +159,11 @@ class PaddingAwareDINO(DINO):
             raise InputError(
                 'train_cfg.assigner.match_costs compare masks, but the model has no mask_head; set '
                 'model.mask_head=dict(), or leave CrossEntropyLossCost and DiceCost out'
+            )
+        self.tiling = None if tile is None else Tiling.of(tile, self.backbone.patch_size)
+        if tile is not None and mask_head is not None:
+            raise InputError(
+                'tile merges boxes only, but the model has a mask_head; leave one of them out'
             )
         self._limit_detections()
 
@@ -214,6 +225,16 @@ class PaddingAwareDINO(DINO):
                     head_inputs['hidden_states'],
                 )
             return self.bbox_head.loss(**head_inputs, batch_data_samples=batch_data_samples)
+
+    def val_step(self, data: Any) -> SampleList:
+        """Detects objects; see mmengine's ``BaseModel``. With ``tile``, in tiles too."""
+        return self.test_step(data)
+
+    def test_step(self, data: Any) -> SampleList:
+        """Detects objects; see mmengine's ``BaseModel``. With ``tile``, in tiles too."""
+        if self.tiling is None:
+            return super().test_step(data)
+        return predict_in_tiles(super().test_step, data, self.tiling)
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True

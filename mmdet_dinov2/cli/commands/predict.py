@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='detect in flipped and scaled views of each image and merge the detections',
     )
     parser.add_argument(
+        '--tile',
+        type=int,
+        metavar='SIZE',
+        help='detect in tiles of so many pixels of images that are larger, and merge the detections',
+    )
+    parser.add_argument(
         '--no-pictures', action='store_true', help='write COCO results and CSV only, no pictures'
     )
     parser.add_argument(
@@ -91,7 +97,7 @@ def main(args: argparse.Namespace) -> None:
         check_output(out, drawn)
         annotations = read_annotations(args.ann) if args.ann else None
         config, checkpoint = find_model(args.model, args.checkpoint)
-        detector = load(checkpoint, config, args.device, args.tta)
+        detector = load(checkpoint, config, args.device, args.tta, args.tile)
         results = PredictionFiles(
             out, detector.classes, annotations, not args.no_pictures, args.polygons
         )

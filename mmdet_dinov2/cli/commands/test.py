@@ -6,6 +6,7 @@ import argparse
 
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 
+from ...config.tiles import tile_of, use_tiles
 from ...config.tta import use_tta
 from ...engine.training import build_runner, check
 from ...evaluation import DumpRunLengths
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='detect in flipped and scaled views of each image and merge the detections',
     )
+    parser.add_argument(
+        '--tile',
+        type=int,
+        metavar='SIZE',
+        help='detect in tiles of so many pixels of images that are larger, and merge the detections',
+    )
     add_common_arguments(parser)
 
 
@@ -49,6 +56,9 @@ def main(args: argparse.Namespace) -> None:
         cfg.pop('model_wrapper_cfg', None)
         if is_exported(args.checkpoint):
             use_exported(cfg, args.checkpoint)
+        use_tiles(cfg, args.tile)
+        if args.tta and tile_of(cfg.model) is not None:
+            raise ValueError('tiles and --tta do not work together; leave one of them out')
         if args.tta:
             use_tta(cfg)
         if args.show or args.show_dir:
