@@ -45,7 +45,5 @@ train_dataloader = dict(
         ),
     )
 )
-val_dataloader = dict(
-    batch_size=1, dataset=dict(data_root=data_root, pipeline=test_pipeline)
-)
+val_dataloader = dict(batch_size=1, dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from mmdet.structures import DetDataSample
 
+# Largest number of detections in an image of several tiles, unless the detector says so.
+MAX_PER_IMG = 1000
 # Field of a data sample. Tensors in a field would be moved to the device with the sample.
 _FIELD = 'large_image'
 

@@ -20,9 +20,17 @@ from matplotlib.figure import Figure
 from ..data.annotation_columns import AnnotationColumns
 from ..data.coco_file import leaves_folder
 from ..data.image_file import read_image
+from ..data.tiff_reading import open_tiff
+from ..data.tiled_loading import DecodedImage
 from ..drawing.box_pictures import draw_small
 from ..errors import InputError
-from ..evaluation.coco_evaluation import coco_table, count_sizes, evaluate_boxes
+from ..evaluation.coco_evaluation import (
+    AREAS,
+    coco_table,
+    count_sizes,
+    evaluate_boxes,
+    table_detections,
+)
 from ..evaluation.evaluated_boxes import EvaluatedBoxes, boxes_of_files
 from ..evaluation.matches import (
     BACKGROUND,
@@ -34,11 +42,13 @@ from ..evaluation.matches import (
 )
 from ..evaluation.plots import draw_precision_recall
 from ..evaluation.quality import ClassQuality, measure_quality
+from ..large_image import LargeImage
 from ..runs.forecast import describe_fits, describe_gain, make_forecast
 from ..runs.lr_drop import describe_prior
 from ..runs.run_log import RunLog
 from ..runs.saved_config import planned_drops, planned_end
 from .config_diff import diff, nearest_config
+from .crops import crop_around, shifted
 from .curves import curve_panels, draw_panel
 from .false_masks import draw_false_mask, worst_false_masks
 from .forecast_picture import draw_forecast_axes
@@ -223,11 +233,13 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
     coco = given.annotations
     names = coco.category_names
     boxes = boxes_of_files(coco, given.predictions)
-    evaluation = evaluate_boxes(boxes, len(names))
+    max_detections = table_detections(boxes)
+    evaluation = evaluate_boxes(boxes, len(names), max_detections=max_detections)
     quality = measure_quality(boxes, evaluation, names)
     matches = match_boxes(boxes)
     best, worst = best_and_worst(matches)
-    table = [(key, _to_points(value)) for key, value in coco_table(evaluation)]
+    table = [(key, _to_points(value)) for key, value in coco_table(evaluation, max_detections)]
+    of_area = dict(table)
     return dict(
         source=given.predictions_from,
         num_images=quality.num_images,
@@ -243,8 +255,8 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
             5, 3.4, 'Precision over recall at an IoU of 0.5, classes and their mean',
         ),
         sizes=[
-            (name, count, table[3 + i][1], table[9 + i][1])
-            for i, (name, count) in enumerate(zip(_SIZES, count_sizes(boxes), strict=True))
+            (name, count, of_area[f'AP, {area}'], of_area[f'AR, {area}'])
+            for name, area, count in zip(_SIZES, AREAS[1:], count_sizes(boxes), strict=True)
         ],
         matrix=_matrix(quality.confusions, names),
         confusions=_confusions(quality.confusions, names),
@@ -285,7 +297,8 @@ def _false_masks(boxes: EvaluatedBoxes, given: ReportInput) -> list[dict[str, An
         note = f'{name} with a score of {found.scores[false.detection]:.2f}, {fits}'
         item = dict(name=str(image['file_name']), note=note, pictures=[])
         try:
-            pixels = _read_picture(given.image_folder or '', image)
+            opened = _open_picture(given.image_folder or '', image)
+            pixels = opened.read(0, 0, *opened.shape[::-1])
             drawn = draw_false_mask(pixels, boxes, false, names)
             item['pictures'] = [(what, _inline(picture)) for what, picture in drawn]
         except (OSError, ValueError) as error:
@@ -370,14 +383,28 @@ def _pictures(chosen: Sequence[int], matches: Matches, given: ReportInput) -> li
         file_name = str(image['file_name'])
         item = dict(name=file_name, note=_match_note(match, f1[index]), pictures=[])
         try:
-            pixels = _read_picture(given.image_folder or '', image)
+            pixels = _open_picture(given.image_folder or '', image)
+            mistakes = [truth[i]['bbox'] for i in not_found] + [found[i]['bbox'] for i in wrong]
+            height, width = pixels.shape
+            crop = None
+            if not matches.boxes.has_masks:  # which are those of the whole image
+                crop = crop_around(mistakes or [truth[i]['bbox'] for i in boxes], width, height)
+            if crop is not None:
+                x1, y1, x2, y2 = crop
+                item['note'] += f'; shown is x {x1} to {x2}, y {y1} to {y2}'
+            whole = (0, 0, width, height)
+            part = pixels.read(*(crop or whole))
             for what, entries, shown, broken in (
                 ('ground truth', truth, boxes, not_found),
                 ('predictions', found, match.detections, wrong),
             ):
-                dashed = [index in broken for index in shown]
+                drawn = [(shifted(entries[i], crop or whole), i in broken) for i in shown]
+                drawn = [(entry, dashed) for entry, dashed in drawn if entry is not None]
                 picture = draw_small(
-                    pixels, [entries[index] for index in shown], names, dashed=dashed
+                    part,
+                    [entry for entry, _ in drawn],
+                    names,
+                    dashed=[dashed for _, dashed in drawn],
                 )
                 item['pictures'].append((what, _inline(picture)))
         except (OSError, ValueError) as error:
@@ -386,9 +413,10 @@ def _pictures(chosen: Sequence[int], matches: Matches, given: ReportInput) -> li
     return items
 
 
-def _read_picture(folder: str, image: Mapping[str, Any]) -> np.ndarray:
-    """Reads an image of an annotation file in the orientation of its boxes: (H, W, 3) BGR."""
+def _open_picture(folder: str, image: Mapping[str, Any]) -> LargeImage:
+    """Opens an image of an annotation file in the orientation of its boxes."""
     name = str(image['file_name'])
     if leaves_folder(folder, name):
         raise InputError(f'{name} lies outside the image folder {folder}')
-    return read_image(Path(folder) / name, (image['width'], image['height']))
+    path = Path(folder) / name
+    return open_tiff(path) or DecodedImage(read_image(path, (image['width'], image['height'])))

@@ -21,6 +21,7 @@ class Settings:
         time_limit: Largest number of seconds of a case in a process of its own.
         images: Sizes of the datasets of the suite `scale`.
         rfdetr: Environment of RF-DETR for the suite `real-time`.
+        checkpoint: Checkpoint of the detector of the suite `tiles`; None takes random weights.
         run_case: Runs such a case; see ``run_isolated``.
         start_worker: Starts a process that keeps a model; see ``Worker``.
     """
@@ -32,5 +33,6 @@ class Settings:
     time_limit: float = 600.0
     images: Sequence[int] = ()
     rfdetr: str | None = None
+    checkpoint: str | None = None
     run_case: Callable[..., dict] = run_isolated
     start_worker: Callable[..., Worker] = Worker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -78,9 +78,7 @@ def tiled_pipeline(
     names = [str(own_type(step['type'])).rpartition('.')[2] for step in pipeline]
     known = {name: key for key, name in _TILED.items()} | {'CheckedLoadImageFromFile': _FIRST}
     kinds = [known.get(name, name) for name in names]
-    if not (
-        kinds[:1] == [_FIRST] and kinds[-1] == _LAST and set(kinds[1:-1]) <= set(_BETWEEN)
-    ):
+    if not (kinds[:1] == [_FIRST] and kinds[-1] == _LAST and set(kinds[1:-1]) <= set(_BETWEEN)):
         raise InputError(
             f'tiles need a test pipeline of {_FIRST}, {", ".join(_BETWEEN)} and {_LAST}, but it is '
             f'{names}; leave the others out, or the tiles (model.tile, --tile)'
@@ -95,3 +93,20 @@ def tiled_pipeline(
 def tile_of(model: Any) -> Mapping[str, Any] | None:
     """Returns the setting ``tile`` of the config of a detector; None if it has none."""
     return model.get('tile') if isinstance(model, Mapping) else None
+
+
+def trains_on_tiles(cfg: Mapping[str, Any]) -> bool:
+    """Returns whether the training pipeline of a config cuts tiles out of images."""
+    return any(name == 'RandomTile' for name in _types(cfg.get('train_dataloader') or {}))
+
+
+def _types(node: Any) -> Iterator[str]:
+    """Yields the names of all types in a part of a config, without their modules."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get('type'), str):
+            yield node['type'].rpartition('.')[2]
+        node = node.values()
+    elif not isinstance(node, (list, tuple)):
+        return
+    for value in node:
+        yield from _types(value)

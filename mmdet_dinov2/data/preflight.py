@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from mmengine import Config
 
+from ..config.tiles import tile_of, trains_on_tiles
 from ..errors import InputError
+from ..large_image import MAX_PER_IMG
 from ..wording import name_some
 from .annotation_columns import AnnotationColumns
 from .annotation_file import read_annotations
@@ -182,9 +184,15 @@ def _check_annotations(
 def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
     """Returns the maximum numbers of detections per image, by the keys that set them."""
     model = cfg.get('model') or {}
-    limits = {'model.num_queries': model.get('num_queries')}
-    if split != 'train':
-        limits['model.test_cfg.max_per_img'] = (model.get('test_cfg') or {}).get('max_per_img')
+    tile = tile_of(model)
+    if split != 'train' and tile is not None:  # the other limits are those of a tile
+        limits = {'model.tile.max_per_img': tile.get('max_per_img', MAX_PER_IMG)}
+    elif split == 'train' and trains_on_tiles(cfg):
+        limits = {}
+    else:
+        limits = {'model.num_queries': model.get('num_queries')}
+        if split != 'train':
+            limits['model.test_cfg.max_per_img'] = (model.get('test_cfg') or {}).get('max_per_img')
     return {key: limit for key, limit in limits.items() if isinstance(limit, int)}
 
 

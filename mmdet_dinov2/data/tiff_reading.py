@@ -65,7 +65,7 @@ class TiffFile:
         return pixels
 
     def _piece(self, page: Any, index: int) -> np.ndarray | None:
-        """Returns the pixels of a tile or strip, (H, W, 3) or (H, W, 1); None if the file has none."""
+        """Returns the pixels of a tile or strip, (H, W, 3) or (H, W, 1); None if it is left out."""
         try:
             handle = page.parent.filehandle
             handle.seek(page.dataoffsets[index])
@@ -100,8 +100,10 @@ def open_tiff(path: Path) -> TiffFile | None:
     try:
         file = TiffFile(path)
         page = file._open()
-        piece = page.tilelength * page.tilewidth if page.is_tiled else (
-            page.rowsperstrip * page.imagewidth
+        piece = (
+            page.tilelength * page.tilewidth
+            if page.is_tiled
+            else (page.rowsperstrip * page.imagewidth)
         )
         fits = (
             page.dtype == np.uint8

@@ -21,6 +21,7 @@ from ..config.names import check_loader_keys
 from ..config.options import check_options
 from ..config.own_types import own_type
 from ..data.class_names import fill_classes
+from ..data.crowded_images import raise_detection_limit
 from ..data.findings import raise_on_errors
 from ..data.own_config import (
     repeat_small_training_set,
@@ -166,6 +167,9 @@ def read_config(
     cfg.work_dir = work_dir
     make_sample_data(cfg)
     fill_classes(cfg)
+    note = raise_detection_limit(cfg, options)
+    if note:
+        tell(f'data: {note}')
     return cfg
 
 

@@ -139,11 +139,26 @@ def count_sizes(boxes: EvaluatedBoxes) -> np.ndarray:
     return np.bincount((areas >= 32**2).astype(int) + (areas >= 96**2), minlength=3)
 
 
-def coco_table(evaluation: CocoEvaluation) -> list[tuple[str, float]]:
+def table_detections(boxes: EvaluatedBoxes) -> tuple[int, ...]:
+    """Returns the maximum numbers of detections per image of a table: COCO's, and as many as boxes.
+
+    Args:
+        boxes: Boxes of all images.
+    """
+    most = boxes.most_in_an_image()
+    return (*COCO_MAX_DETECTIONS, *([most] if most > COCO_MAX_DETECTIONS[-1] else []))
+
+
+def coco_table(
+    evaluation: CocoEvaluation, max_detections: Sequence[int] = COCO_MAX_DETECTIONS
+) -> list[tuple[str, float]]:
     """Returns the names and values (0..1 or -1) of COCO's twelve figures.
 
     Args:
-        evaluation: Results for COCO's IoU thresholds and 1, 10 and 100 detections per image.
+        evaluation: Results for COCO's IoU thresholds.
+        max_detections: Its maximum numbers of detections per image, as of
+            :func:`table_detections`. AP and AR by area are for the last one; if that is not 100, a
+            thirteenth figure is AP with 100.
     """
     precision, recall = evaluation.average_precision, evaluation.average_recall
     return [
@@ -151,8 +166,13 @@ def coco_table(evaluation: CocoEvaluation) -> list[tuple[str, float]]:
         ('AP, IoU 0.50', precision(0.5)),
         ('AP, IoU 0.75', precision(0.75)),
         *((f'AP, {name}', precision(area=area)) for area, name in enumerate(AREAS) if area),
-        ('AR, 1 detection', recall(column=0)),
-        ('AR, 10 detections', recall(column=1)),
-        ('AR, 100 detections', recall(column=2)),
+        *(
+            (f'AR, {number} detection{"s" * (number > 1)}', recall(column=column))
+            for column, number in enumerate(max_detections)
+        ),
         *((f'AR, {name}', recall(area)) for area, name in enumerate(AREAS) if area),
+        *(
+            (f'AP, {number} detections', precision(column=column))
+            for column, number in list(enumerate(max_detections))[2:-1]
+        ),
     ]

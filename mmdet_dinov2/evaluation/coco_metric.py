@@ -37,6 +37,10 @@ _AP_ITEMS = {
 }
 # By mmdet's names.
 _KINDS = ('bbox', 'segm')
+# AP with this many detections per image, beside that of images with more boxes.
+_HUNDRED = 100
+_MAP_AT_100 = f'mAP@{_HUNDRED}'
+_PROPOSAL_NUMS = (_HUNDRED, 300, 1000)
 # Confusion matrices of more classes are written to files only.
 _MAX_TABLE_CLASSES = 12
 
@@ -62,10 +66,13 @@ class ClassNameCocoMetric(CocoMetric):
             what else is found by matching go by boxes.
         classwise: Whether to log the tables of the classes and to return their AP.
         proposal_nums: Maximum numbers of detections per image, ascending. As in mmdet, ``mAP`` uses
-            100 if it is among them; everything else uses the last one.
+            100 if it is among them; everything else uses the last one. ``None`` follows the data:
+            100, 300, and 1000 or the largest number of boxes in an image, if that is more. If an
+            image has more than 100 boxes, ``mAP`` uses the last one too, and ``mAP@100`` is
+            returned beside it.
         iou_thrs: IoU thresholds; ``None`` means 0.5, 0.55 ... 0.95.
         metric_items: Results to return, from ``mAP``, ``mAP_50``, ``mAP_75``, ``mAP_s``, ``mAP_m``,
-            ``mAP_l`` and ``AR@100`` and the like; ``None`` returns all of AP.
+            ``mAP_l``, ``mAP@100``, ``AR@100`` and the like; ``None`` returns all of AP.
         format_only: Whether to write the predictions without scoring them.
         outfile_prefix: Where to write the predictions: ``PREFIX.bbox.json``, with the category ids
             of the annotation file, and with ``'segm'`` also ``PREFIX.segm.json``, with run lengths
@@ -87,7 +94,7 @@ class ClassNameCocoMetric(CocoMetric):
         ann_file: str | None = None,
         metric: str | Sequence[str] = 'bbox',
         classwise: bool = True,
-        proposal_nums: Sequence[int] = (100, 300, 1000),
+        proposal_nums: Sequence[int] | None = None,
         iou_thrs: float | Sequence[float] | None = None,
         metric_items: Sequence[str] | None = None,
         format_only: bool = False,
@@ -107,8 +114,14 @@ class ClassNameCocoMetric(CocoMetric):
             raise InputError(
                 'format_only=True needs outfile_prefix, which says where to write predictions'
             )
-        proposal_nums = sorted(proposal_nums)
-        known = [*_AP_ITEMS, *(f'AR@{number}' for number in proposal_nums)]
+        self._follows_data = proposal_nums is None
+        self._is_crowded = False
+        proposal_nums = sorted(_PROPOSAL_NUMS if proposal_nums is None else proposal_nums)
+        known = [
+            *_AP_ITEMS,
+            *([_MAP_AT_100] if _HUNDRED in proposal_nums else []),
+            *(f'AR@{number}' for number in proposal_nums),
+        ]
         unknown = [item for item in metric_items or () if item not in known]
         if unknown:
             raise InputError(f'metric_items must be among {known}, but has {unknown}')
@@ -213,6 +226,10 @@ class ClassNameCocoMetric(CocoMetric):
             return OrderedDict()
 
         boxes = EvaluatedBoxes(len(images.ids), self._true_boxes(images), images.found)
+        if self._follows_data:
+            most = boxes.most_in_an_image()
+            self._is_crowded = most > _HUNDRED
+            self.proposal_nums = [*_PROPOSAL_NUMS[:-1], max(_PROPOSAL_NUMS[-1], most)]
         if self._by_masks:
             self._check_masks(logger, boxes.true, images)
         evaluations = {
@@ -237,7 +254,7 @@ class ClassNameCocoMetric(CocoMetric):
                     if entry.ap is not None:
                         values[f'{entry.name}_{kind}precision'] = entry.ap
         for kind, evaluation in evaluations.items():
-            for item in self.metric_items or _AP_ITEMS:
+            for item in self.metric_items or self._ap_items():
                 values[f'{kind}_{item}'] = self._item(evaluation, item)
         return values
 
@@ -312,11 +329,19 @@ class ClassNameCocoMetric(CocoMetric):
         if item.startswith('AR@'):
             column = self.proposal_nums.index(int(item.removeprefix('AR@')))
             return evaluation.average_recall(column=column)
-        iou, area = _AP_ITEMS[item]
-        # As mmdet does: 100 detections for mAP, the most for all others.
-        hundred = item == 'mAP' and 100 in self.proposal_nums
-        column = self.proposal_nums.index(100) if hundred else -1
+        iou, area = _AP_ITEMS[item.removesuffix(f'@{_HUNDRED}')]
+        column = self.proposal_nums.index(self._max_detections(item))
         return evaluation.average_precision(iou, area, column=column)
+
+    def _ap_items(self) -> list[str]:
+        """Returns the names of what is said of AP."""
+        return [*_AP_ITEMS, _MAP_AT_100] if self._is_crowded else list(_AP_ITEMS)
+
+    def _max_detections(self, item: str) -> int:
+        """Returns how many detections per image a kind of AP counts."""
+        # As mmdet does: 100 detections for mAP, the most for all others.
+        at_100 = item == _MAP_AT_100 or (item == 'mAP' and not self._is_crowded)
+        return _HUNDRED if at_100 and _HUNDRED in self.proposal_nums else self.proposal_nums[-1]
 
     def _log(
         self, logger: MMLogger, evaluations: Mapping[str, CocoEvaluation], quality: DetectionQuality
@@ -347,14 +372,14 @@ class ClassNameCocoMetric(CocoMetric):
     def _figures(self, evaluation: CocoEvaluation) -> list[str]:
         """Returns the lines of COCO's figures."""
         lines = []
-        for item, (iou, area) in _AP_ITEMS.items():
+        for item in self._ap_items():
+            iou, area = _AP_ITEMS[item.removesuffix(f'@{_HUNDRED}')]
             shown = (
                 f'{self.iou_thrs[0]:.2f}:{self.iou_thrs[-1]:.2f}' if iou is None else f'{iou:.2f}'
             )
-            hundred = item == 'mAP' and 100 in self.proposal_nums
             lines.append(
                 f' Average Precision  (AP) @[ IoU={shown:<9} | area={AREAS[area]:>6s} | '
-                f'maxDets={100 if hundred else self.proposal_nums[-1]:>4d} ] = '
+                f'maxDets={self._max_detections(item):>4d} ] = '
                 f'{self._item(evaluation, item):0.3f}'
             )
         for number in self.proposal_nums:

@@ -70,6 +70,10 @@ class EvaluatedBoxes:
     true: TrueBoxes
     found: FoundBoxes
 
+    def most_in_an_image(self) -> int:
+        """Returns the largest number of boxes to find in an image."""
+        return int(np.bincount(self.true.images[~self.true.crowd]).max(initial=0))
+
     @property
     def has_masks(self) -> bool:
         """Whether there are masks on both sides."""

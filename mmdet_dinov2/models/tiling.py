@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import ops
 
 from ..errors import InputError
-from ..large_image import LargeImage, detach
+from ..large_image import MAX_PER_IMG, LargeImage, detach
 from ..layers.tiles import Box, tile_boxes
 
 Data = Mapping[str, Sequence[Any]]
@@ -53,7 +53,7 @@ class Tiling:
     whole: bool = True
     batch: int = 8
     scale: float = 1.0
-    max_per_img: int = 1000
+    max_per_img: int = MAX_PER_IMG
     iou_threshold: float = 0.5
 
     @classmethod
@@ -146,9 +146,7 @@ def _in_tiles(
     for start in range(0, len(boxes), tiling.batch):
         part = boxes[start : start + tiling.batch]
         pixels = [_read(image, box, tiling.scale) for box in part]
-        samples = [
-            _sample(box, tensor) for box, tensor in zip(part, pixels, strict=True)
-        ]
+        samples = [_sample(box, tensor) for box, tensor in zip(part, pixels, strict=True)]
         for box, sample in zip(
             part, predict(dict(inputs=pixels, data_samples=samples)), strict=True
         ):

@@ -16,6 +16,7 @@ from . import (
     real_time,
     scale,
     threads,
+    tiles,
     training_step,
 )
 
@@ -32,5 +33,6 @@ SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'threads': threads.threads,
     'scale': scale.scale,
     'real-time': real_time.real_time,
+    'tiles': tiles.tiles,
     'gpu': gpu.everything,
 }

@@ -88,6 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'has rfdetr',
     )
     parser.add_argument(
+        '--checkpoint',
+        help='with --suite tiles: checkpoint of the detector; by default random weights',
+    )
+    parser.add_argument(
         '--compare', action='store_true', help='also measure the peers that are installed'
     )
     parser.add_argument('--repeats', type=int, help='rounds of each measurement')
@@ -174,6 +178,7 @@ def main(args: argparse.Namespace) -> None:
             args.time_limit,
             images=args.images,
             rfdetr=args.rfdetr,
+            checkpoint=args.checkpoint,
         )
         name = args.suite or '_'.join(Path(config).stem for config in args.configs)
         report = BenchmarkReport(args.work_dir, name, args.command_line, describe_machine(device))

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--tile',
         type=int,
         metavar='SIZE',
-        help='detect in tiles of so many pixels of images that are larger, and merge the detections',
+        help='detect in tiles of so many pixels of larger images and merge the detections',
     )
     parser.add_argument(
         '--no-pictures', action='store_true', help='write COCO results and CSV only, no pictures'

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--tile',
         type=int,
         metavar='SIZE',
-        help='detect in tiles of so many pixels of images that are larger, and merge the detections',
+        help='detect in tiles of so many pixels of larger images and merge the detections',
     )
     add_common_arguments(parser)
 

@@ -1,0 +1,162 @@
+"""Detection in tiles of large images, by this project and by sahi: measurements."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from ..checkpoint import read_checkpoint
+from ..checkpoint.embedded_config import whole_config
+from ..errors import InputError
+from ..inference import load
+from ..peak_memory import PeakMemory
+from .timing import measure_in_turns
+
+METHODS = ('ours', 'sahi')
+# Image, x1, y1, x2, y2, score, label.
+Rows = list[list[float]]
+Predict = Callable[[Sequence[str], float], Rows]
+
+
+def require_sahi() -> None:
+    """Raises an InputError if sahi is not installed."""
+    if importlib.util.find_spec('sahi') is None:
+        raise InputError('the comparison needs the package sahi: pip install sahi')
+
+
+def tiled_times(
+    checkpoint: str, images: Sequence[str], tile: dict, device: str, repeats: int, scores: dict
+) -> dict:
+    """Times both methods in turns on the same images, and returns what they find.
+
+    Args:
+        checkpoint: Checkpoint of the detector, with its config.
+        images: Image files.
+        tile: ``size`` and ``overlap`` of the tiles.
+        device: 'cpu' or 'cuda'.
+        repeats: Number of timed rounds.
+        scores: Lowest scores of detections: ``timed`` and ``found``.
+
+    Returns:
+        ``seconds`` of an image, a list for each method, and ``found``, the detections of each.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        methods = {name: _method(name, checkpoint, tile, device, Path(folder)) for name in METHODS}
+        runs = {
+            name: partial(predict, images, scores['timed']) for name, predict in methods.items()
+        }
+        times = measure_in_turns(runs, repeats, device)
+        found = {name: predict(images, scores['found']) for name, predict in methods.items()}
+    seconds = {name: [time / len(images) for time in rounds] for name, rounds in times.items()}
+    return dict(seconds=seconds, found=found)
+
+
+def tiled_memory(
+    method: str, checkpoint: str, warm_up: str, images: Sequence[str], tile: dict, device: str
+) -> dict:
+    """Measures the peak memory of a method, without that of its detector.
+
+    Args:
+        method: One of ``METHODS``.
+        checkpoint: As for :func:`tiled_times`.
+        warm_up: A small image file, predicted before.
+        images: As for :func:`tiled_times`.
+        tile: As for :func:`tiled_times`.
+        device: As for :func:`tiled_times`.
+
+    Returns:
+        ``mib``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        predict = _method(method, checkpoint, tile, device, Path(folder))
+        predict([warm_up], 0.3)
+        memory = PeakMemory(device)
+        predict(images, 0.3)
+        return dict(mib=memory.mib())
+
+
+def _method(name: str, checkpoint: str, tile: dict, device: str, folder: Path) -> Predict:
+    return (_ours if name == 'ours' else _sahi)(checkpoint, tile, device, folder)
+
+
+def _ours(checkpoint: str, tile: dict, device: str, folder: Path) -> Predict:
+    config = _config(checkpoint, tile, folder)
+    detector = load(checkpoint, config, device, tile=tile)
+
+    def predict(images: Sequence[str], score_thr: float) -> Rows:
+        rows: Rows = []
+        for index, sample in enumerate(detector.predict(list(images), score_thr=score_thr)):
+            found = sample.pred_instances
+            columns = torch.cat(
+                (found.bboxes, found.scores[:, None], found.labels[:, None].float()), 1
+            )
+            rows += [[index, *row] for row in columns.tolist()]
+        return rows
+
+    return predict
+
+
+def _sahi(checkpoint: str, tile: dict, device: str, folder: Path) -> Predict:
+    require_sahi()
+    from sahi import AutoDetectionModel
+    from sahi.predict import get_sliced_prediction
+
+    model = AutoDetectionModel.from_pretrained(
+        model_type='mmdet',
+        model_path=checkpoint,
+        config_path=_config(checkpoint, tile, folder),
+        device=device,
+        image_size=tile['size'],
+    )
+
+    def predict(images: Sequence[str], score_thr: float) -> Rows:
+        rows: Rows = []
+        for index, image in enumerate(images):
+            result = get_sliced_prediction(
+                image,
+                model,
+                slice_height=tile['size'],
+                slice_width=tile['size'],
+                overlap_height_ratio=tile['overlap'],
+                overlap_width_ratio=tile['overlap'],
+                batch_size=8,
+                confidence_threshold=score_thr,
+                verbose=0,
+            )
+            for found in result.object_prediction_list:
+                box = found.bbox.to_xyxy()
+                rows.append([index, *map(float, box), found.score.value, found.category.id])
+        return rows
+
+    return predict
+
+
+def _config(checkpoint: str, tile: dict, folder: Path) -> str:
+    """Writes the config of a checkpoint, with a test pipeline that both methods take."""
+    size = tile['size']
+    content: dict[str, Any] = whole_config(read_checkpoint(checkpoint), checkpoint)
+    content['model'].pop('tile', None)
+    # A tile, and an image as a whole, is what the detector was trained on.
+    content['test_dataloader']['dataset']['pipeline'] = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(size, size), keep_ratio=True),
+        dict(
+            type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        ),
+    ]
+    path = folder / 'config.py'
+    Config(content).dump(path)
+    return str(path)
+
+
+def found_array(rows: Rows) -> np.ndarray:
+    """Returns detections as an array, (N, 7): image, x1, y1, x2, y2, score, label."""
+    return np.array(rows, dtype=float).reshape(-1, 7)
