@@ -254,3 +254,24 @@ def test_masks(tmp_path):
     (table,) = run_suite('masks', tmp_path)
     assert [row['limit'] for row in table.rows] == ['<= 1.25', '<= 1.35', '<= 1.2']
     assert isinstance(table.rows[0]['ratio'], Spread) and isinstance(table.rows[2]['ratio'], Spread)
+
+
+def test_tiles(tmp_path):
+    pytest.importorskip('sahi')
+    pytest.importorskip('tifffile')
+    methods, memory = run_suite('tiles', tmp_path)
+    ours, sahi = methods.rows
+    assert (ours['method'], sahi['method']) == ('ours', 'sahi')
+    assert ours['time ratio'].median == pytest.approx(
+        ours['s per image'].median / sahi['s per image'].median
+    )
+    for row in methods.rows:
+        assert 0 <= row['AP'] <= 1 and 0 <= row['repeated'] <= 1 and isinstance(row['MiB'], float)
+    assert [row['file'] for row in memory.rows] == ['JPEG', 'TIFF in tiles']
+    assert all(isinstance(row['400 MiB'], float) for row in memory.rows)
+
+
+def test_the_suite_of_tiles_without_sahi(tmp_path, monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(InputError, match='needs the package sahi: pip install sahi'):
+        run_suite('tiles', tmp_path)

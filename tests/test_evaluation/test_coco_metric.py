@@ -347,3 +347,44 @@ def test_the_report_is_written(tmp_path):
     assert report['confusions']['labels'] == [*CLASSES, 'background']
     pictures = {path.name for path in (tmp_path / 'report').glob('*.png')}
     assert pictures == {'precision_recall.png', 'confusion_matrix.png', 'class_ap.png'}
+
+
+def crowded(num_boxes):
+    """Two images, of which the first has so many boxes, and detections that find all of them."""
+    images = [dict(id=i, file_name=f'{i}.jpg', width=900, height=900) for i in (1, 2)]
+    boxes = [[30.0 * (i % 30), 30.0 * (i // 30), 20.0, 20.0] for i in range(num_boxes)]
+    annotations = [
+        dict(id=i + 1, image_id=1, category_id=1, bbox=box, area=400.0, iscrowd=0)
+        for i, box in enumerate(boxes)
+    ]
+    content = dict(images=images, annotations=annotations, categories=[dict(id=1, name='cat')])
+    corners = np.array(boxes) + [0, 0, 1, 1] * np.array(boxes)[:, [0, 1, 0, 1]]
+    scores = np.linspace(1, 0.5, num_boxes)
+    samples = [sample(images[0], corners, [0] * num_boxes, scores), sample(images[1])]
+    return content, samples
+
+
+def test_as_many_detections_count_as_an_image_has_boxes(tmp_path):
+    content, samples = crowded(250)
+    path = write(tmp_path, content)
+    values = evaluate(ClassNameCocoMetric(path), samples, ('cat',))
+    assert values['coco/bbox_mAP'] == values['coco/bbox_mAP_s'] == pytest.approx(1)
+    assert values['coco/bbox_mAP@100'] == pytest.approx(0.4, abs=0.01)
+    theirs = evaluate(CocoMetric(path), samples, ('cat',))
+    assert values['coco/bbox_mAP@100'] == pytest.approx(theirs['coco/bbox_mAP'], abs=5e-4)
+    # What the config says has the last word.
+    fixed = evaluate(ClassNameCocoMetric(path, proposal_nums=(100, 300)), samples, ('cat',))
+    assert fixed['coco/bbox_mAP'] == values['coco/bbox_mAP@100']
+    assert 'coco/bbox_mAP@100' not in fixed
+    some = ClassNameCocoMetric(path, metric_items=['mAP@100', 'AR@1000'])
+    assert evaluate(some, samples, ('cat',))['coco/bbox_AR@1000'] == pytest.approx(1)
+
+
+def test_more_than_a_thousand_boxes(tmp_path):
+    content, samples = crowded(1100)
+    metric = ClassNameCocoMetric(write(tmp_path, content))
+    assert evaluate(metric, samples, ('cat',))['coco/bbox_mAP'] == pytest.approx(1, abs=1e-6)
+    assert list(metric.proposal_nums) == [100, 300, 1100]
+    few, samples = crowded(100)
+    values = evaluate(ClassNameCocoMetric(write(tmp_path, few)), samples, ('cat',))
+    assert 'coco/bbox_mAP@100' not in values and values['coco/bbox_mAP'] == pytest.approx(1)

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 import mmdet_dinov2
 from mmdet_dinov2.checkpoint.embedded_config import CONFIG_KEY
+from mmdet_dinov2.data.shapes_scenes import Scene, draw_scene
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.inference.detector import Detector
 from mmdet_dinov2.inference.image_inputs import expand_inputs
@@ -343,3 +344,70 @@ def test_the_inferencer_of_mmdet_takes_the_checkpoint_alone(trained, detector, i
     inferencer = DetInferencer(weights=str(trained[1]), device='cpu', show_progress=False)
     result = inferencer(images[0], no_save_vis=True, return_datasamples=True)
     assert_same(result['predictions'], detector.predict(images[0]))
+
+
+def scene(folder, suffix='.png'):
+    """Writes an image of 200 x 150 pixels with shapes; returns its path."""
+    picture, _ = draw_scene(
+        np.random.default_rng(0), Scene(width=200, height=150, num_shapes=12, largest=40)
+    )
+    path = folder / f'scene{suffix}'
+    if suffix == '.tif':
+        pytest.importorskip('tifffile').imwrite(
+            path, picture[..., ::-1], tile=(64, 64), photometric='rgb'
+        )
+    else:
+        cv2.imwrite(str(path), picture)
+    return path
+
+
+def test_tiles_of_files_and_arrays(trained, tmp_path):
+    plain = mmdet_dinov2.load(trained[1], device='cpu')
+    tiled = mmdet_dinov2.load(trained[1], device='cpu', tile=84)
+    path = scene(tmp_path)
+    (found,) = tiled.predict(path)
+    assert len(found.pred_instances) > len(plain.predict(path)[0].pred_instances) > 0
+    assert (found.pred_instances.scores.diff() <= 0).all()
+    assert_same(tiled.predict(cv2.imread(str(path))), [found])
+    settings = dict(size=84, batch=3)
+    assert_same(mmdet_dinov2.load(trained[1], tile=settings, device='cpu').predict(path), [found])
+    # Read in parts, only the image as a whole is reduced in a different way.
+    parts = dict(size=84, whole=False)
+    tiled = mmdet_dinov2.load(trained[1], tile=parts, device='cpu')
+    assert_same(tiled.predict(scene(tmp_path, '.tif')), tiled.predict(path))
+
+
+def test_an_image_that_fits_in_a_tile_is_resized_as_without(trained, images):
+    plain = mmdet_dinov2.load(trained[1], device='cpu').predict(images)
+    assert_same(mmdet_dinov2.load(trained[1], device='cpu', tile=200).predict(images), plain)
+
+
+def test_the_tool_predicts_in_tiles(trained, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr('mmdet_dinov2.inference.file_predictions._MAX_DRAWN_SIDE', 100)
+    path, out = scene(tmp_path), tmp_path / 'out'
+    predict(capfd, trained[1], path, '--tile', '84', '--out', out, '--score-thr', '0')
+    (found,) = mmdet_dinov2.load(trained[1], device='cpu', tile=84).predict(path)
+    results = json.loads((out / 'predictions.json').read_text())
+    assert len(results) == len(found.pred_instances)
+    (drawn,) = (out / 'pictures').iterdir()
+    assert cv2.imread(str(drawn)).shape == (75, 100, 3)
+    for arguments, message in (
+        (('--tile', '5'), 'a tile of 5 pixels is smaller than a patch of the backbone, 14 pixels'),
+        (('--tile', '84', '--tta'), 'tiles and tta do not work together'),
+    ):
+        error = failure_of(capfd, 'predict', trained[1], path, *arguments, '--out', tmp_path / 'b')
+        assert message in error
+
+
+def test_an_evaluation_in_tiles(trained, tmp_path, capfd):
+    config = trained[0] / 'tiny.py'
+    run_tool('test', config, trained[1], '--tile', '64', '--work-dir', tmp_path / 'tiles')
+    run_tool('test', config, trained[1], '--tile', '1000', '--work-dir', tmp_path / 'one')
+    run_tool('test', config, trained[1], '--work-dir', tmp_path / 'plain')
+    scores = {
+        name: json.loads(next((tmp_path / name).rglob('evaluation.json')).read_text())['classes']
+        for name in ('tiles', 'one', 'plain')
+    }
+    assert scores['one'] == scores['plain'] != scores['tiles']
+    error = failure_of(capfd, 'test', config, trained[1], '--tile', '64', '--tta')
+    assert 'tiles and --tta do not work together' in error

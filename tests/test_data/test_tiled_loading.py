@@ -1,0 +1,177 @@
+"""Images of which tiles are read: the pixels are those of the whole image, from any file."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import Compose
+from PIL import Image
+
+from mmdet_dinov2.data.loading import BadImageError, CheckedLoadImageFromFile
+from mmdet_dinov2.data.tiff_reading import open_tiff
+from mmdet_dinov2.data.tiled_loading import (
+    DecodedImage,
+    TiledLoadImageFromFile,
+    reduce_image,
+    shown_pixels,
+)
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.large_image import detach
+
+tifffile = pytest.importorskip('tifffile')
+BOXES = [(0, 0, 150, 101), (0, 0, 1, 1), (30, 20, 66, 71), (149, 100, 150, 101), (5, 63, 140, 65)]
+TILED = dict(tile=(32, 48), photometric='rgb')
+
+
+@pytest.fixture(scope='module')
+def pixels():
+    """A smooth image of odd size, BGR."""
+    rows, columns = np.mgrid[:101, :150]
+    return np.stack([rows * 2, columns, (rows + columns) % 256], -1).astype(np.uint8)
+
+
+def write_tiff(path, pixels, **options):
+    tifffile.imwrite(path, pixels[..., ::-1], **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        TILED,
+        dict(TILED, compression='zlib'),
+        dict(rowsperstrip=7, photometric='rgb'),
+        dict(rowsperstrip=101, photometric='rgb'),
+    ],
+)
+def test_parts_of_a_tiff_file_are_those_of_the_image(tmp_path, pixels, options):
+    image = open_tiff(write_tiff(tmp_path / 'a.tif', pixels, **options))
+    assert image.shape == (101, 150)
+    for read in (image.read, pickle.loads(pickle.dumps(image)).read):
+        for x1, y1, x2, y2 in BOXES:
+            assert np.array_equal(read(x1, y1, x2, y2), pixels[y1:y2, x1:x2])
+    loaded = CheckedLoadImageFromFile().transform(dict(img_path=str(tmp_path / 'a.tif')))
+    assert np.array_equal(loaded['img'], pixels)
+
+
+def test_grey_and_transparent_tiff_files(tmp_path, pixels):
+    tifffile.imwrite(tmp_path / 'grey.tif', pixels[..., 0], tile=(32, 48))
+    grey = open_tiff(tmp_path / 'grey.tif').read(30, 20, 66, 71)
+    assert np.array_equal(grey, np.repeat(pixels[20:71, 30:66, :1], 3, 2))
+    alpha = np.concatenate([pixels[..., ::-1], pixels[..., :1]], -1)
+    tifffile.imwrite(tmp_path / 'rgba.tif', alpha, extrasamples=['unassalpha'], **TILED)
+    assert np.array_equal(open_tiff(tmp_path / 'rgba.tif').read(*BOXES[2]), pixels[20:71, 30:66])
+
+
+def test_other_files_are_read_as_a_whole(tmp_path, pixels):
+    tifffile.imwrite(tmp_path / 'deep.tif', pixels.astype(np.uint16), **TILED)
+    write_tiff(tmp_path / 'turned.tif', pixels, extratags=[(274, 3, 1, 6, True)], **TILED)
+    tifffile.imwrite(
+        tmp_path / 'planes.tif', pixels.transpose(2, 0, 1), planarconfig='separate', **TILED
+    )
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    (tmp_path / 'broken.tif').write_bytes(b'II*\0no')
+    for name in ('deep.tif', 'turned.tif', 'planes.tif', 'a.png', 'broken.tif', 'none.tif'):
+        assert open_tiff(tmp_path / name) is None, name
+    load = TiledLoadImageFromFile()
+    results = load.transform(dict(img_path=str(tmp_path / 'turned.tif')))
+    assert results['ori_shape'] == results['img'].shape[:2] == (150, 101)
+    assert isinstance(results['large_image'], DecodedImage)
+    for name in ('broken.tif', 'none.tif'):
+        with pytest.raises(BadImageError):
+            load.transform(dict(img_path=str(tmp_path / name)))
+
+
+def test_a_damaged_tile_is_one_sentence(tmp_path, pixels):
+    path = write_tiff(tmp_path / 'a.tif', pixels, compression='zlib', **TILED)
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages.first.dataoffsets[-1]
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 30] = bytes(30)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match='a.tif cannot be decoded'):
+        open_tiff(path).read(140, 90, 150, 101)
+    with pytest.raises(BadImageError, match='a.tif'):
+        TiledLoadImageFromFile().transform(dict(img_path=str(path)))
+
+
+@pytest.mark.parametrize('side', [150, 149, 75, 40, 9])
+def test_a_reduced_image_is_the_mean_of_its_pixels(pixels, side, monkeypatch):
+    monkeypatch.setattr('mmdet_dinov2.data.tiled_loading._ROWS', 20)
+    reduced = reduce_image(DecodedImage(pixels), side)
+    factor = -(-150 // side)
+    assert max(reduced.shape[:2]) <= side and reduced.shape[2] == 3
+    assert abs(reduced.shape[0] - 101 / factor) <= 1 and reduced.shape[1] == 150 // factor
+    block = pixels[:factor, :factor].reshape(-1, 3).mean(0)
+    assert np.allclose(reduced[0, 0], block, atol=2)
+    if factor == 1:
+        assert np.array_equal(reduced, pixels)
+
+
+def pipeline(*between, **load):
+    return Compose(
+        [
+            dict(type='TiledLoadImageFromFile', **load),
+            *between,
+            dict(type='PackTiledInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')),
+        ]
+    )
+
+
+def test_a_reduced_image_has_the_scale_of_the_file(tmp_path, pixels, monkeypatch):
+    path = str(write_tiff(tmp_path / 'a.tif', pixels, **TILED))
+    Image.fromarray(pixels[..., ::-1]).save(tmp_path / 'a.png')
+    resize = dict(type='Resize', scale=(60, 60), keep_ratio=True)
+    monkeypatch.setattr('mmdet_dinov2.data.tiled_loading._REDUCED_SIDE', 80)
+    for name, before in ((path, 75), (str(tmp_path / 'a.png'), 150)):
+        packed = pipeline(resize)(dict(img_path=name))
+        sample, image = detach(packed['data_samples'])
+        assert image.shape == sample.ori_shape == (101, 150), before
+        assert packed['inputs'].shape == (3, *sample.img_shape) and sample.img_shape[1] == 60
+        assert sample.scale_factor[0] == pytest.approx(60 / 150)
+        assert sample.scale_factor[1] == pytest.approx(60 / 150, rel=0.03)
+        assert 'large_image' not in sample
+    small = pipeline(reduced_side=50)(dict(img_path=path))
+    assert small['inputs'].shape[2] == 50
+    assert small['data_samples'].scale_factor[0] == pytest.approx(1 / 3)
+    given = pipeline()(dict(img=pixels))
+    assert torch.equal(given['inputs'], torch.from_numpy(pixels).permute(2, 0, 1))
+    load = TiledLoadImageFromFile(reduced_side=20)
+    assert shown_pixels(load.transform(dict(img_path=str(tmp_path / 'a.png')))).shape[1] == 150
+    assert shown_pixels(load.transform(dict(img_path=path))).shape[1] == 75
+
+
+def test_decoded_images_are_kept(tmp_path, pixels, monkeypatch):
+    for name in 'abc':
+        Image.fromarray(pixels).save(tmp_path / f'{name}.png')
+    load = TiledLoadImageFromFile(reduced=False, keep=2)
+    decoded = []
+    read = TiledLoadImageFromFile._load
+    monkeypatch.setattr(
+        TiledLoadImageFromFile,
+        '_load',
+        lambda self, results: decoded.append(results['img_path'][-5]) or read(self, results),
+    )
+    for name in 'abbacab':
+        results = load.transform(dict(img_path=str(tmp_path / f'{name}.png')))
+        assert 'img' not in results and results['img_shape'] == (101, 150)
+    assert decoded == ['a', 'b', 'c', 'b']
+    assert not pickle.loads(pickle.dumps(load))._kept
+    with pytest.raises(InputError, match='keep must be a whole number of at least 0, but is -1'):
+        TiledLoadImageFromFile(keep=-1)
+
+
+def test_an_image_too_large_to_decode_is_one_sentence(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / 'a.png')
+    load = TiledLoadImageFromFile(max_pixels=1000)
+    with pytest.raises(BadImageError, match='150 x 101 pixels, but at most 1,000 are allowed'):
+        load.transform(dict(img_path=str(tmp_path / 'a.png')))
+    # Read in parts, its size does not matter.
+    load.transform(dict(img_path=str(write_tiff(tmp_path / 'a.tif', pixels, **TILED))))
+
+
+def test_packing_needs_the_image():
+    pack = Compose([dict(type='PackTiledInputs')])
+    with pytest.raises(InputError, match='needs TiledLoadImageFromFile'):
+        pack(dict(img=np.zeros((4, 5, 3), np.uint8)))
