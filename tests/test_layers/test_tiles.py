@@ -1,4 +1,4 @@
-"""Where tiles lie: they cover the image, overlap enough, and are as few and as small as that takes."""
+"""Where tiles lie: they cover the image, overlap enough, and are as few as that takes."""
 
 import math
 
