@@ -36,6 +36,8 @@ def attach(sample: DetDataSample, image: LargeImage) -> None:
 
 
 def detach(sample: DetDataSample) -> tuple[DetDataSample, LargeImage | None]:
-    """Returns a copy of a data sample without its large image, and that image if there is one."""
+    """Returns a data sample without its large image, a copy, and that image if there is one."""
+    if _FIELD not in sample:
+        return sample, None
     copy = sample.new()
     return copy, copy.pop(_FIELD, None)

@@ -42,6 +42,7 @@ ELSEWHERE = {
     '--suite gpu': ('test_benchmark/test_suites.py', 'gpu'),
     '--suite threads': ('test_benchmark/test_suites.py', "run_suite('threads'"),
     '--suite real-time': ('test_benchmark/test_suites.py', "run_suite('real-time'"),
+    '--suite tiles': ('test_benchmark/test_suites.py', "run_suite('tiles'"),
     '--suite scale': ('test_benchmark/test_scale.py', "SUITES['scale']"),
     'python reader.py': ('test_export/test_reader.py', "'reader.py'"),
     'benchmark model.onnx': ('test_export/test_benchmark.py', "'benchmark', exported"),

@@ -23,7 +23,7 @@ from .dino_encoder import PaddingAwareEncoder
 from .mask_head import MaskHead
 from .mask_supervision import MaskSupervision
 from .targets import BoxTargets
-from .tiling import Tiling, predict_in_tiles
+from .tiling import Tiling, predict_in_tiles, without_large_images
 from .vit import detector_layer_depth
 
 # Classification logit of queries without a proposal. They carry no gradient.
@@ -233,7 +233,7 @@ class PaddingAwareDINO(DINO):
     def test_step(self, data: Any) -> SampleList:
         """Detects objects; see mmengine's ``BaseModel``. With ``tile``, in tiles too."""
         if self.tiling is None:
-            return super().test_step(data)
+            return super().test_step(without_large_images(data))
         return predict_in_tiles(super().test_step, data, self.tiling)
 
     def predict(

@@ -100,6 +100,14 @@ class Tiling:
         return int(self.size * self.overlap)
 
 
+def without_large_images(data: Any) -> Any:
+    """Returns a batch without the large images that its data samples may carry."""
+    if not isinstance(data, Mapping) or not data.get('data_samples'):
+        return data
+    samples = [detach(sample)[0] for sample in data['data_samples']]
+    return {**data, 'data_samples': samples}
+
+
 def predict_in_tiles(predict: Predict, data: Data, tiling: Tiling) -> list[DetDataSample]:
     """Detects objects in images, in tiles of those that are larger than a tile.
 
