@@ -28,8 +28,9 @@ class RandomTile(BaseTransform):
         size: Side of the tile in pixels. Images that are smaller stay as they are.
         empty_share: Share of tiles without a box, 0 to 1. Where none is found, the tile is one
             from anywhere.
-        min_visible: A box is kept if so much of its area lies in the tile, above 0 and up to 1. It
-            is then cut to the tile.
+        min_visible: A box is kept if so much of its area lies in the tile, above 0 and up to 1; of
+            one that is larger than a tile, so much of what a tile can hold. It is then cut to the
+            tile.
 
     Raises:
         InputError: If an argument is out of range.
@@ -100,7 +101,8 @@ class RandomTile(BaseTransform):
         """Keeps the boxes that are visible enough, in pixels of the tile."""
         sides = np.minimum(boxes[:, 2:], corners[2:]) - np.maximum(boxes[:, :2], corners[:2])
         visible = sides.clip(0).prod(1)
-        kept = visible >= self.min_visible * (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        whole = np.minimum(boxes[:, 2:] - boxes[:, :2], self.size).prod(1)
+        kept = visible >= self.min_visible * whole
         kept &= visible > 0
         own = results['gt_bboxes'][kept]
         own.translate_([-corners[0], -corners[1]])
