@@ -7,6 +7,7 @@ import re
 import shutil
 
 import cv2
+import mmengine
 import numpy as np
 import pytest
 import torch
@@ -400,14 +401,16 @@ def test_the_tool_predicts_in_tiles(trained, tmp_path, capfd, monkeypatch):
 
 
 def test_an_evaluation_in_tiles(trained, tmp_path, capfd):
-    config = trained[0] / 'tiny.py'
-    run_tool('test', config, trained[1], '--tile', '64', '--work-dir', tmp_path / 'tiles')
-    run_tool('test', config, trained[1], '--tile', '1000', '--work-dir', tmp_path / 'one')
-    run_tool('test', config, trained[1], '--work-dir', tmp_path / 'plain')
-    scores = {
-        name: json.loads(next((tmp_path / name).rglob('evaluation.json')).read_text())['classes']
-        for name in ('tiles', 'one', 'plain')
-    }
-    assert scores['one'] == scores['plain'] != scores['tiles']
+    config, out = trained[0] / 'tiny.py', tmp_path / 'found.pkl'
+    arguments = ('--work-dir', tmp_path / 'work', '--out', out)
+    run_tool('test', config, trained[1], '--tile', '64', *arguments)
+    images = sorted((trained[0] / 'shapes/val').iterdir())
+    found = mmengine.load(out)
+    assert 'large_image' not in found[0]
+    tiled = mmdet_dinov2.load(trained[1], device='cpu', tile=64).predict(images)
+    plain = mmdet_dinov2.load(trained[1], device='cpu').predict(images)
+    for one, other, without in zip(found, tiled, plain, strict=True):
+        assert np.allclose(one['pred_instances']['scores'], other.pred_instances.scores, atol=1e-5)
+        assert len(other.pred_instances) != len(without.pred_instances)
     error = failure_of(capfd, 'test', config, trained[1], '--tile', '64', '--tta')
     assert 'tiles and --tta do not work together' in error
