@@ -86,7 +86,8 @@ def in_place(command):
         command = re.sub(pattern, place, command)
     # Small sizes, and as many processes as there are cores on a small machine.
     command = command.replace('--arch small base', '--long-side 84 --repeats 1')
-    command = command.replace('--batch-size 2 16', '--batch-size 1 2')
+    command = command.replace('fp32 bf16 --batch-size 2 16', 'bf16 --batch-size 1 2')
+    command = command.replace('168 --batch-size 8', '84 --batch-size 2 --repeats 1')
     return re.sub(r'(dist_\w+\.sh .*) 4\b', r'\1 2', command)
 
 
