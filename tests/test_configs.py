@@ -177,7 +177,7 @@ def test_training_pipelines_keep_boxes_inside_the_image(tmp_path):
             assert (boxes >= 0).all() and (boxes <= torch.tensor([width, height] * 2)).all(), name
             num_boxes += len(boxes)
         assert num_boxes > 0, name
-    assert len(seen) == 10
+    assert len(seen) == 11
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=name_of)

@@ -26,7 +26,7 @@ from mmengine.registry import (
     RUNNERS,
 )
 
-from mmdet_dinov2.models import DINOv2, SimpleFeaturePyramid
+from mmdet_dinov2.models import DINOv2, PaddingAwareDINO, SimpleFeaturePyramid
 from mmdet_dinov2.models.dino_decoder import PaddingAwareDecoder
 from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
 
@@ -45,6 +45,8 @@ ELSEWHERE = {
     '--suite tiles': ('test_benchmark/test_suites.py', "run_suite('tiles'"),
     '--suite scale': ('test_benchmark/test_scale.py', "SUITES['scale']"),
     'python reader.py': ('test_export/test_reader.py', "'reader.py'"),
+    'mmdet_dinov2 ablate': ('test_benchmark/test_ablation.py', "'ablate'"),
+    '--checkpoint CHECKPOINT --num-queries': ('test_benchmark/test_tradeoff.py', "'--checkpoint'"),
     'benchmark model.onnx': ('test_export/test_benchmark.py', "'benchmark', exported"),
 }
 # Commands of others.
@@ -255,6 +257,7 @@ def test_the_settings_for_people_from_elsewhere_exist():
     cfg = Config.fromfile(ROOT / 'configs/dino_dinov2_b_ft_12ep.py')
     # Whose arguments they are, where the configs leave them at their default.
     owners = {
+        'model': PaddingAwareDINO,
         'model.backbone': DINOv2,
         'model.neck': SimpleFeaturePyramid,
         'model.encoder': PaddingAwareEncoder,

@@ -29,7 +29,7 @@ class CaseError(RuntimeError):
 
 def run_isolated(
     function: Callable[..., dict],
-    time_limit: float,
+    time_limit: float | None,
     variables: Mapping[str, str] | None = None,
     **kwargs,
 ) -> dict:
@@ -37,7 +37,7 @@ def run_isolated(
 
     Args:
         function: A function at the top level of a module, whose result is JSON.
-        time_limit: Seconds after which the process is ended.
+        time_limit: Seconds after which the process is ended; None for no limit.
         variables: Environment variables of the process, besides those of this one.
         **kwargs: Arguments of the function, as JSON.
 

@@ -7,10 +7,14 @@ from pathlib import Path
 from .parts import PARTS
 from .tables import BenchmarkReport, Table
 from .timing import Spread
+from .tradeoff import AP, TIME
 
 
 def draw_report(report: BenchmarkReport, path: str | Path) -> bool:
-    """Draws the tables: parts of steps as stacked bars, ratios beside 1, peak memory.
+    """Draws the tables.
+
+    These are parts of steps as stacked bars, ratios beside 1, peak memory, differences of changes
+    beside 0, and AP over time.
 
     Args:
         report: The report.
@@ -24,12 +28,15 @@ def draw_report(report: BenchmarkReport, path: str | Path) -> bool:
     charts = [(table, draw) for table in report.tables for draw in _charts_of(table)]
     if not charts:
         return False
-    heights = [1.3 + 0.35 * len(table.rows) for table, _ in charts]  # inches
+    heights = [  # inches
+        5.0 if draw is _draw_tradeoff else 1.3 + 0.35 * len(table.rows) for table, draw in charts
+    ]
     figure = Figure(figsize=(9, sum(heights)), layout='constrained')
     axes = figure.subplots(len(charts), 1, squeeze=False, height_ratios=heights)
     for (table, draw), place in zip(charts, axes[:, 0], strict=True):
         draw(table, place)
-        place.invert_yaxis()
+        if draw is not _draw_tradeoff:
+            place.invert_yaxis()
         place.set_title(table.title, fontsize=9)
         place.tick_params(labelsize=7)
         place.grid(axis='x', alpha=0.3)
@@ -45,6 +52,10 @@ def _charts_of(table: Table) -> list:
         charts.append(_draw_ratios)
     if 'peak MiB' in table.columns:
         charts.append(_draw_memory)
+    if any('difference' in row for row in table.rows):
+        charts.append(_draw_differences)
+    if {AP, TIME} <= set(table.columns):
+        charts.append(_draw_tradeoff)
     return [chart for chart in charts if table.rows]
 
 
@@ -91,3 +102,32 @@ def _draw_memory(table: Table, axes) -> None:
     axes.barh(range(len(labels)), [row.get('peak MiB', 0.0) for row in table.rows], color='C2')
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel('peak memory, MiB', fontsize=7)
+
+
+def _draw_differences(table: Table, axes) -> None:
+    rows = [row for row in table.rows if 'difference' in row]
+    for place, row in enumerate(rows):
+        difference = row['difference']
+        if difference.count > 1:
+            ends = [difference.low, difference.high]
+            axes.plot(ends, [place, place], color='C0', alpha=0.5, linewidth=4)
+        axes.plot(difference.mean, place, 'o', color='C0')
+    axes.axvline(0.0, color='0.5', linewidth=1)
+    axes.set_yticks(range(len(rows)), [f'{row["change"]} ({row["seeds"]})' for row in rows])
+    axes.set_xlabel('difference to the base (number of seeds); above 0 is better', fontsize=7)
+
+
+def _draw_tradeoff(table: Table, axes) -> None:
+    for number, model in enumerate(dict.fromkeys(row['model'] for row in table.rows)):
+        rows = [row for row in table.rows if row['model'] == model]
+        times = [row[TIME].median for row in rows]
+        axes.plot(times, [row[AP] for row in rows], 'o', color=f'C{number}', label=model)
+        for row, time in zip(rows, times, strict=True):
+            if 'queries' in row:
+                text = f'{row["queries"]} queries, {row["decoder layers"]} layers'
+                axes.annotate(
+                    text, (time, row[AP]), fontsize=6, xytext=(4, 2), textcoords='offset points'
+                )
+    axes.set_xlabel(TIME, fontsize=7)
+    axes.set_ylabel(AP, fontsize=7)
+    axes.legend(fontsize=6)

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..files import write_text
 from .machine import one_line
-from .timing import Spread
 
 NOT_MEASURED = 'not measured'
 
@@ -114,4 +113,4 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value.as_dict() if isinstance(value, Spread) else value
+    return value.as_dict() if hasattr(value, 'as_dict') else value

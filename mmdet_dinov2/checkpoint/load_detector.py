@@ -19,7 +19,8 @@ from .sharded import gather, load_model_state
 
 # Tensors with one row for each class.
 _CLASS_ROWS = re.compile(
-    r'bbox_head\.cls_branches\.\d+\.(weight|bias)|dn_query_generator\.label_embedding\.weight'
+    r'(bbox_head\.cls_branches\.\d+|query_groups\.\d+\.cls_branch)\.(weight|bias)'
+    r'|dn_query_generator\.label_embedding\.weight'
 )
 
 

@@ -1,12 +1,14 @@
 """Datasets, their checks, and the order and seeds of samples.
 
-Importing this package registers the datasets and the loading of images.
+Importing this package registers the datasets, the loading of images and the mixing of samples.
 """
 
+from .box_mixing import BoxCutMix, BoxMixUp, PackWeightedDetInputs
 from .coco_dataset import ClassNameCocoDataset
 from .evaluators import fill_evaluator_ann_file
 from .findings import Finding, raise_on_errors
 from .loading import BadImageError, CheckedLoadImageFromFile
+from .other_samples import MixSamples
 from .preflight import check_config
 from .random_tile import RandomTile
 from .shapes import generate_shapes
@@ -15,10 +17,14 @@ from .tiled_loading import PackTiledInputs, TiledLoadImageFromFile
 
 __all__ = [
     'BadImageError',
+    'BoxCutMix',
+    'BoxMixUp',
     'CheckedLoadImageFromFile',
     'ClassNameCocoDataset',
     'Finding',
+    'MixSamples',
     'PackTiledInputs',
+    'PackWeightedDetInputs',
     'RandomTile',
     'ShapesDataset',
     'TiledLoadImageFromFile',

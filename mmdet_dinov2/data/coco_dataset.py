@@ -25,6 +25,7 @@ from .coco_file import category_ids, complete_annotation, names_outside
 from .image_header import MAX_PIXELS, is_extreme
 from .loading import BadImageError
 from .masks_used import masks_loaded, uses_masks
+from .other_samples import OTHER_SAMPLES, OtherSamples
 from .usable_masks import loadable_mask
 
 # Side in pixels of the blank image that replaces an unreadable one without a usable size.
@@ -211,7 +212,10 @@ class ClassNameCocoDataset(CocoDataset):
         """
         shrinks_away = False
         try:
-            return super().prepare_data(idx)
+            info = self.get_data_info(idx)
+            if not self.test_mode:
+                info[OTHER_SAMPLES] = OtherSamples(self)
+            return self.pipeline(info)
         except BadImageError as error:
             bad = error
         except cv2.error as error:  # a side that would have less than a pixel

@@ -192,7 +192,8 @@ def _detection_limits(cfg: Config, split: str) -> dict[str, int]:
     else:
         limits = {'model.num_queries': model.get('num_queries')}
         if split != 'train':
-            limits['model.test_cfg.max_per_img'] = (model.get('test_cfg') or {}).get('max_per_img')
+            for key in ('max_per_img', 'num_queries'):
+                limits[f'model.test_cfg.{key}'] = (model.get('test_cfg') or {}).get(key)
     return {key: limit for key, limit in limits.items() if isinstance(limit, int)}
 
 

@@ -68,12 +68,16 @@ class SeededDataset:
 
     @property
     def pipeline(self) -> Any:
-        """The transforms of the dataset, which hooks such as ``PipelineSwitchHook`` set."""
-        return self.dataset.pipeline
+        """The transforms of the dataset, which hooks such as ``PipelineSwitchHook`` set.
+
+        They reach the datasets within ``RepeatDataset``, ``ConcatDataset`` and the like.
+        """
+        return next(_innermost(self.dataset)).pipeline
 
     @pipeline.setter
     def pipeline(self, pipeline: Any) -> None:
-        self.dataset.pipeline = pipeline
+        for dataset in _innermost(self.dataset):
+            dataset.pipeline = pipeline
 
     def __getitem__(self, item: SeededIndex | int) -> dict:
         """Returns a sample, with its seed in the metadata of its data sample.
@@ -115,6 +119,16 @@ class SeededDataset:
         if name == 'dataset':  # not set yet, while the wrapper is being unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+def _innermost(dataset: Any) -> Iterator[Any]:
+    """Yields the datasets that load samples."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    if inner is None:
+        yield dataset
+        return
+    for part in inner if isinstance(inner, (list, tuple)) else [inner]:
+        yield from _innermost(part)
 
 
 class _SamplerOfSizes(Sampler):

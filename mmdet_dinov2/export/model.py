@@ -46,8 +46,10 @@ class ExportModel(nn.Module):
         super().__init__()
         self.detector = _copy_with_gathers(prepare(detector))
         head = self.detector.bbox_head
-        most = self.detector.num_queries * head.num_classes
-        self.num_detections = (head.test_cfg or {}).get('max_per_img', self.detector.num_queries)
+        most = self.detector.test_num_queries * head.num_classes
+        self.num_detections = (head.test_cfg or {}).get(
+            'max_per_img', self.detector.test_num_queries
+        )
         self.num_detections = min(self.num_detections, most)
         self.with_stages = False
         self.stage_names: tuple[str, ...] = ()
@@ -121,7 +123,7 @@ class ExportModel(nn.Module):
         self, hidden_states: Tensor, references: list[Tensor], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decodes what the last decoder layer found, as mmdet's ``DETRHead`` does."""
-        head, last = self.detector.bbox_head, self.detector.decoder.num_layers - 1
+        head, last = self.detector.bbox_head, self.detector.test_num_layers - 1
         states = hidden_states[-1]
         # Not the last reference, which comes from the state before the norm.
         reference = inverse_sigmoid(references[last], eps=head.reference_eps)

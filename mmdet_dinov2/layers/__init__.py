@@ -2,6 +2,7 @@
 
 from .attention import Attention, segment_attention
 from .block import Block, LayerScale, Mlp, SwiGLU
+from .carl import carl_weights
 from .compiling import TokenwiseModule, tokenwise
 from .deformable_operator import deformable_attention, triton_problem
 from .dense_attention import dense_attention
@@ -11,6 +12,7 @@ from .padding import note_sizes, noted_sizes, padding_mask, valid_cells, zero_pa
 from .patch_embed import PatchEmbed, extract_patches, resample_patch_kernel
 from .position import RotaryPosition, interpolate_pos_embed, rotate
 from .pyramid import GridPyramidLayout, PyramidLayout
+from .quality_loss import ia_bce_gap, mal_gap
 from .recompute import recomputable
 from .tokens import Segments, TokenLayout
 
@@ -28,11 +30,14 @@ __all__ = [
     'SwiGLU',
     'TokenLayout',
     'TokenwiseModule',
+    'carl_weights',
     'deformable_attention',
     'dense_attention',
     'extract_patches',
     'focal_gap',
+    'ia_bce_gap',
     'interpolate_pos_embed',
+    'mal_gap',
     'negative_focal_loss',
     'note_sizes',
     'noted_sizes',

@@ -32,7 +32,9 @@ def focal_gap(logits: Tensor, alpha: float, gamma: float) -> Tensor:
     return positive - negative
 
 
-def negative_focal_loss(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+def negative_focal_loss(
+    logits: Tensor, alpha: float, gamma: float, fixed_weights: bool = False
+) -> Tensor:
     """Computes the focal loss of queries whose classes are all negative.
 
     The derivative is computed together with the value, so that only one tensor of the size of the
@@ -42,16 +44,17 @@ def negative_focal_loss(logits: Tensor, alpha: float, gamma: float) -> Tensor:
         logits: Shape (..., classes).
         alpha: As in :func:`focal_gap`.
         gamma: As in :func:`focal_gap`.
+        fixed_weights: Whether the modulating factor counts as a constant in the derivative.
 
     Returns:
         Sum over the classes, fp32, shape (...).
     """
-    return _NegativeFocalLoss.apply(logits.float(), alpha, gamma)
+    return _NegativeFocalLoss.apply(logits.float(), alpha, gamma, fixed_weights)
 
 
 class _NegativeFocalLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    def forward(ctx, logits: Tensor, alpha: float, gamma: float, fixed_weights: bool) -> Tensor:
         probability = logits.sigmoid()
         surprise = F.softplus(logits)
         modulation = probability.pow(gamma).mul_(1 - alpha)
@@ -59,12 +62,16 @@ class _NegativeFocalLoss(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # d/dx p**gamma * s = p**gamma * (gamma * (1 - p) * s + p), since p' = p * (1 - p) and
             # s' = p.
-            slope = surprise.mul_(1 - probability).mul_(gamma).add_(probability).mul_(modulation)
+            if fixed_weights:
+                slope = modulation.mul_(probability)
+            else:
+                slope = surprise.mul_(1 - probability).mul_(gamma).add_(probability)
+                slope.mul_(modulation)
             ctx.save_for_backward(slope)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (slope,) = ctx.saved_tensors
-        return grad[..., None] * slope, None, None
+        return grad[..., None] * slope, None, None, None

@@ -1,5 +1,6 @@
 """Models in mmdet's registry, and the transformer that the detector builds."""
 
+from .classification_losses import IABCELoss, MALoss
 from .data_preprocessor import SizedDataPreprocessor
 from .dino import PaddingAwareDINO
 from .dino_decoder import PaddingAwareDecoder
@@ -7,7 +8,7 @@ from .dino_encoder import PaddingAwareEncoder
 from .dino_head import BatchedDINOHead
 from .dinov2 import DINOv2
 from .dinov3 import DINOv3
-from .matching import BatchedHungarianAssigner
+from .matching import BatchedHungarianAssigner, PositionModulatedCost
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .transformer_layers import DecoderLayer, EncoderLayer
 from .tta import PackedTTAModel
@@ -20,11 +21,14 @@ __all__ = [
     'DINOv3',
     'DecoderLayer',
     'EncoderLayer',
+    'IABCELoss',
+    'MALoss',
     'PackedTTAModel',
     'PackedViT',
     'PaddingAwareDINO',
     'PaddingAwareDecoder',
     'PaddingAwareEncoder',
+    'PositionModulatedCost',
     'SimpleFeaturePyramid',
     'SizedDataPreprocessor',
 ]

@@ -131,6 +131,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
         reference_points: Tensor,
         spatial_shapes: Tensor,
         query_images: Tensor,
+        identity: Tensor | None = None,
     ) -> Tensor:
         """Adds to each query what it samples around its reference points.
 
@@ -142,6 +143,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
                 (Q, levels, 2) or (Q, levels, 4).
             spatial_shapes: Height and width of each level in cells, shape (images, levels, 2).
             query_images: Number of the image of each query, ascending, shape (Q,).
+            identity: What the result is added to, shape (Q, C); ``query`` if None.
 
         Returns:
             Shape (Q, C).
@@ -156,7 +158,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
                 query + query_pos, reference_points, spatial_shapes, query_images
             )
         sampled = self._sample(values, spatial_shapes, query_images, *points)
-        return self.dropout(self.output_proj(sampled)) + query
+        return self.dropout(self.output_proj(sampled)) + (query if identity is None else identity)
 
     def _sampling_points(
         self, query: Tensor, reference_points: Tensor, shapes: Tensor, images: Tensor

@@ -22,6 +22,7 @@ from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
 from .mask_head import MaskHead
 from .mask_supervision import MaskSupervision
+from .query_groups import QueryGroup
 from .targets import BoxTargets
 from .tiling import Tiling, predict_in_tiles, without_large_images
 from .vit import detector_layer_depth
@@ -78,13 +79,16 @@ class PaddingAwareDINO(DINO):
         tile: Attributes of a :class:`.tiling.Tiling`: images that are larger than a tile are
             predicted in tiles. The test pipeline has to pass the images on
             (:func:`mmdet_dinov2.config.tiles.use_tiles`).
-        **kwargs: As for mmdet's ``DINO``.
+        num_query_groups: Number of groups of ``num_queries`` queries in training; see
+            :class:`.QueryGroup`. Losses are the means over the groups.
+        **kwargs: As for mmdet's ``DINO``. ``test_cfg`` may have ``num_queries`` and
+            ``num_decoder_layers``; see :meth:`set_test_size`.
 
     Raises:
         InputError: If there is no such implementation of deformable attention, an attention samples
-            a different number of levels than the neck makes, an argument of ``mask_head`` or
-            ``tile`` is unknown or out of range, both are given, or costs of masks are configured
-            without ``mask_head``.
+            a different number of levels than the neck makes, a number of groups, queries or layers
+            is out of range, an argument of ``mask_head`` or ``tile`` is unknown or out of range,
+            both are given, or costs of masks are configured without ``mask_head``.
         ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
@@ -104,6 +108,7 @@ class PaddingAwareDINO(DINO):
         compiled: bool = False,
         mask_head: Mapping[str, Any] | None = None,
         tile: Mapping[str, Any] | None = None,
+        num_query_groups: int = 1,
         **kwargs,
     ) -> None:
         for key in ('as_two_stage', 'with_box_refine'):
@@ -113,6 +118,7 @@ class PaddingAwareDINO(DINO):
             raise ValueError(f'coordinates must be one of {COORDINATES}, got {coordinates!r}')
         if compiled:
             backbone = {'compiled': True, **backbone}
+        _check_number('num_query_groups', num_query_groups)
         switches = dict(deformable_attention=deformable_attention, compiled=compiled)
         # Not the constructor of mmdet's DINO, which would build its own query generator, but the
         # next one. It writes to the config of the head, so that one gets a copy.
@@ -122,6 +128,10 @@ class PaddingAwareDINO(DINO):
             decoder={**switches, **decoder},
             bbox_head=dict(bbox_head),
             **kwargs,
+        )
+        self.query_groups = nn.ModuleList(
+            QueryGroup(self.num_queries, self.embed_dims, self.bbox_head)
+            for _ in range(1, num_query_groups)
         )
         self.dn_query_generator = DenoisingQueryGenerator(
             num_classes=self.bbox_head.num_classes,
@@ -165,7 +175,8 @@ class PaddingAwareDINO(DINO):
             raise InputError(
                 'tile merges boxes only, but the model has a mask_head; leave one of them out'
             )
-        self._limit_detections()
+        settings = self.test_cfg or {}
+        self.set_test_size(settings.get('num_queries'), settings.get('num_decoder_layers'))
 
     def _init_layers(self) -> None:
         """Builds what lies between neck and head, with the parameter names of mmdet's ``DINO``."""
@@ -203,12 +214,39 @@ class PaddingAwareDINO(DINO):
                         f'makes, {len(self.strides)}'
                     )
 
-    def _limit_detections(self) -> None:
-        """Limits detections to queries x classes; mmdet's top-k fails on more."""
-        most = self.num_queries * self.bbox_head.num_classes
-        settings = self.bbox_head.test_cfg or {}
-        if settings.get('max_per_img', 0) > most:
-            self.bbox_head.test_cfg = {**settings, 'max_per_img': most}
+    def init_weights(self) -> None:
+        """Initialises all weights, as mmdet's ``DINO``."""
+        super().init_weights()
+        for group in self.query_groups:
+            group.init_weights_like(self.bbox_head)
+
+    def set_test_size(
+        self, num_queries: int | None = None, num_decoder_layers: int | None = None
+    ) -> None:
+        """Sets how much of the decoder predicts; training is not affected.
+
+        Every decoder layer is trained to predict, and queries are the best proposals, so that one
+        checkpoint predicts at several speeds.
+
+        Args:
+            num_queries: Number of queries, those with the best proposals; None takes all.
+            num_decoder_layers: Number of decoder layers, from the first; None takes all.
+
+        Raises:
+            InputError: If a number is less than 1 or more than the model has.
+        """
+        self.test_num_queries = self.num_queries if num_queries is None else num_queries
+        self.test_num_layers = (
+            self.decoder.num_layers if num_decoder_layers is None else num_decoder_layers
+        )
+        _check_number('test_cfg.num_queries', self.test_num_queries, self.num_queries)
+        _check_number('test_cfg.num_decoder_layers', self.test_num_layers, self.decoder.num_layers)
+        # mmdet's top-k fails on more detections than queries x classes.
+        most = self.test_num_queries * self.bbox_head.num_classes
+        settings = self.test_cfg or {}
+        if 'max_per_img' in settings:
+            settings = {**settings, 'max_per_img': min(settings['max_per_img'], most)}
+        self.bbox_head.test_cfg = settings
 
     # ------------------------------------------------------------------ batches
 
@@ -389,6 +427,8 @@ class PaddingAwareDINO(DINO):
     ) -> tuple[dict, dict]:
         """Selects the proposals that become queries and adds the denoising queries.
 
+        In training, the denoising queries come first, then one group of queries after the other.
+
         Args:
             memory: Encoder output, a stream of cells of shape (T, C).
             layout: Where the cells come from.
@@ -398,18 +438,32 @@ class PaddingAwareDINO(DINO):
         Returns:
             Part of the keyword arguments of ``forward_decoder`` and of the head, as in mmdet.
         """
+        num_queries = self.num_queries if self.training else self.test_num_queries
+        last, head = self.decoder.num_layers, self.bbox_head
+        groups = [
+            (self.memory_trans_fc, self.memory_trans_norm)
+            + (head.cls_branches[last], head.reg_branches[last], self.query_embedding)
+        ]
+        if self.training:
+            groups += [
+                (group.memory_trans_fc, group.memory_trans_norm)
+                + (group.cls_branch, group.reg_branch, group.query_embedding)
+                for group in self.query_groups
+            ]
+        chosen, queries = [], []
         with torch.autocast(memory.device.type, enabled=False):
             proposals, usable = self.gen_proposals(layout)
-            features = memory.float().masked_fill(~usable[..., None], 0.0)
-            features = self.memory_trans_norm(self.memory_trans_fc(features))
-            last = self.decoder.num_layers
-            scores = self.bbox_head.cls_branches[last](features)
-            boxes = self.bbox_head.reg_branches[last](features) + proposals
+            cells = memory.float().masked_fill(~usable[..., None], 0.0)
             if self.coordinates == 'grid':
                 usable = torch.ones_like(usable)
-            scores, boxes = _select_proposals(scores, boxes, usable, layout, self.num_queries)
+            for project, norm, classify, regress, embedding in groups:
+                features = norm(project(cells))
+                scores, boxes = classify(features), regress(features) + proposals
+                chosen.append(_select_proposals(scores, boxes, usable, layout, num_queries))
+                queries.append(embedding.weight[:num_queries])
+            scores, boxes = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
 
-        query = self.query_embedding.weight[None].expand(boxes.shape[0], -1, -1)
+        query = torch.cat(queries)[None].expand(boxes.shape[0], -1, -1)
         reference_points = boxes.detach()
         dn_mask = None
         head_inputs = {}
@@ -419,6 +473,7 @@ class PaddingAwareDINO(DINO):
             )
             query = torch.cat((dn_label_query, query), dim=1)
             reference_points = torch.cat((dn_bbox_query, reference_points), dim=1)
+            dn_meta['num_query_groups'] = len(groups)
             head_inputs = dict(
                 enc_outputs_class=scores, enc_outputs_coord=boxes.sigmoid(), dn_meta=dn_meta
             )
@@ -463,7 +518,8 @@ class PaddingAwareDINO(DINO):
             memory: Encoder output, a stream of cells of shape (T, C).
             reference_points: Boxes (cx, cy, w, h) relative to the image, in [0, 1], (B, Q, 4).
             layout: Where the cells come from.
-            dn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
+            dn_mask: True where queries may not attend, shape (M, M) or (B, M, M), for all queries
+                but those of further groups.
 
         Returns:
             Part of the keyword arguments of the head: ``hidden_states`` (layers, B, Q, C) and
@@ -476,6 +532,8 @@ class PaddingAwareDINO(DINO):
             reference_points=reference_points,
             layout=layout,
             reg_branches=self.bbox_head.reg_branches,
+            group_size=self.num_queries if self.training and self.query_groups else None,
+            num_layers=None if self.training else self.test_num_layers,
         )
         return dict(hidden_states=states, references=list(references))
 
@@ -492,6 +550,13 @@ class PaddingAwareDINO(DINO):
             The depth and the number of depths, as the backbone counts them.
         """
         return detector_layer_depth(self.backbone, param_name, prefix)
+
+
+def _check_number(key: str, number: object, most: int | None = None) -> None:
+    is_whole = isinstance(number, int) and not isinstance(number, bool)
+    if not is_whole or not 1 <= number <= (most or number):
+        limits = 'at least 1' if most is None else f'from 1 to {most}, what the model has'
+        raise InputError(f'{key} must be a whole number, {limits}, but is {number!r}')
 
 
 def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list[tuple[int, int]]:

@@ -32,6 +32,8 @@ class PaddingAwareDecoder(BaseModule):
         with_cp: Whether all layers compute their activations again in the backward pass.
         num_cp: Number of layers, from the first, that do; -1 for none.
         compiled: Whether what works on each query alone runs compiled.
+        look_forward_twice: Whether the loss of a layer also trains the box that it starts from,
+            which is that of the layer before (DINO, section 3.5); as published.
         return_intermediate: True; the key is in mmdet's configs.
         post_norm_cfg: None; the key is in mmdet's configs.
         init_cfg: Initialisation config.
@@ -49,6 +51,7 @@ class PaddingAwareDecoder(BaseModule):
         with_cp: bool = False,
         num_cp: int = -1,
         compiled: bool = False,
+        look_forward_twice: bool = True,
         return_intermediate: bool = True,
         post_norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
@@ -61,6 +64,7 @@ class PaddingAwareDecoder(BaseModule):
                 'norm behind them is fixed'
             )
         self.num_layers = num_layers
+        self.look_forward_twice = look_forward_twice
         self.layers = build_layers(
             DecoderLayer, num_layers, 'decoder', with_cp, num_cp,
             **layer_cfg, deformable_attention=deformable_attention, compiled=compiled,
@@ -77,20 +81,24 @@ class PaddingAwareDecoder(BaseModule):
         reference_points: Tensor,
         layout: PyramidLayout,
         reg_branches: nn.ModuleList,
+        group_size: int | None = None,
+        num_layers: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Refines the queries layer by layer.
 
         Args:
             query: Content queries, shape (B, Q, C).
             value: Encoder memory, a stream of cells of shape (T, C).
-            self_attn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
+            self_attn_mask: See :class:`.QuerySelfAttention`.
             reference_points: Boxes (cx, cy, w, h) relative to the image, in [0, 1], (B, Q, 4).
             layout: Where the cells come from.
             reg_branches: Box heads of the layers.
+            group_size: See :class:`.QuerySelfAttention`.
+            num_layers: Number of layers to run, from the first; None runs all.
 
         Returns:
-            Queries after each layer, shape (layers, B, Q, C), and the boxes before the first and
-            after each layer, shape (layers + 1, B, Q, 4).
+            Queries after each of these layers, shape (layers, B, Q, C), and the boxes before the
+            first and after each layer, shape (layers + 1, B, Q, 4).
         """
         # Boxes relative to each level, (B, 1, levels, 4).
         to_levels = torch.cat((layout.extents, layout.extents), -1)[:, None]
@@ -99,7 +107,7 @@ class PaddingAwareDecoder(BaseModule):
         images = torch.arange(batch, device=query.device).repeat_interleave(num_queries)
         reference_points = reference_points.float()
         states, references = [], [reference_points]
-        for layer, reg_branch in zip(self.layers, reg_branches, strict=False):
+        for layer, reg_branch in zip(self.layers[:num_layers], reg_branches, strict=False):
             encoding = coordinate_to_encoding(reference_points, num_feats=self.embed_dims // 2)
             query = layer(
                 query,
@@ -109,12 +117,12 @@ class PaddingAwareDecoder(BaseModule):
                 spatial_shapes=layout.shapes,
                 query_images=images,
                 self_attn_mask=self_attn_mask,
+                group_size=group_size,
             )
             with torch.autocast(query.device.type, enabled=False):
                 offset = reg_branch(query.float())
             refined = (offset + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
-            # "Look forward twice": the loss of a layer reaches the box of the layer before it.
-            references.append(refined)
             reference_points = refined.detach()
+            references.append(refined if self.look_forward_twice else reference_points)
             states.append(self.norm(query))
         return torch.stack(states), torch.stack(references)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import PyramidLayout
 from .transformer_layers import EncoderLayer, build_layers
@@ -12,7 +12,8 @@ from .transformer_layers import EncoderLayer, build_layers
 class PaddingAwareEncoder(BaseModule):
     """Deformable DETR encoder (arXiv:2010.04159) on the valid cells of all images.
 
-    Parameters and their names are those of mmdet's ``DeformableDetrTransformerEncoder``.
+    Parameters and their names are those of mmdet's ``DeformableDetrTransformerEncoder``. A further
+    ``norm`` follows the last layer if layers have ``norm_first``, since they end in a sum.
 
     Args:
         num_layers: Number of layers. With 0 the memory is the stream itself, as in LW-DETR
@@ -47,6 +48,8 @@ class PaddingAwareEncoder(BaseModule):
             EncoderLayer, num_layers, 'encoder', with_cp, num_cp, least=0,
             **layer_cfg, deformable_attention=deformable_attention, compiled=compiled,
         )  # fmt: skip
+        norm_first = any(layer.norm_first for layer in self.layers)
+        self.norm = nn.LayerNorm(self.layers[0].embed_dims) if norm_first else nn.Identity()
 
     def forward(self, query: Tensor, query_pos: Tensor | None, layout: PyramidLayout) -> Tensor:
         """Runs the layers.
@@ -70,7 +73,7 @@ class PaddingAwareEncoder(BaseModule):
                 spatial_shapes=layout.shapes,
                 query_images=layout.images,
             )
-        return query
+        return self.norm(query)
 
     @staticmethod
     def reference_points(layout: PyramidLayout) -> Tensor:

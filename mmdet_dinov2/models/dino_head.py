@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers import inverse_sigmoid
-from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers import focal_gap, negative_focal_loss
+from ..layers import carl_weights
 from ..sample_meta import announced_step
+from .classification_losses import as_query_loss
 from .denoising import DenoisingLayout
 from .mask_supervision import MaskPairs, MaskSupervision
 from .matching import BatchedHungarianAssigner, Matches
@@ -41,31 +41,44 @@ class BatchedDINOHead(DINOHead):
         *args: As for mmdet's ``DINOHead``.
         reference_eps: How far from 0 and 1 the numbers of a reference box are kept before the
             inverse of the sigmoid is taken: 1e-5 in mmdet, 1e-3 in detrex.
+        carl: Arguments ``k`` and ``bias`` of :func:`.layers.carl_weights`, for a further loss
+            ``loss_carl``: the L1 loss with these weights, as in mmdet's PISA (there 1 and 0.2).
         **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` must be a
-            ``BatchedHungarianAssigner``, ``loss_cls`` a ``FocalLoss`` of logits.
+            ``BatchedHungarianAssigner``, ``loss_cls`` a ``FocalLoss``, ``IABCELoss`` or ``MALoss``
+            of logits.
 
     Attributes:
         names_queries: Whether detections have ``queries``, the number of the query of each.
 
     Raises:
-        InputError: If the assigner or the classification loss is of a different type.
+        InputError: If the assigner or the classification loss is of a different type, or ``carl``
+            has other arguments.
     """
 
-    def __init__(self, *args, reference_eps: float = 1e-5, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        reference_eps: float = 1e-5,
+        carl: Mapping[str, float] | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.reference_eps = reference_eps
         self.names_queries = False
+        if carl is not None and (
+            set(carl) != {'k', 'bias'} or not (carl['k'] >= 0 and 0 < carl['bias'] <= 1)
+        ):
+            raise InputError(
+                'bbox_head.carl must have k of at least 0 and bias above 0 and up to 1, such as '
+                f'dict(k=1.0, bias=0.2), but is {dict(carl)!r}'
+            )
+        self.carl = carl
         if self.train_cfg and not isinstance(self.assigner, BatchedHungarianAssigner):
             raise InputError(
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
                 f'got {type(self.assigner).__name__}'
             )
-        if type(self.loss_cls) is not FocalLoss or self.loss_cls.activated:
-            activated = ' with activated=True' if getattr(self.loss_cls, 'activated', False) else ''
-            raise InputError(
-                f'{type(self).__name__} needs loss_cls of type FocalLoss that takes logits, '
-                f'got {type(self.loss_cls).__name__}{activated}'
-            )
+        as_query_loss(self.loss_cls, type(self).__name__)
 
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
@@ -143,39 +156,46 @@ class BatchedDINOHead(DINOHead):
     ) -> dict[str, Tensor]:
         """Computes the losses of a batch.
 
+        Each of K groups of queries is matched alone, and the losses are the means over the groups.
+
         Args:
-            all_layers_cls_scores: Class logits of L layers for D denoising and Q matching queries,
-                shape (L, B, D + Q, classes).
+            all_layers_cls_scores: Class logits of L layers for D denoising and K * Q matching
+                queries, shape (L, B, D + K * Q, classes).
             all_layers_bbox_preds: Boxes (cx, cy, w, h) relative to the image, shape
-                (L, B, D + Q, 4).
-            enc_cls_scores: Class logits of the proposals, shape (B, Q, classes).
-            enc_bbox_preds: Boxes of the proposals, shape (B, Q, 4).
+                (L, B, D + K * Q, 4).
+            enc_cls_scores: Class logits of the proposals, shape (B, K * Q, classes).
+            enc_bbox_preds: Boxes of the proposals, shape (B, K * Q, 4).
             batch_gt_instances: Not used: ``dn_meta`` has the boxes, already collated.
             batch_img_metas: Metadata of the B images.
-            dn_meta: What :class:`DenoisingQueryGenerator` returned.
+            dn_meta: What :class:`DenoisingQueryGenerator` returned, and ``num_query_groups`` (K).
             batch_gt_instances_ignore: Not used, as in mmdet.
             masks: What masks are compared with; None if there are none.
 
         Returns:
-            ``loss_cls``, ``loss_bbox`` and ``loss_iou`` of the last layer, with ``masks`` also
-            ``loss_mask`` and ``loss_dice``; with the prefixes
-            ``d0.``, ``d1.``, ... those of the other layers; with ``enc_`` those of the proposals,
-            which have no masks; with ``dn_`` before ``loss`` those of the denoising queries.
+            ``loss_cls``, ``loss_bbox`` and ``loss_iou`` of the last layer, where the head has
+            ``carl`` also ``loss_carl``, with ``masks`` also ``loss_mask`` and ``loss_dice``; with
+            the prefixes ``d0.``, ``d1.``, ... those of the other layers; with ``enc_`` those of the
+            proposals, which have no masks; with ``dn_`` before ``loss`` those of the denoising
+            queries.
         """
         num_layers = len(all_layers_cls_scores)
         num_dn_queries = dn_meta['num_denoising_queries']
         targets = dn_meta['targets']
-        caps = [enc_cls_scores.shape[1], dn_meta['max_boxes']]
+        num_groups = dn_meta.get('num_query_groups', 1)
+        caps = [enc_cls_scores.shape[1] // num_groups, dn_meta['max_boxes']]
         num_boxes, num_denoised = _boxes_per_micro_batch(batch_img_metas, targets, caps)
 
-        # The proposals are matched like one more layer before the first.
+        # The proposals are matched like one more layer before the first, each group of queries
+        # like a layer of its own.
         scores = torch.cat((enc_cls_scores[None], all_layers_cls_scores[:, :, num_dn_queries:]))
         boxes = torch.cat((enc_bbox_preds[None], all_layers_bbox_preds[:, :, num_dn_queries:]))
+        scores, boxes = _by_group(scores, num_groups), _by_group(boxes, num_groups)
         mask_costs = ()
         if masks is not None and self.assigner.compares_masks:
-            mask_costs = masks.match_costs(
+            of_images = masks.match_costs(
                 all_layers_bbox_preds, num_dn_queries, self.assigner.mask_cost
             )
+            mask_costs = (_by_group(costs, num_groups) for costs in of_images)
         matches = self.assigner.assign_batch(scores, boxes, targets, mask_costs)
         losses = self._set_losses(scores, boxes, matches, targets, num_boxes)
         dn_matches = _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device)
@@ -189,13 +209,17 @@ class BatchedDINOHead(DINOHead):
             weights=dn_weights,
         )
         if masks is not None:
-            matched = _mask_pairs(matches, targets, 1 / num_boxes, num_layers + 1, num_dn_queries)
+            matched = _mask_pairs(
+                matches, targets, 1 / num_boxes, num_layers + 1, num_dn_queries, num_groups,
+                scores.shape[2],
+            )  # fmt: skip
             denoised = _mask_pairs(
                 dn_matches, dn_meta['denoised'], dn_weights / num_denoised, num_layers
             )
             of_matched, of_denoised = masks.losses(all_layers_bbox_preds, (matched, denoised))
             losses.update(of_matched)
             dn_losses.update(of_denoised)
+        losses = {name: loss.reshape(-1, num_groups).mean(1) for name, loss in losses.items()}
         decoder = [f'd{index}.' for index in range(num_layers - 1)] + ['']
         named = {}
         for name, values in losses.items():
@@ -222,7 +246,7 @@ class BatchedDINOHead(DINOHead):
             scores: Class logits, shape (L, B, Q, classes).
             boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
             matches: Queries that should predict a box; the others are background.
-            targets: The boxes.
+            targets: The boxes, whose weights count in all losses.
             num_boxes: What the sums are divided by.
             weights: Weight of the loss of each query, shape (B, Q); None takes 1.
 
@@ -233,6 +257,8 @@ class BatchedDINOHead(DINOHead):
         if weights is None:
             weights = targets.boxes.new_ones(scores.shape[1:3])
         weights_of_pairs = weights[matches.image, matches.query]
+        if targets.weights is not None:
+            weights_of_pairs = weights_of_pairs * targets.weights[matches.image, matches.target]
 
         def of_layers(loss_of_pairs: Tensor) -> Tensor:
             if loss_of_pairs.dim() > 1:
@@ -240,30 +266,40 @@ class BatchedDINOHead(DINOHead):
             weighted = loss_of_pairs * weights_of_pairs
             return weighted.reshape(num_layers, num_pairs // num_layers).sum(1)
 
-        # The loss with all classes of all queries as negatives, then the difference at positives.
-        focal = dict(alpha=self.loss_cls.alpha, gamma=self.loss_cls.gamma)
-        negative = (negative_focal_loss(scores, **focal) * weights).sum((1, 2))
-        labels = targets.labels[matches.image, matches.target]
-        gap = focal_gap(
-            scores[matches.layer, matches.image, matches.query, labels].float(), **focal
-        )
-        loss_cls = self.loss_cls.loss_weight * (negative + of_layers(gap))
-
         predicted = boxes[matches.layer, matches.image, matches.query]
         wanted = targets.boxes[matches.image, matches.target]
+        sizes = targets.sizes[matches.image]
+        corners = bbox_cxcywh_to_xyxy(predicted) * sizes
+        wanted_corners = bbox_cxcywh_to_xyxy(wanted) * sizes
+
+        # The loss with all classes of all queries as negatives, then the difference at positives.
+        classify = as_query_loss(self.loss_cls, type(self).__name__)
+        negative = (classify.negative(scores) * weights).sum((1, 2))
+        labels = targets.labels[matches.image, matches.target]
+        logits = scores[matches.layer, matches.image, matches.query, labels].float()
+        overlaps = None
+        if classify.takes_overlaps:
+            overlaps = bbox_overlaps(corners.detach(), wanted_corners, is_aligned=True)
+        gap = classify.gap(logits, overlaps)
+        loss_cls = classify.loss_weight * (negative + of_layers(gap))
+
         if num_pairs:
             loss_bbox = self.loss_bbox(predicted, wanted, reduction_override='none')
-            sizes = targets.sizes[matches.image]
-            loss_iou = self.loss_iou(
-                bbox_cxcywh_to_xyxy(predicted) * sizes,
-                bbox_cxcywh_to_xyxy(wanted) * sizes,
-                reduction_override='none',
-            )
+            loss_iou = self.loss_iou(corners, wanted_corners, reduction_override='none')
         else:  # mmdet's losses return a single zero if there are no pairs
             loss_bbox = loss_iou = predicted
         losses = dict(
             loss_cls=loss_cls, loss_bbox=of_layers(loss_bbox), loss_iou=of_layers(loss_iou)
         )
+        if self.carl is not None:
+            num_images = scores.shape[1]
+            by_score = carl_weights(
+                logits.sigmoid(),
+                matches.layer * num_images + matches.image,
+                num_layers * num_images,
+                **self.carl,
+            )
+            losses['loss_carl'] = of_layers(by_score[:, None] * loss_bbox)
         return {name: loss / num_boxes for name, loss in losses.items()}
 
 
@@ -305,12 +341,19 @@ def _denoising_matches(layout: DenoisingLayout, num_layers: int, device: torch.d
     return Matches(*pairs.to(device, non_blocking=True), tuple(counts))
 
 
+def _by_group(values: Tensor, num_groups: int) -> Tensor:
+    """Makes a layer of each group of queries: (L, B, K * Q, ...) becomes (L * K, B, Q, ...)."""
+    return values.unflatten(2, (num_groups, -1)).movedim(2, 1).flatten(0, 1)
+
+
 def _mask_pairs(
     matches: Matches,
     targets: BoxTargets,
     weights: Tensor,
     num_layers: int,
     num_dn_queries: int | None = None,
+    num_groups: int = 1,
+    group_size: int = 0,
 ) -> MaskPairs:
     """Returns the pairs of queries and masks that belong to pairs of queries and boxes.
 
@@ -321,6 +364,8 @@ def _mask_pairs(
         num_layers: Number of layers of the matches.
         num_dn_queries: Number of queries before those of the matches, whose first layer are
             proposals; None for pairs of denoising queries.
+        num_groups: Number of groups of each layer, which are layers of the matches.
+        group_size: Number of queries of a group.
     """
     target = matches.target
     if targets.chosen is not None:
@@ -328,8 +373,10 @@ def _mask_pairs(
     if weights.dim():
         weights = weights[matches.image, matches.query]
     values = matches.layer, matches.query, target, weights.expand(len(target))
-    layer, query, target, weight = (v.reshape(num_layers, sum(matches.counts)) for v in values)
+    rows = num_layers * num_groups
+    layer, query, target, weight = (v.reshape(rows, sum(matches.counts)) for v in values)
     if num_dn_queries is not None:
-        layer, query = layer[1:] - 1, query[1:] + num_dn_queries
-        target, weight = target[1:], weight[1:]
+        layer, query, target, weight = (v[num_groups:] for v in (layer, query, target, weight))
+        query = query + num_dn_queries + layer % num_groups * group_size
+        layer = torch.div(layer, num_groups, rounding_mode='floor') - 1
     return MaskPairs(layer, query, target, weight, matches.counts)

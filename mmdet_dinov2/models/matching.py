@@ -29,6 +29,8 @@ from .targets import BoxTargets
 
 # Areas in pixels are at least this, so that nothing is divided by 0; mmdet's value.
 _MIN_AREA = 1e-6
+# Added to probabilities of which the logarithm is taken.
+_TINY = 1e-8
 # Non-finite costs become this: never chosen while anything else is left.
 _WORST_COST = 1e6
 # Costs computed at once: 2**26 numbers of 4 bytes, plus a few intermediate results of that size.
@@ -57,6 +59,30 @@ class Matches:
 
 
 @TASK_UTILS.register_module()
+class PositionModulatedCost(FocalLossCost):
+    """Class cost that grows where boxes are far apart (Stable-DINO, arXiv:2304.04742, section 3.2).
+
+    mmdet's ``FocalLossCost`` with the probability multiplied by ``((1 + GIoU) / 2) ** beta``: a
+    query with a high score far from a box does not take it from one that lies on it.
+
+    Only :class:`BatchedHungarianAssigner` computes it.
+
+    Args:
+        beta: Exponent of the overlap, at least 0; 0 gives ``FocalLossCost``.
+        **kwargs: As for mmdet's ``FocalLossCost``.
+
+    Raises:
+        InputError: If ``beta`` is negative.
+    """
+
+    def __init__(self, beta: float = 0.5, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not beta >= 0:
+            raise InputError(f'beta of PositionModulatedCost must be at least 0, but is {beta!r}')
+        self.beta = beta
+
+
+@TASK_UTILS.register_module()
 class BatchedHungarianAssigner(HungarianAssigner):
     """mmdet's ``HungarianAssigner`` for all decoder layers and images together.
 
@@ -65,10 +91,10 @@ class BatchedHungarianAssigner(HungarianAssigner):
     large one and counted in ``num_nonfinite``.
 
     Args:
-        match_costs: One or several of ``FocalLossCost``, ``BBoxL1Cost`` with ``box_format='xywh'``
-            and ``IoUCost`` with ``iou_mode`` 'iou' or 'giou'. For masks also
-            ``CrossEntropyLossCost`` with ``use_sigmoid=True`` and ``DiceCost`` with
-            ``pred_act=True``.
+        match_costs: One or several of ``FocalLossCost``, :class:`PositionModulatedCost`,
+            ``BBoxL1Cost`` with ``box_format='xywh'`` and ``IoUCost`` with ``iou_mode`` 'iou' or
+            'giou'. For masks also ``CrossEntropyLossCost`` with ``use_sigmoid=True`` and
+            ``DiceCost`` with ``pred_act=True``.
 
     Attributes:
         compares_masks: Whether one of them is for masks.
@@ -83,9 +109,10 @@ class BatchedHungarianAssigner(HungarianAssigner):
         for cost in self.match_costs:
             if type(cost) not in {**_COSTS, **_MASK_COSTS} or not _is_supported(cost):
                 raise InputError(
-                    f'{type(self).__name__} supports FocalLossCost (of labels), BBoxL1Cost with '
-                    f"box_format='xywh' and IoUCost of 'iou' or 'giou', for masks also "
-                    'CrossEntropyLossCost with use_sigmoid=True and DiceCost with pred_act=True, '
+                    f'{type(self).__name__} supports FocalLossCost and PositionModulatedCost (of '
+                    "labels), BBoxL1Cost with box_format='xywh' and IoUCost of 'iou' or 'giou', "
+                    'for masks also CrossEntropyLossCost with use_sigmoid=True and DiceCost with '
+                    'pred_act=True, '
                     f'but match_costs has {_describe(cost)}'
                 )
         self._mask_costs = [cost for cost in self.match_costs if type(cost) in _MASK_COSTS]
@@ -194,7 +221,27 @@ def _l1_cost(cost: BBoxL1Cost, scores: Tensor, boxes: Tensor, targets: BoxTarget
 
 
 def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Returns the negative overlap of boxes in pixels, shape (L, B, T, Q).
+    """Returns the negative overlap of boxes in pixels, shape (L, B, T, Q)."""
+    return _overlaps(cost.iou_mode, boxes, targets).mul_(-cost.weight)
+
+
+def _position_modulated_cost(
+    cost: PositionModulatedCost, scores: Tensor, boxes: Tensor, targets: BoxTargets
+) -> Tensor:
+    """Returns the focal loss as positive minus as negative of lowered probabilities."""
+    image = torch.arange(len(targets.labels), device=scores.device)[:, None]
+    probability = scores.sigmoid().mT[:, image, targets.labels]
+    # Rounding leaves the GIoU of boxes far apart a little below -1.
+    overlap = _overlaps('giou', boxes, targets).add_(1).div_(2).clamp_(min=0)
+    probability = probability * overlap.pow_(cost.beta)
+    miss = 1 - probability
+    positive = cost.alpha * miss.pow(cost.gamma) * -(probability + _TINY).log()
+    negative = (1 - cost.alpha) * probability.pow(cost.gamma) * -(miss + _TINY).log()
+    return (positive - negative).mul_(cost.weight)
+
+
+def _overlaps(mode: str, boxes: Tensor, targets: BoxTargets) -> Tensor:
+    """Returns the overlap of boxes in pixels, shape (L, B, T, Q): 'iou' or 'giou'.
 
     The values are those of mmdet's ``bbox_overlaps``.
     """
@@ -209,12 +256,12 @@ def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets)
     other_area = (other_right - other_left) * (other_bottom - other_top)
     union = (area + other_area).sub_(overlap).clamp_(min=_MIN_AREA)
     similarity = overlap.div_(union)
-    if cost.iou_mode == 'giou':
+    if mode == 'giou':
         width = right.maximum(other_right).sub_(left.minimum(other_left)).clamp_(min=0)
         height = bottom.maximum(other_bottom).sub_(top.minimum(other_top)).clamp_(min=0)
         hull = width.mul_(height).clamp_(min=_MIN_AREA)
         similarity = similarity.sub_(union.sub_(hull).neg_().div_(hull))
-    return similarity.mul_(-cost.weight)
+    return similarity
 
 
 def _cross_entropy_cost(cost: CrossEntropyLossCost, logits: Tensor, inside: Tensor) -> Tensor:
@@ -258,6 +305,7 @@ _COSTS: dict[type[BaseMatchCost], Callable[..., Tensor]] = {
     FocalLossCost: _focal_cost,
     BBoxL1Cost: _l1_cost,
     IoUCost: _iou_cost,
+    PositionModulatedCost: _position_modulated_cost,
 }
 
 _MASK_COSTS: dict[type[BaseMatchCost], Callable[..., Tensor]] = {

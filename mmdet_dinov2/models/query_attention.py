@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from torch import Tensor
@@ -25,13 +28,24 @@ class QuerySelfAttention(MultiheadAttention):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **{**kwargs, 'batch_first': True})
 
-    def forward(self, query: Tensor, query_pos: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        attn_mask: Tensor | None = None,
+        group_size: int | None = None,
+        identity: Tensor | None = None,
+    ) -> Tensor:
         """Adds to each query what it attends to.
 
         Args:
             query: Shape (B, Q, C).
             query_pos: Added to queries and keys, not to values, shape (B, Q, C).
-            attn_mask: True where a query may not attend, shape (Q, Q) or (B, Q, Q).
+            attn_mask: True where one of the first M queries may not attend to another, shape (M, M)
+                or (B, M, M).
+            group_size: Number of queries of each group that follow the M queries of the mask; they
+                attend within their group. None: there are none.
+            identity: What the result is added to, shape (B, Q, C); ``query`` if None.
 
         Returns:
             Shape (B, Q, C).
@@ -41,14 +55,24 @@ class QuerySelfAttention(MultiheadAttention):
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
         qk = F.linear(query + query_pos, weight[: 2 * dims], bias[: 2 * dims])
         v = F.linear(query, weight[2 * dims :], bias[2 * dims :])
+        qkv = (*qk.chunk(2, -1), v)
+        if group_size is None:
+            attended = self._attend(qkv, attn_mask)
+        else:
+            first = attn_mask.shape[-1]
+            attended = self._attend([t[:, :first] for t in qkv], attn_mask)
+            groups = [t[:, first:].unflatten(1, (-1, group_size)).flatten(0, 1) for t in qkv]
+            others = self._attend(groups, None).unflatten(0, (len(query), -1)).flatten(1, 2)
+            attended = torch.cat((attended, others), 1)
+        attended = attn.out_proj(attended)
+        identity = query if identity is None else identity
+        return identity + self.dropout_layer(self.proj_drop(attended))
+
+    def _attend(self, qkv: Sequence[Tensor], attn_mask: Tensor | None) -> Tensor:
         # (B, Q, C) -> (B, heads, Q, C / heads)
-        q, k, v = (
-            t.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for t in (*qk.chunk(2, -1), v)
-        )
+        q, k, v = (t.unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2) for t in qkv)
         if attn_mask is not None:
             attn_mask = ~attn_mask if attn_mask.dim() == 2 else ~attn_mask[:, None]
-        attended = dense_attention(
-            q, k, v, attn_mask=attn_mask, dropout_p=attn.dropout if self.training else 0.0
-        )
-        attended = attn.out_proj(attended.transpose(1, 2).flatten(2))
-        return query + self.dropout_layer(self.proj_drop(attended))
+        dropout = self.attn.dropout if self.training else 0.0
+        attended = dense_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
+        return attended.transpose(1, 2).flatten(2)

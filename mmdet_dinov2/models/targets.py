@@ -23,6 +23,7 @@ class BoxTargets:
         counts: Number of boxes of each image, on the host.
         chosen: Numbers of these boxes among those of their image, shape (B, T); None if they are
             all.
+        weights: Weight of each box in the losses, shape (B, T); None takes 1.
     """
 
     labels: Tensor
@@ -30,6 +31,7 @@ class BoxTargets:
     sizes: Tensor
     counts: tuple[int, ...]
     chosen: Tensor | None = None
+    weights: Tensor | None = None
 
     @classmethod
     def collate(cls, batch_data_samples: SampleList) -> BoxTargets:
@@ -37,7 +39,8 @@ class BoxTargets:
 
         Args:
             batch_data_samples: For each image its ``img_shape`` and, in ``gt_instances``,
-                ``labels`` of shape (N,) and ``bboxes`` (x1, y1, x2, y2) in pixels, shape (N, 4).
+                ``labels`` of shape (N,), ``bboxes`` (x1, y1, x2, y2) in pixels, shape (N, 4), and
+                optionally ``weights`` of shape (N,).
 
         Returns:
             The collated boxes.
@@ -49,11 +52,21 @@ class BoxTargets:
         sizes = torch.tensor([(w, h, w, h) for h, w in shapes], dtype=torch.float32)
         sizes = sizes.to(device, non_blocking=True)
         pixels = pad_sequence(boxes, batch_first=True)
+        weights = None
+        if any('weights' in sample.gt_instances for sample in batch_data_samples):
+            weights = pad_sequence(
+                [
+                    sample.gt_instances.get('weights', boxes_of_image.new_ones(len(boxes_of_image)))
+                    for sample, boxes_of_image in zip(batch_data_samples, boxes, strict=True)
+                ],
+                batch_first=True,
+            )
         return cls(
             labels=pad_sequence(labels, batch_first=True),
             boxes=bbox_xyxy_to_cxcywh(pixels / sizes[:, None]),
             sizes=sizes,
             counts=tuple(len(image) for image in labels),
+            weights=weights,
         )
 
     def sample(self, max_boxes: int, generators: Sequence[torch.Generator]) -> BoxTargets:
@@ -81,4 +94,5 @@ class BoxTargets:
             sizes=self.sizes,
             counts=tuple(len(image) for image in chosen),
             chosen=index,
+            weights=None if self.weights is None else self.weights.gather(1, index),
         )

@@ -17,7 +17,7 @@ _ATTENTION = dict(embed_dims=256, num_heads=8, dropout=0.0)
 
 
 class EncoderLayer(TokenwiseModule, BaseModule):
-    """Deformable self-attention and a feed-forward network, each followed by a norm.
+    """Deformable self-attention and a feed-forward network, each with a norm.
 
     Parameters and their names are those of mmdet's ``DeformableDetrTransformerEncoderLayer``.
 
@@ -25,6 +25,8 @@ class EncoderLayer(TokenwiseModule, BaseModule):
         self_attn_cfg: Arguments of :class:`.DeformableAttention`.
         ffn_cfg: Arguments of mmcv's ``FFN``.
         norm_cfg: Normalisation of each token; LN if None.
+        norm_first: Whether norms precede what they belong to (pre-norm) instead of following its
+            residual sum (post-norm, as published), as in ``torch.nn.TransformerEncoderLayer``.
         deformable_attention: Implementation of the attention.
         with_cp: Whether to compute activations again in the backward pass.
         compiled: Whether what follows the attention runs compiled.
@@ -36,6 +38,7 @@ class EncoderLayer(TokenwiseModule, BaseModule):
         self_attn_cfg: dict | None = None,
         ffn_cfg: dict | None = None,
         norm_cfg: dict | None = None,
+        norm_first: bool = False,
         deformable_attention: str = 'auto',
         with_cp: bool = False,
         compiled: bool = False,
@@ -43,6 +46,7 @@ class EncoderLayer(TokenwiseModule, BaseModule):
     ) -> None:
         super().__init__(compiled=compiled, init_cfg=init_cfg)
         self.with_cp = with_cp
+        self.norm_first = norm_first
         self.self_attn = DeformableAttention(
             **(self_attn_cfg or _ATTENTION), implementation=deformable_attention
         )
@@ -71,18 +75,27 @@ class EncoderLayer(TokenwiseModule, BaseModule):
         Returns:
             Shape (T, C).
         """
+        normed = self.norms[0](query) if self.norm_first else query
         attended = self.self_attn(
-            query, query, query_pos, reference_points, spatial_shapes, query_images
+            normed,
+            normed,
+            query_pos,
+            reference_points,
+            spatial_shapes,
+            query_images,
+            identity=query,
         )
         return self._after_attention(attended)
 
     @tokenwise
     def _after_attention(self, tokens: Tensor) -> Tensor:
+        if self.norm_first:
+            return self.ffn(self.norms[1](tokens), identity=tokens)
         return self.norms[1](self.ffn(self.norms[0](tokens)))
 
 
 class DecoderLayer(TokenwiseModule, BaseModule):
-    """Self-attention, deformable attention and a feed-forward network, each followed by a norm.
+    """Self-attention, deformable attention and a feed-forward network, each with a norm.
 
     Parameters and their names are those of mmdet's ``DeformableDetrTransformerDecoderLayer``.
 
@@ -91,6 +104,8 @@ class DecoderLayer(TokenwiseModule, BaseModule):
         cross_attn_cfg: Arguments of :class:`.DeformableAttention`.
         ffn_cfg: Arguments of mmcv's ``FFN``.
         norm_cfg: Normalisation of each token; LN if None.
+        norm_first: Whether norms precede what they belong to (pre-norm) instead of following its
+            residual sum (post-norm, as published), as in ``torch.nn.TransformerEncoderLayer``.
         deformable_attention: Implementation of the deformable attention.
         with_cp: Whether to compute activations again in the backward pass.
         compiled: Whether what follows the deformable attention runs compiled.
@@ -103,6 +118,7 @@ class DecoderLayer(TokenwiseModule, BaseModule):
         cross_attn_cfg: dict | None = None,
         ffn_cfg: dict | None = None,
         norm_cfg: dict | None = None,
+        norm_first: bool = False,
         deformable_attention: str = 'auto',
         with_cp: bool = False,
         compiled: bool = False,
@@ -110,6 +126,7 @@ class DecoderLayer(TokenwiseModule, BaseModule):
     ) -> None:
         super().__init__(compiled=compiled, init_cfg=init_cfg)
         self.with_cp = with_cp
+        self.norm_first = norm_first
         self.self_attn = QuerySelfAttention(**(self_attn_cfg or _ATTENTION))
         self.cross_attn = DeformableAttention(
             **(cross_attn_cfg or _ATTENTION), implementation=deformable_attention
@@ -128,6 +145,7 @@ class DecoderLayer(TokenwiseModule, BaseModule):
         spatial_shapes: Tensor,
         query_images: Tensor,
         self_attn_mask: Tensor | None = None,
+        group_size: int | None = None,
     ) -> Tensor:
         """Runs the layer.
 
@@ -138,25 +156,33 @@ class DecoderLayer(TokenwiseModule, BaseModule):
             reference_points: See :class:`.DeformableAttention`, shape (B * Q, levels, 4).
             spatial_shapes: Rows and columns of each level, shape (B, levels, 2).
             query_images: Image of each query, shape (B * Q,).
-            self_attn_mask: True where queries may not attend, shape (Q, Q) or (B, Q, Q).
+            self_attn_mask: See :class:`.QuerySelfAttention`.
+            group_size: See :class:`.QuerySelfAttention`.
 
         Returns:
             Shape (B, Q, C).
         """
-        attended = self.norms[0](self.self_attn(query, query_pos, self_attn_mask))
+        normed = self.norms[0](query) if self.norm_first else query
+        attended = self.self_attn(normed, query_pos, self_attn_mask, group_size, identity=query)
+        if not self.norm_first:
+            attended = self.norms[0](attended)
         # The batch is a stream of queries.
+        attended = attended.flatten(0, 1)
         attended = self.cross_attn(
-            attended.flatten(0, 1),
+            self.norms[1](attended) if self.norm_first else attended,
             value,
             query_pos.flatten(0, 1),
             reference_points,
             spatial_shapes,
             query_images,
+            identity=attended,
         )
         return self._after_attention(attended).view(query.shape)
 
     @tokenwise
     def _after_attention(self, tokens: Tensor) -> Tensor:
+        if self.norm_first:
+            return self.ffn(self.norms[2](tokens), identity=tokens)
         return self.norms[2](self.ffn(self.norms[1](tokens)))
 
 

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.engine import StrictRunner
 
+from ..recipe_parts import TOGETHER_TEXT
 from ..test_resume.test_choose import losses_of
 from ..tools import ROOT, run_script, run_tool, train_in_turns, write_config
 
@@ -81,6 +82,13 @@ def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path):
     print(f'2 x 2: {two:.1e}, 4 x 1: {four:.1e}, 1 x 1 x 4: {steps:.1e}, own noise: {without:.1e}')
     assert max(two, four, steps) <= 1e-3
     assert without > 0.01
+
+
+@pytest.mark.slow
+def test_the_curve_with_all_parts_of_a_recipe_does_not_either(tmp_path, environment):
+    expected = curve(tmp_path, environment, 1, 4, extra=TOGETHER_TEXT)
+    two = curve(tmp_path, environment, 2, 2, extra=TOGETHER_TEXT)
+    assert largest_difference(two, expected) <= 1e-3
 
 
 def test_two_processes_train(tmp_path, environment):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 
 from mmdet_dinov2.sample_meta import announce_step
 
-from ..tiny import data_sample, detector_cfg, randomize, total_loss
+from ..recipe_parts import TOGETHER, detector_with
+from ..tiny import data_sample, total_loss
 from ..tools import run_tool, write_config
 
 
@@ -55,16 +55,14 @@ def gradients(model, images, micro_batches, announce):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def test_accumulated_gradients_equal_those_of_the_whole_batch():
+@pytest.mark.parametrize('parts', [{}, TOGETHER], ids=['published', 'all parts'])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(parts):
     torch.manual_seed(0)
-    cfg = detector_cfg()
     # Without noise and with a fixed number of groups, denoising does not depend on random numbers.
-    cfg['dn_cfg'] = dict(
+    noiseless = dict(
         label_noise_scale=1e-9, box_noise_scale=1e-9, group_cfg=dict(dynamic=False, num_groups=2)
     )
-    model = MODELS.build(cfg)
-    model.init_weights()
-    randomize(model, std=0.1).train()
+    model = detector_with({'dn_cfg': noiseless, **parts}).train()
     images = [
         (torch.randn(3, 90, 70), data_sample(90, 70, num_boxes)) for num_boxes in (5, 1, 2, 0)
     ]

@@ -13,6 +13,7 @@ from mmdet_dinov2.engine.resume.changes import check_epoch_length
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
+from ..recipe_parts import TOGETHER_TEXT
 from ..tools import failure_of, run_tool, write_config
 
 # Everything that has a state or draws random numbers.
@@ -26,6 +27,15 @@ train_dataloader['dataset'] = dict(dataset, pipeline=[
     dict(type='PackDetInputs')])
 custom_hooks = [dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01)]
 """
+# Mixes samples in the first of two epochs only.
+MIXED = (
+    TOGETHER_TEXT
+    + """
+custom_hooks = [
+    dict(type='PipelineSwitchHook', switch_epoch=1,
+         switch_pipeline=[*single, dict(type='PackDetInputs')])]
+"""
+)
 EPOCHS = """
 train_cfg = dict(max_epochs=2, val_interval=2)
 param_scheduler = [
@@ -85,13 +95,17 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('loop', 'steps', 'accumulation'),
-    [(EPOCHS, (2, 4), 1), pytest.param(EPOCHS, (3,), 2, marks=pytest.mark.slow),
-     (ITERATIONS, (5,), 1)],
-    ids=['epochs', 'accumulated', 'iterations'],
+    ('loop', 'steps', 'accumulation', 'settings'),
+    [(EPOCHS, (2, 4), 1, STATEFUL),
+     pytest.param(EPOCHS, (3,), 2, STATEFUL, marks=pytest.mark.slow),
+     (ITERATIONS, (5,), 1, STATEFUL),
+     pytest.param(EPOCHS, (2, 6), 1, MIXED, marks=pytest.mark.slow)],
+    ids=['epochs', 'accumulated', 'iterations', 'parts of a recipe'],
 )  # fmt: skip
-def test_stopped_and_resumed_equals_undisturbed(tmp_path, data, loop, steps, accumulation):
-    extra = STATEFUL + loop + f'optim_wrapper = dict(accumulative_counts={accumulation})\n'
+def test_stopped_and_resumed_equals_undisturbed(
+    tmp_path, data, loop, steps, accumulation, settings
+):
+    extra = settings + loop + f'optim_wrapper = dict(accumulative_counts={accumulation})\n'
     # Window 1: losses of single steps.
     extra += 'log_processor = dict(window_size=1)\n'
     config = write_config(tmp_path, extra, data=data)

@@ -23,6 +23,7 @@ COMMANDS = dict(
     lr='draw the learning rates of a training, before it runs',
     features='draw the features of a backbone',
     benchmark='measure what detectors cost, and compare them with their peers',
+    ablate='train changes of a config with several seeds, and compare them',
     convert='write weights under the names of this project',
     publish='write weights, config and classes of a checkpoint, without the rest',
     export='write a detector to a file without PyTorch, and prove it',

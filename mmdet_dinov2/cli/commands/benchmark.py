@@ -19,6 +19,7 @@ from ...benchmark.picture import draw_report
 from ...benchmark.settings import Settings
 from ...benchmark.suites import SUITES
 from ...benchmark.tables import BenchmarkReport
+from ...benchmark.tradeoff import measure_tradeoff
 from ...benchmark.workloads import detr_sizes, fixed_sizes, sizes_within
 from ...config.files import find_config
 from ...errors import InputError
@@ -94,6 +95,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--compare', action='store_true', help='also measure the peers that are installed'
     )
+    parser.add_argument(
+        '--checkpoint',
+        nargs='+',
+        metavar='FILE',
+        help='checkpoint of each config: measure AP over the time to predict',
+    )
+    parser.add_argument(
+        '--num-queries', nargs='+', type=int, default=[], metavar='N',
+        help='with --checkpoint: numbers of queries to predict with, up to those of the config',
+    )  # fmt: skip
+    parser.add_argument(
+        '--num-decoder-layers', nargs='+', type=int, default=[], metavar='N',
+        help='with --checkpoint: numbers of decoder layers to predict with',
+    )  # fmt: skip
+    parser.add_argument(
+        '--data', metavar='PATH', help='with --checkpoint: folder of a dataset to use instead'
+    )
     parser.add_argument('--repeats', type=int, help='rounds of each measurement')
     parser.add_argument('--seed', type=int, default=0, help='seed of weights, images and boxes')
     parser.add_argument('--threads', type=int, help='threads of PyTorch on the CPU')
@@ -161,6 +179,25 @@ def _measure_exported(
     measure_exported(report, settings, files, others[0] if others else None, sizes, batch_sizes)
 
 
+def _measure_tradeoff(
+    args: argparse.Namespace, report: BenchmarkReport, settings: Settings
+) -> None:
+    if len(args.checkpoint) != len(args.configs):
+        raise InputError(
+            f'--checkpoint needs one file for each of the {len(args.configs)} configs, got '
+            f'{len(args.checkpoint)}'
+        )
+    if args.device and args.device != ('cuda' if torch.cuda.is_available() else 'cpu'):
+        raise InputError(
+            '--checkpoint evaluates on the GPU if there is one; CUDA_VISIBLE_DEVICES= hides it'
+        )
+    models = list(zip(args.configs, args.checkpoint, strict=True))
+    measure_tradeoff(
+        report, settings, models, args.num_queries, args.num_decoder_layers, args.cfg_options,
+        args.data,
+    )  # fmt: skip
+
+
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(), _without_messages():
@@ -184,6 +221,10 @@ def main(args: argparse.Namespace) -> None:
         report = BenchmarkReport(args.work_dir, name, args.command_line, describe_machine(device))
         if args.suite:
             SUITES[args.suite](report, settings)
+        elif args.checkpoint:
+            _measure_tradeoff(args, report, settings)
+        elif args.num_queries or args.num_decoder_layers or args.data:
+            raise InputError('--num-queries, --num-decoder-layers and --data need --checkpoint')
         elif any(is_exported(name) for name in args.configs):
             _measure_exported(args, report, settings)
         else:

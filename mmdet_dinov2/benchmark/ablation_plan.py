@@ -1,0 +1,119 @@
+"""Plans of ablations: a base config, changes of it, and seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ..config.names import did_you_mean
+from ..engine.training import check, read_config, set_up_training
+from ..errors import InputError, MissingFileError
+
+BASE = 'base'
+_KEYS = ('config', 'changes', 'seeds', 'options', 'data', 'metric')
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an ablation trains.
+
+    Attributes:
+        config: Config file or name of the base.
+        changes: For each name, settings that differ from the base, by dotted name; 'base' has none.
+        seeds: Seeds of the runs.
+        options: Settings of all runs, by dotted name.
+        data: Folder of a dataset to use instead of that of the config, or None.
+        metric: Score that is compared, by its name in the log.
+    """
+
+    config: str
+    changes: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    options: Mapping[str, Any]
+    data: str | None
+    metric: str
+
+    def options_of(self, change: str, seed: int) -> dict[str, Any]:
+        """Returns the settings of a run by dotted name."""
+        return {**self.options, **self.changes[change], 'randomness.seed': seed}
+
+    def check(self, work_dir: str | Path) -> None:
+        """Checks models, settings and data of all changes, before hours are spent.
+
+        Args:
+            work_dir: Folder for annotation files that the dataset may need.
+
+        Raises:
+            InputError: If something cannot be used; the message names the change.
+        """
+        for change in self.changes:
+            try:
+                cfg = read_config(
+                    self.config,
+                    data=self.data,
+                    work_dir=Path(work_dir) / 'check',
+                    options=self.options_of(change, self.seeds[0]),
+                    tell=lambda _: None,
+                )
+                check(set_up_training(cfg, tell=lambda _: None), ('train', 'val'), change == BASE)
+            except (KeyError, TypeError, ValueError) as error:
+                reason = error.args[0] if isinstance(error, KeyError) else error
+                raise InputError(f'change {change!r}: {reason}') from error
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Reads a plan, a Python file as configs are.
+
+    Args:
+        path: File with ``config``, ``changes`` and ``seeds``, and optionally ``options``, ``data``
+            and ``metric``; see :class:`Plan`.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        InputError: If a key is unknown, missing or of a wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f'plan {path} does not exist; check the path')
+    found = Config.fromfile(path).to_dict()
+    for key in found:
+        # Other names are variables of the file, unless they look like a slip.
+        hint = '' if key in _KEYS else did_you_mean(key, _KEYS)
+        if hint:
+            raise InputError(f'{path}: a plan has no key {key!r}, only {", ".join(_KEYS)}{hint}')
+    for key, kind, example in (
+        ('config', str, "'dino_dinov2_quickstart'"),
+        ('changes', dict, "dict(slow={'optim_wrapper.optimizer.lr': 1e-4})"),
+        ('seeds', (list, tuple), '[0, 1, 2]'),
+    ):
+        if not isinstance(found.get(key), kind) or not found[key]:
+            raise InputError(
+                f'{path}: {key} must be set, such as {key} = {example}, but is {found.get(key)!r}'
+            )
+    changes = {BASE: {}, **found['changes']}
+    for name, options in changes.items():
+        if not re.fullmatch(r'[\w.-]+', name) or not isinstance(options, dict):
+            raise InputError(
+                f'{path}: a change has a name of letters, digits and _ and a dict of settings, but '
+                f'found {name!r}: {options!r}'
+            )
+    seeds = found['seeds']
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len({*seeds}) < len(seeds):
+        raise InputError(
+            f'{path}: seeds must be different whole numbers of at least 0, but are {seeds!r}'
+        )
+    if changes[BASE]:
+        raise InputError(f"{path}: 'base' has no changes of its own; set them in options")
+    return Plan(
+        config=found['config'],
+        changes=changes,
+        seeds=tuple(seeds),
+        options=found.get('options') or {},
+        data=found.get('data'),
+        metric=found.get('metric', 'coco/bbox_mAP'),
+    )
