@@ -90,7 +90,7 @@ def _measure(
     cases: dict[str, Callable[[], object]] = {}
     try:
         if checkpoint is not None:
-            eager = load(checkpoint, device='cpu').model
+            eager = load(checkpoint, device='cpu', tile=False).model
             weights = sum(p.numel() * p.element_size() for p in eager.parameters()) / 2**20
             compiled = copy.deepcopy(eager)
             for module in compiled.modules():

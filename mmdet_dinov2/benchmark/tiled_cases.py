@@ -40,7 +40,7 @@ def tiled_times(
     Args:
         checkpoint: Checkpoint of the detector, with its config.
         images: Image files.
-        tile: ``size`` and ``overlap`` of the tiles.
+        tile: ``size``, ``overlap`` and ``scale`` of the tiles.
         device: 'cpu' or 'cuda'.
         repeats: Number of timed rounds.
         scores: Lowest scores of detections: ``timed`` and ``found``.
@@ -114,7 +114,7 @@ def _sahi(checkpoint: str, tile: dict, device: str, folder: Path) -> Predict:
         model_path=checkpoint,
         config_path=_config(checkpoint, tile, folder),
         device=device,
-        image_size=tile['size'],
+        image_size=_seen_side(tile),
     )
 
     def predict(images: Sequence[str], score_thr: float) -> Rows:
@@ -141,7 +141,7 @@ def _sahi(checkpoint: str, tile: dict, device: str, folder: Path) -> Predict:
 
 def _config(checkpoint: str, tile: dict, folder: Path) -> str:
     """Writes the config of a checkpoint, with a test pipeline that both methods take."""
-    size = tile['size']
+    size = _seen_side(tile)
     content: dict[str, Any] = whole_config(read_checkpoint(checkpoint), checkpoint)
     content['model'].pop('tile', None)
     # A tile, and an image as a whole, is what the detector was trained on.
@@ -155,6 +155,11 @@ def _config(checkpoint: str, tile: dict, folder: Path) -> str:
     path = folder / 'config.py'
     Config(content).dump(path)
     return str(path)
+
+
+def _seen_side(tile: dict) -> int:
+    """Returns the side of a tile in pixels as the detector sees it."""
+    return round(tile['size'] * tile['scale'])
 
 
 def found_array(rows: Rows) -> np.ndarray:

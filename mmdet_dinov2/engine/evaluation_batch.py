@@ -8,6 +8,7 @@ from typing import Any
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
+from ..config.tiles import tile_of
 from ..models.dino import PaddingAwareDINO
 
 
@@ -15,7 +16,8 @@ def fill_evaluation_batch(cfg: Config) -> None:
     """Gives the dataloaders of validation and test a batch size if they have none, in place.
 
     It is that of the training: what fits in memory to train fits to predict. It is 1 for detectors
-    whose predictions depend on the other images of a batch.
+    whose predictions depend on the other images of a batch, and with tiles, of which each image
+    makes batches of its own.
     """
     for split in ('val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
@@ -26,7 +28,8 @@ def fill_evaluation_batch(cfg: Config) -> None:
 
 def _batch_size(cfg: Config) -> int:
     training = cfg.get('train_dataloader')
-    if isinstance(training, Mapping) and _predicts_each_image_alone(cfg.model):
+    alone = tile_of(cfg.model) is not None
+    if isinstance(training, Mapping) and not alone and _predicts_each_image_alone(cfg.model):
         return training.get('batch_size', 1)
     return 1
 

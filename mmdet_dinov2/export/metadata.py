@@ -10,7 +10,7 @@ from ..inference import Detector
 from ..inference.reader import Metadata
 
 # Transforms of a test pipeline that change nothing the graph sees.
-_WITHOUT_EFFECT = ('LoadAnnotations', 'PackDetInputs')
+_WITHOUT_EFFECT = ('LoadAnnotations', 'PackDetInputs', 'PackTiledInputs')
 
 
 def metadata_of(

@@ -67,7 +67,7 @@ def load(
     config: str | os.PathLike | Config | None = None,
     device: str | torch.device | None = None,
     tta: bool = False,
-    tile: int | Mapping[str, Any] | None = None,
+    tile: int | Mapping[str, Any] | bool | None = None,
 ) -> Detector:
     """Loads a trained detector, or one that ``mmdet_dinov2 export`` wrote.
 
@@ -84,7 +84,7 @@ trust_checkpoints`.
             detections; see :mod:`mmdet_dinov2.config.tta`.
         tile: Size of tiles in pixels, or attributes of a :class:`~mmdet_dinov2.models.tiling.\
 Tiling`: images that are larger than a tile are predicted in tiles. None takes the setting of the
-            config.
+            config, False predicts without tiles whatever it is.
 
     Returns:
         The detector.
@@ -95,7 +95,7 @@ Tiling`: images that are larger than a tile are predicted in tiles. None takes t
     """
     init_default_scope('mmdet')
     if is_exported(checkpoint):
-        if tile is not None:
+        if tile not in (None, False):
             raise InputError(
                 f'{checkpoint} is an exported file, which does not predict in tiles; name the '
                 'checkpoint that it was made from'
@@ -109,7 +109,9 @@ Tiling`: images that are larger than a tile are predicted in tiles. None takes t
         parts = for_prediction(cfg, cfg.filename or 'config')
     # mmdet's detectors of two stages read their settings as attributes.
     model_cfg, pipeline = ConfigDict(parts['model']), parts['pipeline']
-    if tile is not None:
+    if tile is False:
+        model_cfg.pop('tile', None)
+    elif tile is not None:
         settings = tile if isinstance(tile, Mapping) else dict(size=tile)
         model_cfg = tiled_model(model_cfg, settings)
     if tile_of(model_cfg) is not None:

@@ -29,6 +29,13 @@ def test_others_predict_one_image_at_once(model):
     assert sizes(model) == (1, 1)
 
 
+def test_images_in_tiles_come_one_by_one():
+    cfg = Config(dict(model=dict(type='PaddingAwareDINO', tile=dict(size=64))))
+    cfg.train_dataloader, cfg.val_dataloader = dict(batch_size=4), dict(num_workers=1)
+    fill_evaluation_batch(cfg)
+    assert cfg.val_dataloader.batch_size == 1
+
+
 def test_without_a_training_it_is_one():
     assert sizes(train=None) == (1, 1)
 

@@ -372,6 +372,9 @@ def test_tiles_of_files_and_arrays(trained, tmp_path):
     assert_same(tiled.predict(cv2.imread(str(path))), [found])
     settings = dict(size=84, batch=3)
     assert_same(mmdet_dinov2.load(trained[1], tile=settings, device='cpu').predict(path), [found])
+    assert_same(
+        mmdet_dinov2.load(trained[1], tile=False, device='cpu').predict(path), plain.predict(path)
+    )
     # Read in parts, only the image as a whole is reduced in a different way.
     parts = dict(size=84, whole=False)
     tiled = mmdet_dinov2.load(trained[1], tile=parts, device='cpu')

@@ -68,10 +68,11 @@ def _random_detector(folder: Path, settings: Settings) -> str:
 
 
 def _tile_of(checkpoint: str) -> dict[str, Any]:
-    """Returns size and overlap of the tiles that a detector was made for."""
+    """Returns size, overlap and scale of the tiles that a detector was made for."""
     model = whole_config(read_checkpoint(checkpoint), checkpoint).get('model') or {}
     tile: Mapping[str, Any] = model.get('tile') or {}
-    return dict(size=tile.get('size', 640), overlap=tile.get('overlap', 0.2))
+    defaults = dict(size=640, overlap=0.2, scale=1.0)
+    return {key: tile.get(key, value) for key, value in defaults.items()}
 
 
 def _against_sahi(

@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
         )
         out = args.out or Path(checkpoint).with_suffix(FORMATS[args.format])
         check_settings(out, settings)
-        detector = load(checkpoint, config, 'cpu')
+        detector = load(checkpoint, config, 'cpu', tile=False)
         data = _data_config(config, checkpoint)
         images = _images(args, data, detector)
         calibration = _calibration(args, data, detector)
