@@ -38,13 +38,9 @@ def test_each_size_has_its_ap_and_time(tmp_path, trained, monkeypatch):
     assert (tmp_path / 'tiny.png').is_file()
 
 
-def test_wrong_arguments_are_refused(tmp_path, trained, capfd):
-    config, checkpoint = trained
+def test_wrong_arguments_are_refused(tmp_path, capfd):
+    config = write_config(tmp_path)
     place = ('--work-dir', tmp_path)
-    message = failure_of(
-        capfd, 'benchmark', config, '--checkpoint', checkpoint, '--num-queries', 21, *place
-    )
-    assert 'test_cfg.num_queries must be a whole number, from 1 to 20' in message
     message = failure_of(capfd, 'benchmark', config, '--num-queries', 3, *place)
     assert 'need --checkpoint' in message
     message = failure_of(capfd, 'benchmark', config, '--checkpoint', 'a', 'b', *place)

@@ -89,17 +89,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'has rfdetr',
     )
     parser.add_argument(
-        '--checkpoint',
-        help='with --suite tiles: checkpoint of the detector; by default random weights',
-    )
-    parser.add_argument(
         '--compare', action='store_true', help='also measure the peers that are installed'
     )
     parser.add_argument(
         '--checkpoint',
         nargs='+',
         metavar='FILE',
-        help='checkpoint of each config: measure AP over the time to predict',
+        default=[],
+        help='checkpoint of each config: measure AP over the time to predict; with --suite tiles: '
+        'that of the detector, by default random weights',
     )
     parser.add_argument(
         '--num-queries', nargs='+', type=int, default=[], metavar='N',
@@ -215,7 +213,7 @@ def main(args: argparse.Namespace) -> None:
             args.time_limit,
             images=args.images,
             rfdetr=args.rfdetr,
-            checkpoint=args.checkpoint,
+            checkpoint=next(iter(args.checkpoint), None),
         )
         name = args.suite or '_'.join(Path(config).stem for config in args.configs)
         report = BenchmarkReport(args.work_dir, name, args.command_line, describe_machine(device))
