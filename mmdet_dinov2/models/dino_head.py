@@ -368,11 +368,14 @@ def _mask_pairs(
         group_size: Number of queries of a group.
     """
     target = matches.target
+    weights = (
+        weights[matches.image, matches.query] if weights.dim() else weights.expand(len(target))
+    )
+    if targets.weights is not None:
+        weights = weights * targets.weights[matches.image, target]
     if targets.chosen is not None:
         target = targets.chosen[matches.image, target]
-    if weights.dim():
-        weights = weights[matches.image, matches.query]
-    values = matches.layer, matches.query, target, weights.expand(len(target))
+    values = matches.layer, matches.query, target, weights
     rows = num_layers * num_groups
     layer, query, target, weight = (v.reshape(rows, sum(matches.counts)) for v in values)
     if num_dn_queries is not None:

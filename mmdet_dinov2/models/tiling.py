@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision import ops
 
 from ..errors import InputError
+from ..instance_masks import RunLengths, decode_mask, run_lengths
 from ..large_image import MAX_PER_IMG, LargeImage, detach
 from ..layers.tiles import Box, tile_boxes
+from .mask_prediction import encode_window
 
 Data = Mapping[str, Sequence[Any]]
 Predict = Callable[[Data], Sequence[DetDataSample]]
@@ -142,7 +145,12 @@ def predict_in_tiles(predict: Predict, data: Data, tiling: Tiling) -> list[DetDa
         if len(boxes) > 1:
             whole = samples[index].pred_instances if as_a_whole[index] else None
             parts = _in_tiles(predict, image, boxes, tiling)
-            samples[index].pred_instances = merge(parts, boxes, image.shape, tiling, whole)
+            if whole is not None and 'masks' in whole:
+                whole.corners = torch.zeros_like(whole.bboxes[:, :2])
+            found = merge(parts, boxes, image.shape, tiling, whole)
+            if 'masks' in found:
+                found.masks = _moved(found.masks, found.pop('corners'), image.shape)
+            samples[index].pred_instances = found
     return samples
 
 
@@ -159,9 +167,26 @@ def _in_tiles(
             part, predict(dict(inputs=pixels, data_samples=samples)), strict=True
         ):
             instances = sample.pred_instances
-            instances.bboxes += instances.bboxes.new_tensor(box[:2]).repeat(2)
+            corner = instances.bboxes.new_tensor(box[:2])
+            instances.bboxes += corner.repeat(2)
+            if 'masks' in instances:
+                instances.corners = corner.expand(len(instances), -1)
             found.append(instances)
     return found
+
+
+def _moved(
+    masks: Sequence[RunLengths], corners: Tensor, shape: tuple[int, int]
+) -> list[RunLengths]:
+    """Returns masks of tiles as masks of the image; ``corners`` (x, y) are those of the tiles."""
+    moved = []
+    for mask, (x, y) in zip(run_lengths(masks), corners.long().tolist(), strict=True):
+        if list(mask['size']) != list(shape):
+            left, top, width, height = map(int, coco_mask.toBbox(mask))
+            window = decode_mask(mask)[top : top + height, left : left + width]
+            mask = encode_window(window, y + top, x + left, shape)
+        moved.append(mask)
+    return moved
 
 
 def _read(image: LargeImage, box: Box, scale: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.structures import InstanceData
 
 from mmdet_dinov2.data.tiled_loading import DecodedImage
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.instance_masks import decode_mask, encode_masks
 from mmdet_dinov2.large_image import attach
 from mmdet_dinov2.layers.tiles import tile_boxes
 from mmdet_dinov2.models.tiling import Tiling, merge, predict_in_tiles
@@ -224,6 +226,44 @@ def test_an_object_on_a_seam_is_found_once_and_as_a_whole():
     assert len(found) == 1
     none = merge([instances([]), instances([])], tiles, (50, 90), Tiling(50, 0.2), instances([]))
     assert len(none) == 0
+
+
+def test_a_mask_on_a_seam_is_one_and_lies_in_the_image():
+    """Each tile sees the bright objects in it, as far as they lie in it."""
+    pixels = np.zeros((50, 90, 3), np.uint8)
+    objects = [(44, 10, 54, 20), (70, 30, 80, 45), (5, 5, 12, 9)]
+    for x1, y1, x2, y2 in objects:
+        pixels[y1:y2, x1:x2] = 200
+        pixels[y1, x1] = 0  # the mask is not the box
+
+    def predict(data):
+        for image, sample in zip(data['inputs'], data['data_samples'], strict=True):
+            number, labels, stats, _ = cv2.connectedComponentsWithStats(
+                (image[0].numpy() > 100).astype(np.uint8)
+            )
+            boxes = torch.tensor(stats[1:, :4], dtype=torch.float32)
+            boxes[:, 2:] += boxes[:, :2]
+            sample.pred_instances = InstanceData(
+                bboxes=boxes,
+                scores=torch.full((number - 1,), 0.9),
+                labels=torch.zeros(number - 1, dtype=torch.long),
+                masks=encode_masks([labels == index for index in range(1, number)]),
+            )
+        return data['data_samples']
+
+    data = batch([(50, 90)])
+    data['inputs'] = [torch.from_numpy(pixels).permute(2, 0, 1).contiguous()]
+    attach(data['data_samples'][0], DecodedImage(pixels))
+    for whole in (True, False):
+        (sample,) = predict_in_tiles(predict, data, Tiling(50, 0.2, whole=whole))
+        found = sample.pred_instances
+        assert sorted(map(tuple, found.bboxes.int().tolist())) == sorted(objects)
+        assert 'corners' not in found
+        for mask, (x1, y1, x2, y2) in zip(found.masks, found.bboxes.int().tolist(), strict=True):
+            expected = np.zeros((50, 90), bool)
+            expected[y1:y2, x1:x2] = pixels[y1:y2, x1:x2, 0] > 100
+            assert (decode_mask(mask) == expected).all()
+        attach(data['data_samples'][0], DecodedImage(pixels))
 
 
 def test_ten_thousand_boxes_take_a_moment():
