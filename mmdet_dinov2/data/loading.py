@@ -58,10 +58,12 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         """Adds ``img``, ``img_shape`` and ``ori_shape``.
 
         Raises:
-            BadImageError: If the file cannot be read.
+            BadImageError: If the file cannot be read, or masks in run-length encoding have a
+                different size.
         """
         if 'img' not in results:
             results['img'] = self._load(results)
+            _check_masks(results)
         if self.to_float32:
             results['img'] = results['img'].astype(np.float32)
         results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
@@ -81,3 +83,21 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             raise BadImageError(path, 'the file does not exist') from error
         except (InputError, OSError) as error:
             raise BadImageError(path, str(error)) from error
+
+
+def _check_masks(results: dict) -> None:
+    """Checks that masks in run-length encoding have the size of the image.
+
+    Raises:
+        BadImageError: If one has a different size, with which mmdet would end the training.
+    """
+    height, width = results['img'].shape[:2]
+    for instance in results.get('instances', ()):
+        mask = instance.get('mask')
+        if isinstance(mask, dict) and list(mask.get('size', ())) != [height, width]:
+            raise BadImageError(
+                results['img_path'],
+                f'it has {height} x {width} pixels (height x width), but masks of its annotations '
+                f'have {" x ".join(map(str, mask.get("size", ())))}; correct width and height in '
+                'the annotation file, or replace the image',
+            )

@@ -14,7 +14,7 @@ import numpy as np
 
 from .annotation_columns import AnnotationColumns
 from .segmentation_boxes import box_around
-from .usable_masks import MISSING, are_points, usable_mask
+from .usable_masks import FAR_OUTSIDE, MIN_NUMBERS, MISSING, are_points, usable_mask
 
 # What is odd about masks that can be used.
 BESIDE_BOX = 'far from their box'
@@ -92,25 +92,31 @@ def _count_block(columns: AnnotationColumns, rows: np.ndarray, counts: MaskCount
     usable = given.copy()
     try:
         masks: list[Any] = _POLYGONS.decode(b'[' + b','.join(texts) + b']')
+        decoded = True
     except (msgspec.DecodeError, UnicodeDecodeError):
         masks = [json.loads(text) for text in texts]  # run lengths, or something else
-    kept: list[tuple[int, list[list[float]]]] = []
+        decoded = False
+    kept: list[tuple[int, int, list[list[float]]]] = []
     for place, row, mask in zip(
         np.flatnonzero(given).tolist(), rows[given].tolist(), masks, strict=True
     ):
-        width, height = columns.size(int(columns.image_index[row]))
-        found, problem = usable_mask(mask, width, height)
+        if decoded and all(len(part) >= MIN_NUMBERS and not len(part) % 2 for part in mask):
+            kept.append((place, row, mask))
+            continue
+        found, problem = usable_mask(mask, *columns.size(int(columns.image_index[row])))
         if found is None:
             counts.add(problem, row)
             usable[place] = False
         elif isinstance(found, list):
             if len(found) < len(mask) and isinstance(mask[0], list) and not are_points(mask):
                 counts.add(DROPPED_PARTS, row)
-            kept.append((row, found))
+            kept.append((place, row, found))
         else:
             counts.run_lengths += 1
             _compare_with_box(columns, row, box_around(found), counts)
-    _count_polygons(columns, kept, counts)
+    if kept:
+        places, *polygons = zip(*kept, strict=True)
+        usable[list(places)] = _count_polygons(columns, *polygons, counts)
     return usable
 
 
@@ -122,15 +128,20 @@ def _compare_with_box(
 
 
 def _count_polygons(
-    columns: AnnotationColumns, masks: Sequence[tuple[int, list[list[float]]]], counts: MaskCounts
-) -> None:
-    """Adds what is odd about masks of polygons, by operations on all of their points."""
-    if not masks:
-        return
-    rows = np.array([row for row, _ in masks])
-    num_parts = np.array([len(parts) for _, parts in masks])
-    lengths = np.array([len(part) // 2 for _, parts in masks for part in parts])
-    flat = chain.from_iterable(part for _, parts in masks for part in parts)
+    columns: AnnotationColumns,
+    rows: Sequence[int],
+    masks: Sequence[list[list[float]]],
+    counts: MaskCounts,
+) -> np.ndarray:
+    """Adds what is odd about masks of polygons, by operations on all of their points.
+
+    Returns:
+        Which of them can be used, (M,) bool.
+    """
+    rows = np.array(rows)
+    num_parts = np.array([len(parts) for parts in masks])
+    lengths = np.array([len(part) // 2 for parts in masks for part in parts])
+    flat = chain.from_iterable(part for parts in masks for part in parts)
     points = np.fromiter(flat, float, 2 * lengths.sum()).reshape(-1, 2)
     first_point = np.cumsum(lengths) - lengths
     first_part = np.cumsum(num_parts) - num_parts
@@ -138,6 +149,7 @@ def _count_polygons(
     high = np.maximum.reduceat(np.maximum.reduceat(points, first_point), first_part)
     images = columns.image_index[rows]
     sizes = np.stack([columns.widths[images], columns.heights[images]], axis=1)
+    usable = (low >= -sizes).all(axis=1) & (high <= 2 * sizes).all(axis=1)
     outside = (low < -_MARGIN).any(axis=1) | (high > sizes + _MARGIN).any(axis=1)
     around = np.concatenate([low, high - low], axis=1)
     beside = _overlap(around, columns.boxes[rows]) < _MIN_OVERLAP
@@ -148,15 +160,19 @@ def _count_polygons(
     x, y = relative.T
     twice = np.abs(np.add.reduceat(x * y[following] - x[following] * y, first_point))[first_part]
     bounds = (high - low).prod(axis=1)
-    rectangle = (num_parts == 1) & (bounds > 0) & (twice >= 2 * _RECTANGLE * bounds)
+    rectangle = usable & (num_parts == 1) & (bounds > 0) & (twice >= 2 * _RECTANGLE * bounds)
     counts.rectangles += int(rectangle.sum())
-    for problem, holds in ((OUTSIDE_IMAGE, outside), (BESIDE_BOX, beside)):
+    for problem, holds in (
+        (FAR_OUTSIDE, ~usable),
+        (OUTSIDE_IMAGE, outside & usable),
+        (BESIDE_BOX, beside & usable),
+    ):
         for row in rows[holds].tolist():
             counts.add(problem, row)
-    for place in np.flatnonzero(num_parts > 1).tolist():
-        row, parts = masks[place]
-        if _has_hole(parts):
-            counts.add(HOLES, row)
+    for place in np.flatnonzero((num_parts > 1) & usable).tolist():
+        if _has_hole(masks[place]):
+            counts.add(HOLES, int(rows[place]))
+    return usable
 
 
 def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -23,7 +23,8 @@ UNUSABLE = (MISSING, FEW_POINTS, OTHER_SIZE, BROKEN, FAR_OUTSIDE)
 
 # A mask without any pixel, for a box whose mask is not known: a polygon without an area.
 NO_MASK = ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0),)
-_MIN_NUMBERS = 6
+# Of a polygon: those of three points.
+MIN_NUMBERS = 6
 
 
 def usable_mask(segmentation: Any, width: float, height: float) -> tuple[Any, str]:
@@ -70,7 +71,7 @@ def _polygons(parts: list[list[Any]], width: float, height: float) -> tuple[Any,
         # Of all numbers, only NaN differs from itself.
         if len(part) % 2 or not all(type(v) in (int, float) and v == v for v in part):
             problem = BROKEN
-        elif len(part) >= _MIN_NUMBERS:
+        elif len(part) >= MIN_NUMBERS:
             if is_far_outside(part, width, height):
                 return None, FAR_OUTSIDE
             usable.append(part)

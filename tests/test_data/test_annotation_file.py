@@ -234,17 +234,26 @@ def reads(monkeypatch):
     return paths
 
 
-def test_check_dataset_and_metric_read_a_file_once(data, reads, monkeypatch):
+@pytest.mark.parametrize('masks', [False, True])
+def test_check_dataset_and_metric_read_a_file_once(data, reads, monkeypatch, masks):
     monkeypatch.setattr(annotation_file, '_TICK', 0)
+    content = coco_content()
+    for annotation in content['annotations'] if masks else ():
+        annotation['segmentation'] = [[1, 2, 11, 2, 11, 7]]
+    kinds = ['bbox', 'segm'] if masks else ['bbox']
+    for split in ('train', 'val'):
+        data.write(split, content)
+        data.cfg[f'{split}_evaluator'] = dict(type='ClassNameCocoMetric', metric=kinds)
+    data.cfg.test_evaluator = data.cfg.val_evaluator
     for split in ('train', 'val', 'test'):
         data.cfg[f'{split}_dataloader'].dataset.type = 'ClassNameCocoDataset'
         data.cfg[f'{split}_dataloader'].dataset.pipeline = [
-            dict(type='LoadAnnotations', with_bbox=True)
+            dict(type='LoadAnnotations', with_bbox=True, with_mask=masks and split == 'train')
         ]
-    data.check()
+    assert data.check() == []
     for split in ('train', 'val', 'test'):
         DATASETS.build(data.cfg[f'{split}_dataloader'].dataset)
-    ClassNameCocoMetric(str(data.path('val')))
+    ClassNameCocoMetric(str(data.path('val')), metric=kinds)
     assert sorted(reads) == [str(data.path('train')), str(data.path('val'))]
 
 

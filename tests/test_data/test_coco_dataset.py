@@ -155,6 +155,21 @@ def test_boxes_are_learned_whatever_their_masks_are(data):
     )
 
 
+def test_an_image_of_a_different_size_than_its_masks_is_bad(data):
+    content = coco_content(num_images=1)
+    mask = run_lengths(np.ones((30, 40)))
+    content['annotations'][0]['segmentation'] = mask
+    data.write('train', content)
+    loading = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+    pipeline = [dict(type='LoadImageFromFile'), loading, dict(type='PackDetInputs')]
+    assert len(build(data, pipeline=pipeline)[0]['data_samples'].gt_instances.masks) == 3
+    (data.root / 'train/0.jpg').write_bytes(jpeg(44, 30))
+    with pytest.raises(BadImageError, match='it has 30 x 44 pixels .* have 30 x 40; correct'):
+        build(data, pipeline=pipeline)[0]
+    # Boxes alone are taken as they are; the check names the image.
+    assert len(build(data, pipeline=PIPELINE)[0]['data_samples'].gt_instances) == 3
+
+
 class WithPoints(ClassNameCocoDataset):
     """A dataset that takes more from the entries of a file than boxes."""
 

@@ -66,6 +66,12 @@ def test_objects_without_a_usable_mask_are_counted(data, monkeypatch, block):
     )
 
 
+def test_polygons_far_outside_of_the_image_are_no_masks(data):
+    write(data, {0: [[0, 0, 1e6, 0, 5, 5]], 1: [[0, 0, 5, 0, 5, -31]]})
+    message = only(data.check('train'), 'warning')
+    assert_has(message, '2 of 9 objects', '2 with polygons that reach further outside of the image')
+
+
 def test_no_masks_at_all(data):
     write(data, dict.fromkeys(range(9)))
     write(data, dict.fromkeys(range(9), [[1, 2]]), 'val')
