@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..instance_masks import decode_mask, encode_masks
+
 # Longest side of a part in pixels; images of up to twice of it are shown as a whole.
 CROP_SIDE = 640
 Corners = tuple[int, int, int, int]
@@ -36,9 +38,15 @@ def crop_around(boxes: Sequence[Sequence[float]], width: int, height: int) -> Co
 
 
 def shifted(entry: Mapping[str, Any], corners: Corners) -> dict[str, Any] | None:
-    """Returns an annotation or prediction of COCO in pixels of a part; None if it lies outside."""
+    """Returns an annotation or prediction of COCO in pixels of a part; None if it lies outside.
+
+    Its ``mask``, run lengths of the size of the image, becomes that of the part.
+    """
     x, y, width, height = entry['bbox']
     x1, y1, x2, y2 = corners
     if x >= x2 or y >= y2 or x + width <= x1 or y + height <= y1:
         return None
-    return {**entry, 'bbox': [x - x1, y - y1, width, height]}
+    moved = {**entry, 'bbox': [x - x1, y - y1, width, height]}
+    if 'mask' in entry:
+        (moved['mask'],) = encode_masks([decode_mask(entry['mask'])[y1:y2, x1:x2]])
+    return moved

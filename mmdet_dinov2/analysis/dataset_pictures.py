@@ -106,14 +106,16 @@ def _annotated(
         labels=labels,
         names=categories,
         used=[label >= 0 and bool(used[at]) for label, at in zip(labels, places, strict=True)],
-        masks=None if coco.segmentations is None else _outlines(coco, places, scale),
+        masks=None
+        if coco.segmentations is None or pixels is None
+        else _outlines(coco, places, pixels),
     )
 
 
-def _outlines(coco: AnnotationColumns, places: np.ndarray, scale: float) -> list[Outlines]:
+def _outlines(coco: AnnotationColumns, places: np.ndarray, pixels: np.ndarray) -> list[Outlines]:
     masks, known = masks_of_file(coco, places)
     return [
-        outlines_of([mask], scale)[0] if is_known else ()
+        outlines_of([mask], pixels.shape[1])[0] if is_known else ()
         for mask, is_known in zip(masks, known.tolist(), strict=True)
     ]
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ..drawing.box_pictures import draw_small
-from ..evaluation.evaluated_boxes import EvaluatedBoxes
+from ..evaluation.evaluated_boxes import EvaluatedBoxes, FoundBoxes, TrueBoxes
 from ..evaluation.matches import match_boxes, paired_mask_overlap
-from ..instance_masks import RunLengths, decode_mask, encode_masks
+from ..large_image import LargeImage
+from .crops import shifted
 
 # Sides of the part of an image that is shown, relative to those of the box of the mask.
 _AROUND = 2.0
@@ -64,12 +65,12 @@ def _false_mask(boxes: EvaluatedBoxes, detection: int) -> FalseMask:
 
 
 def draw_false_mask(
-    pixels: np.ndarray, boxes: EvaluatedBoxes, false: FalseMask, names: Mapping[int, str]
+    image: LargeImage, boxes: EvaluatedBoxes, false: FalseMask, names: Mapping[int, str]
 ) -> list[tuple[str, bytes]]:
     """Draws a false mask, and the objects around it as they are annotated.
 
     Args:
-        pixels: The image, H x W x 3, uint8, BGR.
+        image: The image.
         boxes: Boxes with masks of all images.
         false: The false mask.
         names: Name of each label, in the order of the labels.
@@ -77,29 +78,29 @@ def draw_false_mask(
     Returns:
         What is drawn, and the content of a JPEG file, for the annotations and the prediction.
     """
-    height, width = pixels.shape[:2]
+    height, width = image.shape
     x, y, w, h = boxes.found.boxes[false.detection].tolist()
-    left, right = _span(x, w, width)
-    top, bottom = _span(y, h, height)
-    place = left, top, right, bottom
+    (left, right), (top, bottom) = _span(x, w, width), _span(y, h, height)
+    corners = left, top, right, bottom
     objects = np.flatnonzero((boxes.true.images == false.image) & ~boxes.true.crowd).tolist()
-    true = [
-        _shifted(boxes.true.boxes[i], boxes.true.masks[i], boxes.true.labels[i], place)
-        for i in objects
-    ]
-    found = _shifted(
-        boxes.found.boxes[false.detection],
-        boxes.found.masks[false.detection],
-        boxes.found.labels[false.detection],
-        place,
+    true = (shifted(_entry(boxes.true, index), corners) for index in objects)
+    found = dict(
+        _entry(boxes.found, false.detection), score=float(boxes.found.scores[false.detection])
     )
-    found['score'] = float(boxes.found.scores[false.detection])
-    part = np.ascontiguousarray(pixels[top:bottom, left:right])
-    shown = [entry for entry in true if decode_mask(entry['mask']).any()]
+    part = np.ascontiguousarray(image.read(*corners))
     return [
-        ('ground truth', draw_small(part, shown, names)),
-        ('prediction', draw_small(part, [found], names)),
+        ('ground truth', draw_small(part, [entry for entry in true if entry], names)),
+        ('prediction', draw_small(part, [shifted(found, corners)], names)),
     ]
+
+
+def _entry(side: TrueBoxes | FoundBoxes, index: int) -> dict[str, Any]:
+    """Returns a box and its mask as ``draw_small`` takes them."""
+    return dict(
+        bbox=side.boxes[index].tolist(),
+        category_id=int(side.labels[index]),
+        mask=side.masks[index],
+    )
 
 
 def _span(start: float, length: float, whole: int) -> tuple[int, int]:
@@ -107,13 +108,3 @@ def _span(start: float, length: float, whole: int) -> tuple[int, int]:
     middle, half = start + length / 2, max(length * _AROUND, _MIN_SIDE) / 2
     low = int(np.clip(np.floor(middle - half), 0, whole - 1))
     return low, int(np.clip(np.ceil(middle + half), low + 1, whole))
-
-
-def _shifted(
-    box: np.ndarray, mask: RunLengths, label: np.integer, place: tuple[int, int, int, int]
-) -> dict[str, Any]:
-    """Returns a box and its mask in a part of the image, as ``draw_small`` takes them."""
-    left, top, right, bottom = place
-    (part,) = encode_masks([decode_mask(mask)[top:bottom, left:right]])
-    x, y, w, h = box.tolist()
-    return dict(bbox=[x - left, y - top, w, h], category_id=int(label), mask=part)

@@ -271,11 +271,13 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
 def _masks(boxes: EvaluatedBoxes, given: ReportInput) -> dict[str, Any]:
     """Returns the scores of masks, and the worst false ones."""
     names = given.annotations.category_names
-    evaluation = evaluate_boxes(boxes, len(names), by_masks=True)
+    max_detections = table_detections(boxes)
+    evaluation = evaluate_boxes(boxes, len(names), max_detections=max_detections, by_masks=True)
     quality = measure_quality(boxes, None, names, masks=evaluation)
+    table = coco_table(evaluation, max_detections)
     objects = ~boxes.true.crowd
     return dict(
-        table=[(key, _to_points(value)) for key, value in coco_table(evaluation)],
+        table=[(key, _to_points(value)) for key, value in table],
         classes=_classes(quality.mask_classes),
         num_unknown=int((objects & ~boxes.true.known).sum()),
         num_objects=int(objects.sum()),
@@ -298,8 +300,7 @@ def _false_masks(boxes: EvaluatedBoxes, given: ReportInput) -> list[dict[str, An
         item = dict(name=str(image['file_name']), note=note, pictures=[])
         try:
             opened = _open_picture(given.image_folder or '', image)
-            pixels = opened.read(0, 0, *opened.shape[::-1])
-            drawn = draw_false_mask(pixels, boxes, false, names)
+            drawn = draw_false_mask(opened, boxes, false, names)
             item['pictures'] = [(what, _inline(picture)) for what, picture in drawn]
         except (OSError, ValueError) as error:
             item['note'] += f'; the image cannot be shown ({error})'
@@ -386,9 +387,7 @@ def _pictures(chosen: Sequence[int], matches: Matches, given: ReportInput) -> li
             pixels = _open_picture(given.image_folder or '', image)
             mistakes = [truth[i]['bbox'] for i in not_found] + [found[i]['bbox'] for i in wrong]
             height, width = pixels.shape
-            crop = None
-            if not matches.boxes.has_masks:  # which are those of the whole image
-                crop = crop_around(mistakes or [truth[i]['bbox'] for i in boxes], width, height)
+            crop = crop_around(mistakes or [truth[i]['bbox'] for i in boxes], width, height)
             if crop is not None:
                 x1, y1, x2, y2 = crop
                 item['note'] += f'; shown is x {x1} to {x2}, y {y1} to {y2}'

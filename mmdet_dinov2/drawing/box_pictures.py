@@ -82,7 +82,7 @@ def draw_detections(
     Args:
         image: H x W x 3, uint8, BGR.
         instances: ``bboxes`` (n x 4: x1, y1, x2, y2 in pixels), ``labels``, for detections
-            ``scores``, and ``masks`` of the size of the image, if there are any.
+            ``scores``, and ``masks``, if there are any, of the size of the image or larger.
         classes: Class names, in the order of the labels; a label without a name is drawn as a
             number.
 
@@ -95,7 +95,7 @@ def draw_detections(
     names = [classes[label] if label < len(classes) else f'class {label}' for label in labels]
     scores = instances.scores.tolist() if 'scores' in instances else [None] * len(boxes)
     order = sorted(range(len(boxes)), key=lambda index: scores[index] or 0)
-    masks = outlines_of(instances.masks) if 'masks' in instances else None
+    masks = outlines_of(instances.masks, image.shape[1]) if 'masks' in instances else None
     picture = draw_boxes(
         np.ascontiguousarray(image[..., ::-1]),
         boxes[order],
@@ -142,7 +142,7 @@ def draw_small(
         [label_of[box['category_id']] for box in boxes],
         [_text(names[box['category_id']], box.get('score')) for box in boxes],
         None if dashed is None else [dashed[index] for index in order],
-        [outlines_of([box['mask']], scale)[0] if 'mask' in box else () for box in boxes],
+        [outlines_of([box['mask']], small.width)[0] if 'mask' in box else () for box in boxes],
     )
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=82)

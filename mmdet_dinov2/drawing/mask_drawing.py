@@ -17,18 +17,19 @@ Outlines = Sequence[Sequence[np.ndarray]]
 _TINT = 70
 
 
-def outlines_of(masks: Any, scale: float = 1.0) -> list[Outlines]:
-    """Returns the outlines of masks.
+def outlines_of(masks: Any, width: int) -> list[Outlines]:
+    """Returns the outlines of masks, in pixels of a picture.
 
     Args:
         masks: Masks as predictions or training samples carry them; see
             :mod:`mmdet_dinov2.instance_masks`.
-        scale: By how much the picture is larger than the masks.
+        width: Width of the picture in pixels, which may be larger or smaller than that of the
+            masks.
     """
     arrays = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else None
     if arrays is None:
         arrays = (decode_mask(mask) for mask in run_lengths(masks))
-    return [_outlines(mask, scale) for mask in arrays]
+    return [_outlines(mask, width / mask.shape[1]) for mask in arrays]
 
 
 def _outlines(mask: np.ndarray, scale: float) -> Outlines:

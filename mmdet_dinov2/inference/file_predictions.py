@@ -32,8 +32,6 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 def _drawn_size(prediction: ImagePrediction) -> tuple[np.ndarray, InstanceData]:
     """Returns an image to draw on, reduced if it is large, and the detections in its pixels."""
     image, found = prediction.image, prediction.sample.pred_instances
-    if 'masks' in found:  # which are those of the whole image
-        return image, found
     if max(image.shape[:2]) > _MAX_DRAWN_SIDE:
         factor = _MAX_DRAWN_SIDE / max(image.shape[:2])
         width, height = (max(1, round(side * factor)) for side in image.shape[1::-1])

@@ -1,6 +1,9 @@
 """The part of a large image that a report shows."""
 
+import numpy as np
+
 from mmdet_dinov2.analysis.crops import CROP_SIDE, crop_around, shifted
+from mmdet_dinov2.instance_masks import decode_mask, encode_masks
 
 
 def test_the_part_with_the_most_boxes():
@@ -25,3 +28,11 @@ def test_boxes_move_with_the_part():
     assert shifted(entry, (120, 230, 130, 240)) is not None  # it lies around the part
     for corners in ((140, 0, 780, 840), (0, 0, 110, 840), (0, 260, 740, 900), (0, 0, 740, 220)):
         assert shifted(entry, corners) is None
+
+
+def test_masks_move_with_the_part():
+    mask = np.zeros((90, 120), dtype=bool)
+    mask[20:60, 30:80] = True
+    entry = dict(bbox=[30, 20, 50, 40], mask=encode_masks([mask])[0])
+    moved = decode_mask(shifted(entry, (50, 10, 110, 50))['mask'])
+    assert moved.shape == (40, 60) and (moved == mask[10:50, 50:110]).all()

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from mmdet_dinov2.analysis.false_masks import draw_false_mask, worst_false_masks
+from mmdet_dinov2.data.tiled_loading import DecodedImage
 from mmdet_dinov2.evaluation.evaluated_boxes import EvaluatedBoxes, found_boxes, true_boxes
 from mmdet_dinov2.instance_masks import encode_masks
 
@@ -50,7 +51,7 @@ def test_the_most_confident_ones_come_first():
 
 def test_they_are_drawn_in_their_surroundings():
     boxes = evaluated()
-    image = np.zeros((*SIZE, 3), np.uint8)
+    image = DecodedImage(np.zeros((*SIZE, 3), np.uint8))
     false = worst_false_masks(boxes, 1)[0]
     drawn = draw_false_mask(image, boxes, false, {0: 'cell', 1: 'leaf'})
     assert [what for what, _ in drawn] == ['ground truth', 'prediction']

@@ -154,6 +154,15 @@ def test_masks_of_small_pictures_are_small():
     assert (drawn[70, 100] < 20).all()  # in the hole
 
 
+def test_masks_may_be_larger_than_the_picture():
+    image = np.zeros((60, 90, 3), np.uint8)
+    found = instances([[30.0, 20.0, 70.0, 50.0]], [0], [0.9])
+    found.masks = encode_masks([ring()])
+    expected = draw_detections(image, found, CLASSES)
+    found.masks = encode_masks([ring().repeat(2, axis=0).repeat(2, axis=1)])
+    assert (draw_detections(image, found, CLASSES) == expected).all()
+
+
 def test_an_empty_mask_and_one_at_the_border():
     image = np.zeros((20, 30, 3), np.uint8)
     found = instances([[0.0, 0.0, 30.0, 20.0]] * 2, [0, 1], [0.9, 0.8])
