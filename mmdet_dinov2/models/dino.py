@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -458,8 +458,12 @@ class PaddingAwareDINO(DINO):
                 usable = torch.ones_like(usable)
             for project, norm, classify, regress, embedding in groups:
                 features = norm(project(cells))
-                scores, boxes = classify(features), regress(features) + proposals
-                chosen.append(_select_proposals(scores, boxes, usable, layout, num_queries))
+
+                def boxes_of(index: Tensor, features=features, regress=regress) -> Tensor:
+                    return regress(features[index]) + proposals[index]
+
+                scores = classify(features)
+                chosen.append(_select_proposals(scores, boxes_of, usable, layout, num_queries))
                 queries.append(embedding.weight[:num_queries])
             scores, boxes = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
 
@@ -567,13 +571,19 @@ def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list
 
 
 def _select_proposals(
-    scores: Tensor, boxes: Tensor, usable: Tensor, layout: PyramidLayout, num_queries: int
+    scores: Tensor,
+    boxes_of: Callable[[Tensor], Tensor],
+    usable: Tensor,
+    layout: PyramidLayout,
+    num_queries: int,
 ) -> tuple[Tensor, Tensor]:
     """Keeps the best usable proposals of each image, best first.
 
+    Boxes are computed for these alone: the scores decide.
+
     Args:
         scores: Class logits, shape (T, classes).
-        boxes: Box logits, shape (T, 4).
+        boxes_of: Returns the box logits of the proposals with the numbers of a tensor.
         usable: Shape (T,).
         layout: Where the cells come from.
         num_queries: Number of proposals to keep.
@@ -588,7 +598,7 @@ def _select_proposals(
     index = index.masked_fill(filler[..., 0], 0)
     # Each row is taken at most once, except by fillers, whose gradient is 0: no sum depends on the
     # order of additions.
-    scores, boxes = scores[index], boxes[index]
+    scores, boxes = scores[index], boxes_of(index)
     whole_image = torch.zeros_like(boxes[0, 0])
     whole_image[2:] = _FILLER_SIDE
     return (

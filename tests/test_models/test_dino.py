@@ -100,7 +100,7 @@ def test_missing_proposals_become_the_whole_image(layout):
     scores = torch.tensor([[1.0], [3.0], [2.0], [9.0], [5.0]])
     boxes = torch.arange(20.0).view(5, 4).requires_grad_()
     usable = torch.tensor([True, True, False, False, True])
-    kept, kept_boxes = _select_proposals(scores, boxes, usable, layout, 6)
+    kept, kept_boxes = _select_proposals(scores, boxes.__getitem__, usable, layout, 6)
     fillers = [-10.0] * 5
     assert kept[..., 0].tolist() == [[3.0, 1.0, *fillers[:4]], [5.0, *fillers]]
     assert kept_boxes[0, :2].tolist() == [[4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0]]
@@ -114,7 +114,7 @@ def test_missing_proposals_become_the_whole_image(layout):
 def test_the_best_proposals_of_each_image_are_kept(layout):
     scores = torch.tensor([[1.0, 0.0], [3.0, 8.0], [2.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
     boxes = torch.arange(20.0).view(5, 4)
-    kept, kept_boxes = _select_proposals(scores, boxes, scores[:, 0] > 0, layout, 1)
+    kept, kept_boxes = _select_proposals(scores, boxes.__getitem__, scores[:, 0] > 0, layout, 1)
     assert kept.tolist() == [[[9.0, 0.0]], [[5.0, 0.0]]]
     assert kept_boxes[:, 0, 0].tolist() == [12.0, 16.0]
 
