@@ -20,6 +20,7 @@ from mmdet_dinov2.models.mask_prediction import MaskMaps, encode_window, predict
 from mmdet_dinov2.models.mask_queries import MaskQueries, PixelEmbedding
 from mmdet_dinov2.models.mask_supervision import MaskPairs, MaskSupervision
 from mmdet_dinov2.models.mask_targets import MaskTargets
+from mmdet_dinov2.models.targets import BoxTargets
 from mmdet_dinov2.sample_meta import SAMPLE_SEED, announce_step
 
 from ..reference.masks import logit_at, mask_losses
@@ -391,6 +392,28 @@ def test_losses_do_not_depend_on_how_a_step_is_divided():
         assert (grad - other).norm() <= 1e-4 * grad.norm() + 1e-7, name
 
 
+def test_groups_of_queries_are_as_detectors_of_their_own():
+    """The losses of two groups are the means of those of two detectors with one group each."""
+    both = MODELS.build({**seg_cfg(), 'num_query_groups': 2})
+    both.init_weights()
+    randomize(both, 0.1)
+    alone = [MODELS.build(seg_cfg()) for _ in range(2)]
+    for model in alone:
+        model.load_state_dict(both.state_dict(), strict=False)
+    (group,) = both.query_groups
+    for name in ('query_embedding', 'memory_trans_fc', 'memory_trans_norm'):
+        getattr(alone[1], name).load_state_dict(getattr(group, name).state_dict())
+    alone[1].bbox_head.cls_branches[-1].load_state_dict(group.cls_branch.state_dict())
+    alone[1].bbox_head.reg_branches[-1].load_state_dict(group.reg_branch.state_dict())
+    samples = [masked_sample(*size, n, i) for i, (size, n) in enumerate(zip(SIZES, (3, 0, 2)))]
+    pictures = images()
+    found, first, second = (losses_of(model, pictures, samples) for model in (both, *alone))
+    for name in ('loss_mask', 'd0.loss_mask', 'loss_dice', 'd0.loss_dice'):
+        assert abs(first[name] - second[name]) > 1e-3
+        expected = (first[name] + second[name]) / 2
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_every_parameter_has_a_gradient_without_boxes():
     """Otherwise distributed training would wait for it."""
     model = seg_detector()
@@ -412,35 +435,16 @@ def test_boxes_without_masks_still_teach_boxes():
 
 def test_denoising_queries_of_chosen_boxes_have_their_own_masks():
     """Of more boxes than denoising queries, some are chosen; their masks move with them."""
-    model = seg_detector()
-    sample = masked_sample(60, 80, 30)
-    seen = {}
-    inner = model.mask_head.losses.forward
-
-    def note(logits, inside):
-        seen.setdefault('inside', inside)
-        return inner(logits, inside)
-
-    model.mask_head.losses.forward = note
-    meta = {}
-    generate = model.dn_query_generator.__class__.__call__
-
-    def keep(self, *args):
-        result = generate(self, *args)
-        meta.update(result[3])
-        return result
-
-    model.dn_query_generator.__class__.__call__ = keep
-    try:
-        losses_of(model, [torch.rand(3, 60, 80)], [sample])
-    finally:
-        model.dn_query_generator.__class__.__call__ = generate
+    model = seg_detector().train()
+    sample = masked_sample(60, 80, 30, seed=5)
+    meta = model.dn_query_generator(BoxTargets.collate([sample]), [5])[3]
     chosen = meta['denoised'].chosen[0]
     assert len(chosen) == 10 and sorted(chosen.tolist()) != list(range(10))
-    torch.testing.assert_close(
-        meta['denoised'].boxes[0], meta['targets'].boxes[0][chosen], rtol=0, atol=0
-    )
-    assert len(seen['inside']) == 2 * (20 + 10)  # two layers
+    assert torch.equal(meta['denoised'].boxes[0], meta['targets'].boxes[0][chosen])
+    picture = [torch.rand(3, 60, 80)]
+    sample.gt_instances.masks.masks[chosen.numpy()] = 0  # not known
+    losses = losses_of(model, picture, [sample])
+    assert losses['dn_loss_mask'] == losses['d0.dn_loss_dice'] == 0 < losses['loss_mask']
 
 
 def test_costs_of_masks_need_a_mask_head():
