@@ -1,13 +1,11 @@
 """What holds for the training of boxes holds for that of masks."""
 
-import os
-
 import pytest
 
 from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 
 from ..test_resume.test_choose import assert_same, losses_of, states_of
-from ..tools import ROOT, run_script, run_tool, write_config
+from ..tools import run_tool, train_in_turns, write_config
 from .test_distributed import CURVE, largest_difference
 
 MASKS = (
@@ -63,15 +61,16 @@ def test_exhausted_memory_does_not_change_the_curve(undisturbed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('extra', ['', SHARDED], ids=['averaged', 'sharded'])
-def test_two_processes_have_the_curve_of_one(undisturbed, extra):
-    name = f'two{len(extra)}'
-    config = write_config(undisturbed, MASKS + extra, f'{name}.py')
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
-    result = run_script(
-        ROOT / 'tools/dist_train.sh', config, 2, '--work-dir', undisturbed / name,
-        '--cfg-options', 'train_dataloader.batch_size=2', cwd=undisturbed, env=environment,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+def test_two_processes_have_the_curve_of_one(undisturbed):
+    """With averaged gradients, and with divided parameters."""
+    trainings = [
+        [
+            write_config(undisturbed, MASKS + extra, f'{name}.py'), '--work-dir',
+            undisturbed / name, '--cfg-options', 'train_dataloader.batch_size=2',
+        ]
+        for name, extra in (('averaged', ''), ('sharded', SHARDED))
+    ]  # fmt: skip
+    train_in_turns(trainings, processes=2, cwd=undisturbed)
     expected = losses_of(undisturbed / 'undisturbed')
-    assert largest_difference(losses_of(undisturbed / name), expected) <= 1e-3
+    for name in ('averaged', 'sharded'):
+        assert largest_difference(losses_of(undisturbed / name), expected) <= 1e-3
