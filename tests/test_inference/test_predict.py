@@ -179,6 +179,7 @@ def test_a_video_is_predicted_frame_by_frame(trained, images, tmp_path, capfd):
         capfd, trained[1], path, tmp_path / 'broken.mp4', '--out', out, '--score-thr', '0', code=3
     )
     assert '5 images predicted' in printed and 'broken.mp4 is not a valid video' in printed
+    assert re.search(r'clip.avi: 5 frames, [\d.]+ frames per second', printed)
     names = [
         image['file_name'] for image in json.loads((out / 'images.json').read_text())['images']
     ]
