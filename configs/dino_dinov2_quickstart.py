@@ -89,7 +89,7 @@ test_dataloader = val_dataloader
 
 # Nothing is pretrained, so everything learns at one rate.
 optim_wrapper = dict(
-    optimizer=dict(lr=8e-4, fused=True),
+    optimizer=dict(lr=8e-4),
     paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=1.0)}),
 )
 

@@ -12,13 +12,20 @@ import torch
 from mmdet.models.detectors import DINO
 from mmengine.runner import Runner
 
+# Private, torch 2.10: there is no public way to leave a mode for a while.
+from torch.utils._python_dispatch import _disable_current_modes
+
 from ..data.shapes_dataset import make_sample_data
 from ..engine.reproducible import reproducible_algorithms
+from ..layers.compiling import TokenwiseModule, compiled_by
 from ..peak_memory import PeakMemory
+from .compiled_kernels import KernelCountingBackend
 from .detectors import DetectorSpec, autocast, build_detector, build_optimizer, read_detector_config
 from .flops import count_flops
-from .parts import PARTS, timed_step
+from .operators import OTHER, OperatorCounter, sums
+from .parts import PARTS, run_step, timed_step
 from .timing import measure, measure_in_turns
+from .waits import WaitCounter
 from .workloads import Size, random_batch
 
 Batches = Sequence[Sequence[Size]]
@@ -166,6 +173,49 @@ def training_cost(
         mib=memory.mib(),
         trained=trained,
         frozen=sum(p.numel() for p in model.parameters()) - trained,
+    )
+
+
+def training_operators(spec: dict, sizes: Sequence[Size], seed: int) -> dict:
+    """Counts the operators of a training step, and how often the host waits for the device.
+
+    The operators are those of the second step: the first one makes the states of the optimizer, and
+    compiles. What is compiled counts as :func:`.compiled_kernels.count_kernels` estimates. Waits
+    are counted on a CPU, without compilation (:mod:`.waits`).
+
+    Args:
+        spec: Attributes of a ``DetectorSpec``.
+        sizes: Sizes of the images of the step.
+        seed: Seed of images and boxes.
+
+    Returns:
+        ``operators`` and ``waits`` of each of ``PARTS`` and of what lies between them, 'other';
+        ``names``, the number of calls of each operator; ``waiting``, part and function of each
+        wait.
+    """
+    detector = DetectorSpec(**spec)
+    model = build_detector(detector)
+    optim_wrapper = build_optimizer(model, detector)
+    (make,) = _makers(model, [sizes], seed)
+    backend, operators = KernelCountingBackend(), OperatorCounter()
+    # Code that is compiled runs as it is under a mode that sees each operator.
+    with compiled_by(backend, around=_disable_current_modes):
+        run_step(model, optim_wrapper, make, lambda part: contextlib.nullcontext())
+        backend.counter = operators
+        with operators:
+            run_step(model, optim_wrapper, make, operators.part)
+    for module in model.modules():
+        if isinstance(module, TokenwiseModule):
+            module.compiled = False
+    waits = WaitCounter((*model.parameters(), *model.buffers()))
+    with waits.watch():
+        run_step(model, optim_wrapper, make, waits.part)
+    by_part = sums(operators.counts, 0), sums(waits.counts, 0)
+    return dict(
+        operators={part: by_part[0][part] for part in (*PARTS, OTHER)},
+        waits={part: by_part[1][part] for part in (*PARTS, OTHER)},
+        names=dict(sums(operators.counts, 1).most_common()),
+        waiting=[f'{part}: {name}' for part, name in waits.counts.elements()],
     )
 
 

@@ -101,15 +101,24 @@ def build_detector(spec: DetectorSpec) -> DINO:
     return model.to(spec.device).train()
 
 
-def build_optimizer(model: nn.Module, spec: DetectorSpec) -> OptimWrapper:
-    """Builds the optimizer of the config, in the wrapper for the precision."""
+def build_optimizer(model: nn.Module, spec: DetectorSpec, guarded: bool = False) -> OptimWrapper:
+    """Builds the optimizer of the config, in the wrapper for the precision.
+
+    Args:
+        model: The detector.
+        spec: What it was built from.
+        guarded: Whether the wrapper leaves out non-finite steps in fp32 too, as in the configs.
+    """
     wrapper = copy.deepcopy(read_detector_config(spec).optim_wrapper)
     for key in ('dtype', 'loss_scale', 'accumulative_counts', 'use_fsdp'):
         wrapper.pop(key, None)
     if spec.stock and wrapper.get('paramwise_cfg'):
         # mmdet's detectors do not know the depth of a parameter; the work stays the same.
         wrapper.paramwise_cfg.pop('layer_decay_rate', None)
-    return build_optim_wrapper(model, dict(wrapper, type=PRECISIONS[spec.precision]))
+    wrapper_type = PRECISIONS[spec.precision]
+    if guarded and wrapper_type == 'OptimWrapper':
+        wrapper_type = 'GuardedOptimWrapper'
+    return build_optim_wrapper(model, dict(wrapper, type=wrapper_type))
 
 
 def autocast(spec: DetectorSpec) -> torch.autocast:

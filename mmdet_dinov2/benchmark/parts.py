@@ -1,10 +1,11 @@
-"""Time of the parts of a training step."""
+"""The parts of a training step, and the time that each of them takes."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,14 +14,19 @@ from mmengine.optim import OptimWrapper
 
 from .timing import synchronize
 
-PARTS = ('data', 'backbone', 'neck', 'encoder', 'decoder', 'matching+loss', 'backward', 'optimizer')
+PARTS = (
+    'data', 'backbone', 'neck', 'encoder', 'query selection', 'decoder', 'matching+loss',
+    'backward', 'optimizer',
+)  # fmt: skip
 # Methods of mmdet's detection transformers and the parts they belong to.
 _METHODS = {
     'pre_transformer': 'encoder',
     'forward_encoder': 'encoder',
-    'pre_decoder': 'decoder',
+    'pre_decoder': 'query selection',
     'forward_decoder': 'decoder',
 }
+# Enters a part of a step, given its name.
+Enter = Callable[[str], AbstractContextManager]
 
 
 class PartTimer:
@@ -48,30 +54,33 @@ class PartTimer:
             synchronize(self.device)
             self.seconds[name] += time.perf_counter() - begin
 
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the function, timed as the part of this name."""
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return function(*args, **kwargs)
+def run_step(
+    model: DINO, optim_wrapper: OptimWrapper, make_batch: Callable[[], dict], part: Enter
+) -> None:
+    """Runs one training step, each of its parts within a context.
 
-        return call
+    The encoder includes the flattening of the pyramid; query selection includes the denoising
+    queries.
 
-    @contextlib.contextmanager
-    def watch(self, model: DINO) -> Iterator[None]:
-        """Times the parts of a detector's forward pass while the body runs."""
-        places = [(model.backbone, 'forward', 'backbone'), (model.neck, 'forward', 'neck')]
-        places += [(model, method, name) for method, name in _METHODS.items()]
-        places += [(model.bbox_head, 'loss', 'matching+loss')]
-        # An attribute of an object hides the method of its class. Forward hooks would not do: most
-        # of these methods are not the forward() of a module.
-        for owner, method, name in places:
-            setattr(owner, method, self.timed(name, getattr(owner, method)))
-        try:
-            yield
-        finally:
-            for owner, method, _ in places:
-                delattr(owner, method)
+    Args:
+        model: A detector of mmdet or of this project, in training mode.
+        optim_wrapper: The optimizer of the detector.
+        make_batch: Returns the batch; it belongs to the data.
+        part: Returns the context of one of ``PARTS``.
+    """
+    with part('data'):
+        data = model.data_preprocessor(make_batch(), training=True)
+    with _within_parts(model, part), optim_wrapper.optim_context(model):
+        losses = model(**data, mode='loss')
+    with part('matching+loss'):
+        loss, _ = model.parse_losses(losses)
+        loss = optim_wrapper.scale_loss(loss)
+    with part('backward'):
+        optim_wrapper.backward(loss)
+    with part('optimizer'):
+        optim_wrapper.step()
+        optim_wrapper.zero_grad()
 
 
 def timed_step(
@@ -80,29 +89,42 @@ def timed_step(
     make_batch: Callable[[], dict],
     device: torch.device | str,
 ) -> dict[str, float]:
-    """Runs one training step and times its parts.
+    """Runs one training step and times its parts; see :func:`run_step`.
 
     Args:
         model: A detector of mmdet or of this project, in training mode.
         optim_wrapper: The optimizer of the detector.
-        make_batch: Returns the batch; its time counts as data time.
+        make_batch: Returns the batch.
         device: Device of the model.
 
     Returns:
-        Seconds of each of ``PARTS``. The encoder includes the flattening of the pyramid; the
-        decoder includes the choice of its queries and the denoising queries.
+        Seconds of each of ``PARTS``.
     """
     timer = PartTimer(device)
-    with timer.part('data'):
-        data = model.data_preprocessor(make_batch(), training=True)
-    with timer.watch(model), optim_wrapper.optim_context(model):
-        losses = model(**data, mode='loss')
-    with timer.part('matching+loss'):
-        loss, _ = model.parse_losses(losses)
-        loss = optim_wrapper.scale_loss(loss)
-    with timer.part('backward'):
-        optim_wrapper.backward(loss)
-    with timer.part('optimizer'):
-        optim_wrapper.step()
-        optim_wrapper.zero_grad()
+    run_step(model, optim_wrapper, make_batch, timer.part)
     return timer.seconds
+
+
+@contextlib.contextmanager
+def _within_parts(model: DINO, part: Enter) -> Iterator[None]:
+    """Runs the parts of a detector's forward pass within their contexts while the body runs."""
+    places = [(model.backbone, 'forward', 'backbone'), (model.neck, 'forward', 'neck')]
+    places += [(model, method, name) for method, name in _METHODS.items()]
+    places += [(model.bbox_head, 'loss', 'matching+loss')]
+
+    def wrapped(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with part(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    # An attribute of an object hides the method of its class. Forward hooks would not do: most
+    # of these methods are not the forward() of a module.
+    for owner, method, name in places:
+        setattr(owner, method, wrapped(name, getattr(owner, method)))
+    try:
+        yield
+    finally:
+        for owner, method, _ in places:
+            delattr(owner, method)

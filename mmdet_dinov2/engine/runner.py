@@ -43,6 +43,7 @@ from ..config.tiles import use_tiles
 from ..data.class_names import fill_classes
 from ..data.evaluators import fill_evaluator_ann_file
 from ..data.shapes_dataset import make_sample_data
+from ..environment.unused_gpu import unused_gpu
 from ..errors import InputError
 from ..evaluation.coco_metric import ClassNameCocoMetric
 from ..evaluation.evaluator import BadImageEvaluator
@@ -278,12 +279,19 @@ class StrictRunner(Runner):
         )
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Sets up the processes; see mmengine's ``Runner.setup_env``."""
+        """Sets up the processes; see mmengine's ``Runner.setup_env``.
+
+        Raises:
+            InputError: If there is a GPU that PyTorch cannot use.
+        """
+        if problem := unused_gpu():
+            raise InputError(problem)
         if check_reproducible(self.cfg):
             use_reproducible_algorithms()
         if self.distributed and not is_distributed() and not torch.cuda.is_available():
             _init_cpu_processes(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
-        super().setup_env(env_cfg)
+        with _gpus_of_task(self.launcher):
+            super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wraps the model for distributed training; see mmengine's ``Runner.wrap_model``."""
@@ -461,6 +469,24 @@ class StrictRunner(Runner):
             return None
         loop = getattr(self, f'{self.running}_loop')
         return loop.dataloader.dataset.metainfo.get('classes')
+
+
+@contextmanager
+def _gpus_of_task(launcher: str) -> Iterator[None]:
+    """Lets mmengine take the only GPU that a task of Slurm sees.
+
+    mmengine takes the GPU with the number of the task on its machine. Where Slurm binds one GPU to
+    each task, that one has the number 0 in all of them.
+    """
+    task = os.environ.get('SLURM_LOCALID')
+    if launcher != 'slurm' or task is None or torch.cuda.device_count() != 1:
+        yield
+        return
+    os.environ['SLURM_LOCALID'] = '0'
+    try:
+        yield
+    finally:
+        os.environ['SLURM_LOCALID'] = task
 
 
 def _init_cpu_processes(launcher: str, timeout: float | None) -> None:

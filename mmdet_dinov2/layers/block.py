@@ -169,13 +169,14 @@ class Block(TokenwiseModule):
         if kept is None:
             return self._add_branches(x, self._attend(x, layout, rotary))
         scale = 1 / (1 - self.drop_path_rate)
-        # Stochastic depth: each branch is computed and added for the images that keep it.
+        # Stochastic depth: each branch is computed and added for the images that keep it. (Backward
+        # passes of `x[rows]` sort the rows, as they may occur twice.)
         rows = layout.token_index(kept[0], x.device)
-        own = None if rotary is None else rotary[rows]
-        attended = self._attend(x[rows], layout.select(kept[0]), own)
+        own = None if rotary is None else rotary.index_select(0, rows)
+        attended = self._attend(x.index_select(0, rows), layout.select(kept[0]), own)
         x = self.ls1.add(x, self.attn.proj(attended), rows, scale)
         rows = layout.token_index(kept[1], x.device)
-        return self.ls2.add(x, self._feed_forward(x[rows]), rows, scale)
+        return self.ls2.add(x, self._feed_forward(x.index_select(0, rows)), rows, scale)
 
     # The terms of the equation. What comes before the attention and what comes after it may run
     # compiled; the latter is one part, so that residuals and norm share their passes over memory.

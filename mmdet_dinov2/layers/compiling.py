@@ -8,8 +8,9 @@ are what a compiler can fuse; attention and matrix products are library calls in
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -18,8 +19,28 @@ from torch import Tensor, nn
 from ..errors import InputError
 
 # Tests replace it: there the time to compile counts more than the time to run.
-_BACKEND = 'inductor'
 Streams = TypeVar('Streams', Tensor, tuple[Tensor, ...])
+_BACKEND: str | Callable = 'inductor'
+_AROUND: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def compiled_by(
+    backend: str | Callable, around: Callable[[], contextlib.AbstractContextManager]
+) -> Iterator[None]:
+    """Compiles in another way in the body.
+
+    Args:
+        backend: A backend of ``torch.compile``.
+        around: Returns a context for each call of compiled code.
+    """
+    global _BACKEND, _AROUND
+    before = _BACKEND, _AROUND
+    _BACKEND, _AROUND = backend, around
+    try:
+        yield
+    finally:
+        _BACKEND, _AROUND = before
 
 
 class TokenwiseModule(nn.Module):
@@ -56,7 +77,7 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
 
     # Importing the compiler takes seconds. Only those who use it wait for it.
     @functools.cache
-    def compiled(backend: str) -> Callable[..., Streams]:
+    def compiled(backend: str | Callable) -> Callable[..., Streams]:
         return torch.compile(method, dynamic=True, backend=backend)
 
     @functools.wraps(method)
@@ -68,7 +89,8 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
         from torch._dynamo.exc import BackendCompilerFailed
 
         try:
-            return function(self, *(_standalone(stream) for stream in streams))
+            with _AROUND():
+                return function(self, *(_standalone(stream) for stream in streams))
         except BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().splitlines()[0]
             raise InputError(

@@ -27,8 +27,14 @@ class HoldsFrozenWeights(nn.Module):
       in fp32 in their place. The next forward pass holds them again.
     - Copies of the module have their own originals.
 
+    Attributes:
+        can_hold: Whether it holds anything; False where something else moves the parameters, such
+            as a wrapper that divides them over processes.
+
     Subclasses return the frozen modules from ``_frozen_modules``, and run them under bf16 autocast.
     """
+
+    can_hold = True
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -42,7 +48,7 @@ class HoldsFrozenWeights(nn.Module):
 
     def hold_frozen(self) -> None:
         """Rounds the frozen matrices to bf16; their originals move to the host."""
-        if self._originals:
+        if self._originals or not self.can_hold:
             return
         for name, parameter in self._frozen_matrices():
             self._originals[name] = parameter.data.cpu()

@@ -201,15 +201,22 @@ class OneSizePyramidLayout:
         """Centre (x, y) of each cell, relative to its image, shape (T, 2), fp32."""
         # In cells, then relative to the image.
         sizes = (self.shapes.flip(2) * self.extents)[0]
-        centers = []
-        for level, (rows, cols) in enumerate(self.grid):
-            x, y = (torch.arange(n, device=self.device) + 0.5 for n in (cols, rows))
-            cells = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, cols)), -1)
-            centers.append(cells.flatten(0, 1) / sizes[level])
-        return self._of_each_image(torch.cat(centers)).flatten(0, 1)
+        return (self.cells + 0.5) / sizes[self.levels]
 
-    def padding_mask(self, level: int, size: Sequence[Number]) -> None:
-        """Returns None: there is no padding; see :meth:`.PyramidLayout.padding_mask`."""
+    @cached_property
+    def cells(self) -> Tensor:
+        """Column and row of each cell within its level, shape (T, 2), int64."""
+        levels = []
+        for rows, cols in self.grid:
+            x, y = (torch.arange(n, device=self.device) for n in (cols, rows))
+            cells = torch.stack((x.expand(rows, -1), y[:, None].expand(-1, cols)), -1)
+            levels.append(cells.flatten(0, 1))
+        return self._of_each_image(torch.cat(levels)).flatten(0, 1)
+
+    @cached_property
+    def sides(self) -> Tensor:
+        """Number of columns and rows of the level of each cell, shape (T, 2), int64."""
+        return self.shapes[0].flip(1)[self.levels]
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
         """Collects the cells of maps (images, C, rows, columns) of the grids, shape (T, C)."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .padding import Size, padding_mask, valid_cells
+from .padding import Size, valid_cells
 
 
 class PyramidLayout:
@@ -78,10 +78,24 @@ class PyramidLayout:
     @cached_property
     def centers(self) -> Tensor:
         """Centre (x, y) of each cell, relative to its image, shape (T, 2), fp32."""
-        # In cells, then relative to the grid, then relative to the image.
-        cells = torch.stack((self._column, self._row), 1) + 0.5
+        # In cells, then relative to the image.
         sizes = (self.shapes.flip(2) * self.extents).flatten(0, 1)
-        return cells / sizes[self._map]
+        return (self.cells + 0.5) / sizes.index_select(0, self._map)
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """Column and row of each cell within its level, shape (T, 2), int64."""
+        first = self._areas.cumsum(0) - self._areas
+        number = torch.arange(sum(self.lengths), device=self.device)
+        number = number - first.index_select(0, self._map)
+        columns = self.sides[:, 0]
+        row = torch.div(number, columns, rounding_mode='floor')
+        return torch.stack((number % columns, row), 1)
+
+    @cached_property
+    def sides(self) -> Tensor:
+        """Number of columns and rows of the level of each cell, shape (T, 2), int64."""
+        return self.shapes.flip(2).flatten(0, 1).index_select(0, self._map)
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
         """Collects the valid cells of padded maps.
@@ -103,7 +117,8 @@ class PyramidLayout:
             torch.tensor(numbers).to(self.device, non_blocking=True)[self.levels]
             for numbers in (starts, [cols for _, cols in sizes])
         )
-        index = self.images * sum(areas) + start + self._row * width + self._column
+        column, row = self.cells.unbind(1)
+        index = self.images * sum(areas) + start + row * width + column
         return cells.index_select(0, index)
 
     def pad(self, stream: Tensor, value: float) -> Tensor:
@@ -124,15 +139,6 @@ class PyramidLayout:
             behind = (0, 0) * (stream.dim() - 1) + (0, longest - len(cells))
             rows.append(F.pad(cells, behind, value=value))
         return torch.stack(rows)
-
-    def padding_mask(self, level: int, size: Size) -> Tensor | None:
-        """Returns where maps of a level are padding; see :func:`.padding.padding_mask`.
-
-        Args:
-            level: Number of the level.
-            size: Rows and columns of the maps.
-        """
-        return padding_mask([grids[level] for grids in self.grids], size, self.device)
 
     def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Finds the cells with the highest scores in each image.
@@ -157,31 +163,14 @@ class PyramidLayout:
         return torch.tensor(starts).to(self.device, non_blocking=True)
 
     @cached_property
+    def _areas(self) -> Tensor:
+        """Number of cells of each map (image and level)."""
+        return self.shapes.prod(2).flatten()
+
+    @cached_property
     def _map(self) -> Tensor:
-        """Number of the map (image and level) of each cell."""
-        areas = self.shapes.prod(2).flatten()
-        return torch.repeat_interleave(areas, output_size=sum(self.lengths))
-
-    @cached_property
-    def _cell(self) -> Tensor:
-        """Number of each cell within its map."""
-        areas = self.shapes.prod(2).flatten()
-        return (
-            torch.arange(sum(self.lengths), device=self.device)
-            - (areas.cumsum(0) - areas)[self._map]
-        )
-
-    @cached_property
-    def _columns(self) -> Tensor:
-        return self.shapes[..., 1].flatten()[self._map]
-
-    @cached_property
-    def _row(self) -> Tensor:
-        return torch.div(self._cell, self._columns, rounding_mode='floor')
-
-    @cached_property
-    def _column(self) -> Tensor:
-        return self._cell % self._columns
+        """Number of the map of each cell."""
+        return torch.repeat_interleave(self._areas, output_size=sum(self.lengths))
 
 
 class GridPyramidLayout(PyramidLayout):

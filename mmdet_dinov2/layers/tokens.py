@@ -56,13 +56,17 @@ class Segments:
         return _offsets(self.lengths, device)
 
 
+# A tensor that is made in inference mode cannot be saved for a backward pass, and what is cached
+# outlives the mode.
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     ends = torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32)
     return F.pad(ends, (1, 0)).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=512)
+@torch.inference_mode(False)
 def window_order(grid: Grid, window_size: int) -> tuple[tuple[int, ...], Tensor, Tensor]:
     """Returns the order of the patch tokens of one image, window by window.
 
@@ -142,11 +146,11 @@ class TokenLayout:
 
     def to_stream_order(self, patches: Tensor, image: int) -> Tensor:
         """Reorders the row-major patch tokens (rows * cols, C) of one image for the stream."""
-        return patches if not self.window_size else patches[self._order(image, patches.device)[0]]
+        return self._reordered(patches, image, 0)
 
     def to_row_major(self, patches: Tensor, image: int) -> Tensor:
         """Undoes ``to_stream_order`` for the patch tokens (rows * cols, C) of one image."""
-        return patches if not self.window_size else patches[self._order(image, patches.device)[1]]
+        return self._reordered(patches, image, 1)
 
     def by_place(self, of_grid: Callable[[Grid], Tensor], of_prefix: Tensor) -> Tensor:
         """Collects values that depend on nothing but the place of a token in its image.
@@ -187,6 +191,11 @@ class TokenLayout:
             patches = patches.view(rows, cols, -1).permute(2, 0, 1)
             maps.append(F.pad(patches, (0, size[1] - cols, 0, size[0] - rows)))
         return torch.stack(maps)
+
+    def _reordered(self, patches: Tensor, image: int, which: int) -> Tensor:
+        if not self.window_size:
+            return patches
+        return patches.index_select(0, self._order(image, patches.device)[which])
 
     def _order(self, image: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns the window order of one image and its inverse on the device, and caches them."""

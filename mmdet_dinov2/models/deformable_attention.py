@@ -12,7 +12,7 @@ from mmcv.ops import MultiScaleDeformableAttention, get_compiling_cuda_version
 # Private: `mmcv.ops` does not export the operator.
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import deformable_attention, triton_problem
@@ -160,6 +160,10 @@ class DeformableAttention(MultiScaleDeformableAttention):
         sampled = self._sample(values, spatial_shapes, query_images, *points)
         return self.dropout(self.output_proj(sampled)) + (query if identity is None else identity)
 
+    def exact_layers(self) -> tuple[nn.Module, ...]:
+        """Returns the layers that run in fp32 under autocast."""
+        return self.sampling_offsets, self.attention_weights
+
     def _sampling_points(
         self, query: Tensor, reference_points: Tensor, shapes: Tensor, images: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -181,7 +185,7 @@ class DeformableAttention(MultiScaleDeformableAttention):
             offsets = offsets / sides[images][:, None, :, None]
         elif reference.shape[-1] == 4:
             reference, side = reference.split(2, -1)
-            offsets = offsets * (0.5 / self.num_points) * side
+            offsets = offsets * (side * (0.5 / self.num_points))
         else:
             raise ValueError(
                 'reference_points must be points (..., levels, 2) or boxes (..., levels, 4), got '

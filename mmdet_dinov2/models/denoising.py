@@ -70,7 +70,8 @@ class DenoisingLayout:
 
         It is 1 / groups, and 0 at padding.
         """
-        return self.valid / torch.tensor(self.groups, device=self.valid.device)[:, None]
+        groups = torch.tensor(self.groups).to(self.valid.device, non_blocking=True)
+        return self.valid / groups[:, None]
 
 
 class DenoisingQueryGenerator(CdnQueryGenerator):

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmdet.models.detectors import DINO
-from mmdet.models.layers import SinePositionalEncoding
 from mmdet.registry import MODELS
 from mmdet.structures import OptSampleList, SampleList
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import GridPyramidLayout, PyramidLayout
+from ..layers.low_precision import converted_together
 from ..layers.out_of_memory import call_in_parts
 from ..sample_meta import sample_seeds
+from .deformable_attention import DeformableAttention
 from .denoising import DenoisingQueryGenerator
 from .dino_decoder import PaddingAwareDecoder
 from .dino_encoder import PaddingAwareEncoder
 from .mask_head import MaskHead
 from .mask_supervision import MaskSupervision
 from .query_groups import QueryGroup
+from .simple_feature_pyramid import SimpleFeaturePyramid
+from .sine_encoding import CellEncoding
 from .targets import BoxTargets
 from .tiling import Tiling, predict_in_tiles, without_large_images
-from .vit import detector_layer_depth
+from .vit import PackedViT, detector_layer_depth
 
 # Classification logit of queries without a proposal. They carry no gradient.
 _FILLER_LOGIT = -10.0
 # Logit of the width and height of their boxes, which stand for the whole image: sigmoid gives 0.98.
 _FILLER_SIDE = 4.0
 COORDINATES = ('image', 'grid')
+# Parts of which this class knows what runs under autocast.
+_KNOWN_PARTS = (PackedViT, SimpleFeaturePyramid)
 
 
 @MODELS.register_module()
@@ -181,7 +186,7 @@ class PaddingAwareDINO(DINO):
     def _init_layers(self) -> None:
         """Builds what lies between neck and head, with the parameter names of mmdet's ``DINO``."""
         # Private: mmdet's constructor calls it, after backbone, neck and head are built.
-        self.positional_encoding = SinePositionalEncoding(**self.positional_encoding)
+        self.positional_encoding = CellEncoding(**self.positional_encoding)
         self.encoder = PaddingAwareEncoder(**self.encoder)
         self.decoder = PaddingAwareDecoder(**self.decoder)
         dims = self.embed_dims = self.decoder.embed_dims
@@ -249,6 +254,20 @@ class PaddingAwareDINO(DINO):
         self.bbox_head.test_cfg = settings
 
     # ------------------------------------------------------------------ batches
+
+    def parse_losses(self, losses: dict) -> tuple[Tensor, dict]:
+        """Adds up the losses, as mmengine's method does, in one operation.
+
+        Args:
+            losses: Losses by name, each a number.
+
+        Returns:
+            The sum of those with 'loss' in their name, and all of them after the sum, by name.
+        """
+        if not all(isinstance(loss, Tensor) and not loss.dim() for loss in losses.values()):
+            return super().parse_losses(losses)  # takes lists and means
+        total = torch.stack([loss for name, loss in losses.items() if 'loss' in name]).sum()
+        return total, dict(loss=total, **losses)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict:
         """Computes the losses of a batch, as mmdet's ``DetectionTransformer.loss``."""
@@ -320,16 +339,30 @@ class PaddingAwareDINO(DINO):
         if self.training:
             targets = BoxTargets.collate(batch_data_samples)
             seeds = sample_seeds(batch_data_samples)
-        feats = self.extract_feat(batch_inputs, img_shapes, seeds)
-        encoder_inputs, decoder_inputs = self.pre_transformer(feats, img_shapes)
-        memory = self.forward_encoder(**encoder_inputs)
-        queries, head_inputs = self.pre_decoder(**memory, targets=targets, seeds=seeds)
-        head_inputs.update(self.forward_decoder(**decoder_inputs, **queries))
+        with converted_together(self._under_autocast(), batch_inputs.device):
+            feats = self.extract_feat(batch_inputs, img_shapes, seeds)
+            encoder_inputs, decoder_inputs = self.pre_transformer(feats, img_shapes)
+            memory = self.forward_encoder(**encoder_inputs)
+            queries, head_inputs = self.pre_decoder(**memory, targets=targets, seeds=seeds)
+            head_inputs.update(self.forward_decoder(**decoder_inputs, **queries))
         head_inputs['hidden_states'] = head_inputs['hidden_states'].float()
         pixels = None
         if self.mask_head is not None:
             pixels = self.mask_head(encoder_inputs['feat'], memory['memory'], memory['layout'])
         return {**head_inputs, 'pixels': pixels, 'seeds': seeds}
+
+    def _under_autocast(self) -> Iterator[nn.Module]:
+        """Yields modules none of which leaves autocast when it runs."""
+        parts = [self.encoder, self.decoder]
+        parts += [p for p in (self.backbone, self.neck) if isinstance(p, _KNOWN_PARTS)]
+        for part in parts:
+            exact = {
+                id(layer)
+                for module in part.modules()
+                if isinstance(module, DeformableAttention)
+                for layer in module.exact_layers()
+            }
+            yield from (module for module in part.modules() if id(module) not in exact)
 
     def extract_feat(
         self,
@@ -376,20 +409,12 @@ class PaddingAwareDINO(DINO):
             Keyword arguments of ``forward_encoder``, and part of those of ``forward_decoder``.
         """
         layout = layout or self.layout_of(img_shapes, mlvl_feats[0].device)
-        feat_pos = self._cell_positions(mlvl_feats, layout) if self.encoder.num_layers else None
+        feat_pos = None
+        if self.encoder.num_layers:
+            positions = self.positional_encoding(layout)
+            feat_pos = positions + F.embedding(layout.levels, self.level_embed)
         inputs = dict(feat=layout.pack(mlvl_feats), feat_pos=feat_pos, layout=layout)
         return inputs, dict(layout=layout)
-
-    def _cell_positions(self, mlvl_feats: tuple[Tensor, ...], layout: PyramidLayout) -> Tensor:
-        """Returns what the encoder adds to queries, shape (T, C)."""
-        positions = []
-        for level, feat in enumerate(mlvl_feats):
-            size = tuple(feat.shape[-2:])
-            mask = layout.padding_mask(level, size)
-            if mask is None:
-                mask = torch.zeros(feat.shape[0], *size, dtype=torch.bool, device=feat.device)
-            positions.append(self.positional_encoding(mask))
-        return layout.pack(positions) + F.embedding(layout.levels, self.level_embed)
 
     def layout_of(
         self, img_shapes: Sequence[tuple[int, int]], device: torch.device
@@ -598,7 +623,8 @@ def _select_proposals(
     index = index.masked_fill(filler[..., 0], 0)
     # Each row is taken at most once, except by fillers, whose gradient is 0: no sum depends on the
     # order of additions.
-    scores, boxes = scores[index], boxes_of(index)
+    scores = scores.index_select(0, index.flatten()).unflatten(0, index.shape)
+    boxes = boxes_of(index)
     whole_image = torch.zeros_like(boxes[0, 0])
     whole_image[2:] = _FILLER_SIDE
     return (

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.layers.transformer.utils import MLP, coordinate_to_encoding, inverse_sigmoid
+from mmdet.models.layers.transformer.utils import MLP, inverse_sigmoid
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import PyramidLayout
 from .dino_encoder import sampling_shift
+from .query_attention import additive_mask
+from .sine_encoding import encode_boxes, sine_periods
 from .transformer_layers import DecoderLayer, build_layers
+
+# Of the encoding of boxes, in mmdet and in the official code.
+_TEMPERATURE = 10000
 
 
 class PaddingAwareDecoder(BaseModule):
@@ -105,15 +110,19 @@ class PaddingAwareDecoder(BaseModule):
         shift = F.pad(sampling_shift(layout), (0, 2))[:, None]  # of the centre
         batch, num_queries = query.shape[:2]
         images = torch.arange(batch, device=query.device).repeat_interleave(num_queries)
+        periods = sine_periods(self.embed_dims // 2, _TEMPERATURE, query.device)
+        if self_attn_mask is not None:
+            self_attn_mask = additive_mask(self_attn_mask, query)
         reference_points = reference_points.float()
         states, references = [], [reference_points]
         for layer, reg_branch in zip(self.layers[:num_layers], reg_branches, strict=False):
-            encoding = coordinate_to_encoding(reference_points, num_feats=self.embed_dims // 2)
             query = layer(
                 query,
-                query_pos=self.ref_point_head(encoding),
+                query_pos=self.ref_point_head(encode_boxes(reference_points, periods)),
                 value=value,
-                reference_points=(reference_points[:, :, None] * to_levels + shift).flatten(0, 1),
+                reference_points=torch.addcmul(
+                    shift, reference_points[:, :, None], to_levels
+                ).flatten(0, 1),
                 spatial_shapes=layout.shapes,
                 query_images=images,
                 self_attn_mask=self_attn_mask,
@@ -124,5 +133,5 @@ class PaddingAwareDecoder(BaseModule):
             refined = (offset + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
             reference_points = refined.detach()
             references.append(refined if self.look_forward_twice else reference_points)
-            states.append(self.norm(query))
-        return torch.stack(states), torch.stack(references)
+            states.append(query)
+        return self.norm(torch.stack(states)), torch.stack(references)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.layers import inverse_sigmoid
+from mmdet.models.losses import GIoULoss
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
+from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import InstanceList, OptInstanceList, reduce_mean
 from mmengine.dist import get_world_size
 from mmengine.structures import InstanceData
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..layers import carl_weights
+from ..layers.boxes import corners_of, giou_loss
 from ..sample_meta import announced_step
 from .classification_losses import as_query_loss
 from .denoising import DenoisingLayout
@@ -102,14 +104,11 @@ class BatchedDINOHead(DINOHead):
             Class logits, shape (L, B, Q, classes), and boxes (cx, cy, w, h) relative to the image,
             shape (L, B, Q, 4).
         """
-        scores, boxes = [], []
-        for states, reference, classify, regress in zip(
-            hidden_states, references, self.cls_branches, self.reg_branches
-        ):
-            scores.append(classify(states))
-            logits = regress(states) + inverse_sigmoid(reference, eps=self.reference_eps)
-            boxes.append(logits.sigmoid())
-        return torch.stack(scores), torch.stack(boxes)
+        scores = [f(states) for f, states in zip(self.cls_branches, hidden_states)]
+        offsets = [f(states) for f, states in zip(self.reg_branches, hidden_states)]
+        references = torch.stack(tuple(references[: len(offsets)]))
+        logits = torch.stack(offsets) + inverse_sigmoid(references, eps=self.reference_eps)
+        return torch.stack(scores), logits.sigmoid()
 
     def loss(
         self,
@@ -269,8 +268,8 @@ class BatchedDINOHead(DINOHead):
         predicted = boxes[matches.layer, matches.image, matches.query]
         wanted = targets.boxes[matches.image, matches.target]
         sizes = targets.sizes[matches.image]
-        corners = bbox_cxcywh_to_xyxy(predicted) * sizes
-        wanted_corners = bbox_cxcywh_to_xyxy(wanted) * sizes
+        corners = corners_of(predicted) * sizes
+        wanted_corners = corners_of(wanted) * sizes
 
         # The loss with all classes of all queries as negatives, then the difference at positives.
         classify = as_query_loss(self.loss_cls, type(self).__name__)
@@ -285,7 +284,7 @@ class BatchedDINOHead(DINOHead):
 
         if num_pairs:
             loss_bbox = self.loss_bbox(predicted, wanted, reduction_override='none')
-            loss_iou = self.loss_iou(corners, wanted_corners, reduction_override='none')
+            loss_iou = self._overlap_loss(corners, wanted_corners)
         else:  # mmdet's losses return a single zero if there are no pairs
             loss_bbox = loss_iou = predicted
         losses = dict(
@@ -301,6 +300,12 @@ class BatchedDINOHead(DINOHead):
             )
             losses['loss_carl'] = of_layers(by_score[:, None] * loss_bbox)
         return {name: loss / num_boxes for name, loss in losses.items()}
+
+    def _overlap_loss(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Computes ``loss_iou`` of pairs of boxes (x1, y1, x2, y2) in pixels, shape (M,)."""
+        if type(self.loss_iou) is GIoULoss:
+            return self.loss_iou.loss_weight * giou_loss(predicted, wanted, self.loss_iou.eps)
+        return self.loss_iou(predicted, wanted, reduction_override='none')
 
 
 def _boxes_per_micro_batch(

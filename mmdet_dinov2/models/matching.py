@@ -186,7 +186,8 @@ class BatchedHungarianAssigner(HungarianAssigner):
                 place = np.full_like(query, layer), np.full_like(query, image)
                 pairs.append(np.stack((*place, query, target)))
         counts = tuple(pair.shape[1] for pair in pairs[:num_images])
-        return Matches(*torch.from_numpy(np.concatenate(pairs, axis=1)).to(device), counts)
+        matches = torch.from_numpy(np.concatenate(pairs, axis=1))
+        return Matches(*matches.to(device, non_blocking=True), counts)
 
     def _costs(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
         """Adds up the costs, shape (L, B, T, Q): scipy works on the shorter side first."""

@@ -41,8 +41,8 @@ class QuerySelfAttention(MultiheadAttention):
         Args:
             query: Shape (B, Q, C).
             query_pos: Added to queries and keys, not to values, shape (B, Q, C).
-            attn_mask: True where one of the first M queries may not attend to another, shape (M, M)
-                or (B, M, M).
+            attn_mask: What :func:`additive_mask` returned for the first M queries; None lets all
+                attend to all.
             group_size: Number of queries of each group that follow the M queries of the mask; they
                 attend within their group. None: there are none.
             identity: What the result is added to, shape (B, Q, C); ``query`` if None.
@@ -53,8 +53,12 @@ class QuerySelfAttention(MultiheadAttention):
         attn = self.attn
         dims = attn.embed_dim
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
-        qk = F.linear(query + query_pos, weight[: 2 * dims], bias[: 2 * dims])
-        v = F.linear(query, weight[2 * dims :], bias[2 * dims :])
+        # The gradients of pieces of a split are one concatenation, those of slices are more.
+        (qk_weight, v_weight), (qk_bias, v_bias) = (
+            t.split((2 * dims, dims)) for t in (weight, bias)
+        )
+        qk = F.linear(query + query_pos, qk_weight, qk_bias)
+        v = F.linear(query, v_weight, v_bias)
         qkv = (*qk.chunk(2, -1), v)
         if group_size is None:
             attended = self._attend(qkv, attn_mask)
@@ -71,8 +75,27 @@ class QuerySelfAttention(MultiheadAttention):
     def _attend(self, qkv: Sequence[Tensor], attn_mask: Tensor | None) -> Tensor:
         # (B, Q, C) -> (B, heads, Q, C / heads)
         q, k, v = (t.unflatten(-1, (self.attn.num_heads, -1)).transpose(1, 2) for t in qkv)
-        if attn_mask is not None:
-            attn_mask = ~attn_mask if attn_mask.dim() == 2 else ~attn_mask[:, None]
         dropout = self.attn.dropout if self.training else 0.0
         attended = dense_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
         return attended.transpose(1, 2).flatten(2)
+
+
+def additive_mask(hidden: Tensor, query: Tensor) -> Tensor:
+    """Makes the mask that attention adds to its scores, once for all layers.
+
+    Kernels on GPUs take no other, and only with rows that begin at multiples of 8 numbers.
+
+    Args:
+        hidden: True where a query may not attend, shape (Q, Q) or (B, Q, Q).
+        query: Queries, whose dtype is that of the mask outside of autocast.
+
+    Returns:
+        0, and -inf where a query may not attend, shape (Q, Q) or (B, 1, Q, Q).
+    """
+    device = hidden.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else query.dtype
+    hidden = hidden if hidden.dim() == 2 else hidden[:, None]
+    *rows, width = hidden.shape
+    mask = query.new_zeros((*rows, -(-width // 8) * 8), dtype=dtype)[..., :width]
+    return mask.masked_fill_(hidden, -torch.inf)

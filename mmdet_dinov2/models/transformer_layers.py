@@ -156,7 +156,7 @@ class DecoderLayer(TokenwiseModule, BaseModule):
             reference_points: See :class:`.DeformableAttention`, shape (B * Q, levels, 4).
             spatial_shapes: Rows and columns of each level, shape (B, levels, 2).
             query_images: Image of each query, shape (B * Q,).
-            self_attn_mask: See :class:`.QuerySelfAttention`.
+            self_attn_mask: What :func:`.query_attention.additive_mask` returned.
             group_size: See :class:`.QuerySelfAttention`.
 
         Returns:

@@ -44,8 +44,8 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
             'all' freezes the whole backbone. Frozen parts run without gradients.
         frozen_dtype: 'bfloat16' keeps the matrices of frozen parts in bf16 while the model
             computes, and runs these parts under bf16 autocast, in evaluation too. Checkpoints stay
-            fp32 (see :class:`mmdet_dinov2.layers.HoldsFrozenWeights`). 'float32' keeps the matrices
-            as they are.
+            fp32 (see :class:`mmdet_dinov2.layers.HoldsFrozenWeights`). 'float32' does so only
+            under bf16 autocast with gradients, as in training steps, which it does not change.
         drop_path_rate: Drop rate of the last block; it grows linearly from 0 at the first.
         window_size: Side of attention windows in tokens; 0 lets every block attend globally.
         global_attn_indexes: With windows, the blocks that attend globally.
@@ -221,8 +221,10 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
         layout = TokenLayout(
             tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
         )
-        if self.frozen_in_bf16:
+        if self.frozen_in_bf16 or (torch.is_grad_enabled() and _is_autocast_to_bf16(x.device)):
             self.hold_frozen()
+        else:
+            self.release_frozen()
         stream = self.embed(x, shapes, layout)
         streams = self.run_blocks(stream, layout, sample_seeds)
         (size,) = valid_cells([x.shape[-2:]], self.patch_size)
@@ -401,6 +403,11 @@ def detector_layer_depth(backbone: nn.Module, param_name: str, prefix: str = '')
 
 def _add(tokens: Tensor, positions: Tensor | None) -> Tensor:
     return tokens if positions is None else tokens + positions.to(tokens.dtype)
+
+
+def _is_autocast_to_bf16(device: torch.device) -> bool:
+    kind = device.type
+    return torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16
 
 
 def _is_pretrained(init_cfg: dict | list[dict] | None) -> bool:

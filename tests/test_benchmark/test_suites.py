@@ -10,6 +10,7 @@ import torch
 
 from mmdet_dinov2.benchmark.isolated import CaseError
 from mmdet_dinov2.benchmark.machine import describe_machine
+from mmdet_dinov2.benchmark.parts import PARTS
 from mmdet_dinov2.benchmark.picture import draw_report
 from mmdet_dinov2.benchmark.settings import Settings
 from mmdet_dinov2.benchmark.suites import SUITES, real_time
@@ -58,7 +59,7 @@ def run_suite(name, folder):
     assert [table['title'] for table in content['tables']] == [t.title for t in report.tables]
     drawn = draw_report(report, folder / 'picture.png')
     assert drawn == (cv2.imread(str(folder / 'picture.png')) is not None)
-    assert drawn or name == 'batch-mates'  # has only differences
+    assert drawn or name in ('batch-mates', 'kernels')  # have no times
     return report.tables
 
 
@@ -86,6 +87,9 @@ def test_mixed_sizes(tmp_path):
 def test_windows(tmp_path):
     (table,) = run_suite('windows', tmp_path)
     assert [row['part'] for row in table.rows] == ['block', 'backbone']
+    for row in table.rows:
+        assert 0 < row['operations'] < 1
+        assert row['of the operations'] == pytest.approx(row['ratio'].median / row['operations'])
 
 
 def test_families(tmp_path):
@@ -125,6 +129,26 @@ def test_training_step(tmp_path):
         assert part['backbone s'] > 0 and part['backward s'] > 0
 
 
+@pytest.mark.slow
+def test_kernels(tmp_path):
+    operators, waits, frequent = run_suite('kernels', tmp_path)
+    counted = {(r['model'], r['precision'], r['compiled']): r for r in operators.rows}
+    assert list(counted) == [
+        ('ours', 'bf16', ''),
+        ('ours', 'bf16', 'yes'),
+        ('mmdet', 'bf16', ''),
+    ]
+    plain, compiled, theirs = (row['step'] for row in operators.rows)
+    assert 0 < compiled < plain < theirs
+    for row in operators.rows:
+        assert all(row[part] > 0 for part in PARTS)
+        outside = row['data'] + row['optimizer']
+        assert row['step'] == sum(row[part] for part in (*PARTS, 'other')) - outside
+    ours, theirs = waits.rows
+    assert ours['step'] == 1 < theirs['step']
+    assert 'mul' in frequent.rows[0]['operators']
+
+
 def test_reproducible(tmp_path, monkeypatch):
     switched_on = []
     train_step = PaddingAwareDINO.train_step
@@ -144,7 +168,16 @@ def test_reproducible(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_gpu_suite(tmp_path):
     tables = run_suite('gpu', tmp_path)
-    checks, against, ablation, large, utilisation = tables
+    tests, checks, trained, against, ablation, large, utilisation, *others = tables
+    assert 'deselected' in tests.rows[0]['result'] or 'skipped' in tests.rows[0]['result']
+    assert [row['precision'] for row in trained.rows] == ['bf16', 'fp32']
+    assert all(0 <= row['bbox AP'] <= 1 for row in trained.rows)
+    exhausted, deformable, gaps = others
+    assert exhausted.rows[0]['parts'] == 2 and float(exhausted.rows[0]['losses differ']) < 0.02
+    assert [row['pass'] for row in deformable.rows] == ['forward', 'backward'] * 2
+    assert all(row['times the bound'] > 1 for row in deformable.rows)
+    longest = [row['gap ms'] for row in gaps.rows]
+    assert len(longest) == 3 and longest == sorted(longest, reverse=True)
     assert len(checks.rows) == 5
     assert len(against.rows) == len(large.rows) == len(utilisation.rows) == 1
     published = [(row['published s'], row['published MiB']) for row in ablation.rows]
@@ -234,6 +267,14 @@ def test_where_the_peer_is(tmp_path, monkeypatch):
     (tmp_path / 'bin').mkdir()
     (tmp_path / 'bin/python').symlink_to(sys.executable)
     assert real_time._find_peer(str(tmp_path))[0] == dict(python=str(tmp_path / 'bin/python'))
+
+
+@pytest.mark.slow
+def test_redo(tmp_path):
+    (table,) = run_suite('redo', tmp_path)
+    assert [row['case'] for row in table.rows] == ['one process', 'two processes']
+    for row in table.rows:
+        assert isinstance(row['ratio'], Spread)
 
 
 def test_threads(tmp_path):

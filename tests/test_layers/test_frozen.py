@@ -27,6 +27,7 @@ def pair(request):
     plain = tiny_backbone(family, frozen_stages=frozen_stages)
     held = tiny_backbone(family, frozen_stages=frozen_stages, frozen_dtype='bfloat16')
     held.load_state_dict(plain.state_dict())
+    plain.can_hold = False  # under autocast either
     return plain, held
 
 
@@ -58,6 +59,27 @@ def test_without_autocast_the_frozen_part_computes_in_bf16(images):
     with torch.autocast('cpu', torch.bfloat16):
         (expected,) = held(images)
     assert out.dtype == torch.float32 and torch.equal(out, expected)
+
+
+def test_training_under_autocast_holds_and_evaluation_in_fp32_releases(images):
+    model = tiny_backbone(frozen_stages=2)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    (expected,) = model.eval()(images)
+    weight = model.blocks[0].attn.qkv.weight
+    with torch.autocast('cpu', torch.bfloat16):
+        with torch.no_grad():
+            (whole,) = model(images)
+        assert weight.dtype == torch.float32
+        (held,) = model.train()(images)
+    assert weight.dtype == torch.bfloat16 and torch.equal(held, whole)
+    assert model.blocks[3].attn.qkv.weight.dtype == torch.float32
+    assert_same_state(model, state)
+    (after,) = model.eval()(images)
+    assert weight.dtype == torch.float32 and torch.equal(after, expected)
+    model.can_hold = False
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(model.train()(images)[0], held)
+    assert weight.dtype == torch.float32
 
 
 def test_matrices_of_frozen_layers_are_held(pair, images):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmdet_dinov2.layers import Segments, TokenLayout
-from mmdet_dinov2.layers.tokens import window_order
+from mmdet_dinov2.layers.tokens import _offsets, window_order
 
 
 def test_segments_join_neighbours_of_equal_length():
@@ -69,3 +69,17 @@ def test_select_keeps_the_tokens_of_the_images():
 def test_windows_need_a_window_size():
     with pytest.raises(ValueError, match='window_size=0'):
         TokenLayout(((2, 2),), 1).segments(windowed=True)
+
+
+def test_what_is_cached_in_inference_mode_serves_a_training():
+    window_order.cache_clear()
+    _offsets.cache_clear()
+    layout = TokenLayout(((3, 5), (4, 4)), num_prefix=1, window_size=2)
+    stream = torch.randn(15, 6, requires_grad=True)
+    for training in (False, True):
+        with torch.inference_mode(not training):
+            offsets = layout.image_segments.offsets(stream.device)
+            assert not offsets.is_inference() and offsets.tolist() == [0, 16, 33]
+            reordered = layout.to_stream_order(stream, 0)
+    reordered.square().sum().backward()
+    assert torch.equal(stream.grad, 2 * stream.detach())

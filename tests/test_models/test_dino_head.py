@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models import BatchedDINOHead, BatchedHungarianAssigner, matching
 from mmdet_dinov2.models.denoising import DenoisingQueryGenerator
-from mmdet_dinov2.models.query_attention import QuerySelfAttention
+from mmdet_dinov2.models.query_attention import QuerySelfAttention, additive_mask
 from mmdet_dinov2.models.targets import BoxTargets
 from mmdet_dinov2.sample_meta import SAMPLE_SEED, announce_step, sample_seeds
 
@@ -400,11 +400,11 @@ def test_query_attention_is_that_of_mmcv():
     mask = torch.rand(7, 7) < 0.3
     mask.fill_diagonal_(False)
     expected = theirs(query, query, query, query_pos=pos, key_pos=pos, attn_mask=mask)
-    torch.testing.assert_close(ours(query, pos, mask), expected)
-    per_image = ours(query, pos, mask.expand(3, 7, 7))
+    torch.testing.assert_close(ours(query, pos, additive_mask(mask, query)), expected)
+    per_image = ours(query, pos, additive_mask(mask.expand(3, 7, 7), query))
     torch.testing.assert_close(per_image, expected)
     other = mask.expand(3, 7, 7).clone()
     other[1] = ~torch.eye(7, dtype=torch.bool)
-    changed = ours(query, pos, other)
+    changed = ours(query, pos, additive_mask(other, query))
     torch.testing.assert_close(changed[[0, 2]], expected[[0, 2]])
     assert not torch.allclose(changed[1], expected[1])

@@ -2,7 +2,7 @@
 
 optim_wrapper = dict(
     type='GuardedOptimWrapper',  # mmdet: OptimWrapper, which also takes non-finite steps
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=1e-4, fused=True),
     clip_grad=dict(max_norm=0.1, norm_type=2),
     # mmdet: the default constructor, with a group for each parameter, frozen ones included.
     constructor='LayerDecayOptimWrapperConstructor',

@@ -6,7 +6,7 @@ Values are those of mmdet's ViTDet project unless a comment says otherwise.
 optim_wrapper = dict(
     # mmdet: AmpOptimWrapper, fp16; `train --amp` takes bf16.
     type='GuardedOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1, fused=True),
     # mmdet: LayerDecayOptimizerConstructor of the project, the same rates.
     constructor='LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from ...errors import InputError
+from ...layers import HoldsFrozenWeights
 
 _DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 
@@ -52,6 +53,9 @@ class FullyShardedModel(nn.Module):
                 "frozen_dtype='bfloat16' does not work with FullyShardedModel, which divides "
                 'frozen weights over the processes; leave one of them out'
             )
+        for part in module.modules():
+            if isinstance(part, HoldsFrozenWeights):
+                part.can_hold = False
         device = next(module.parameters()).device
         mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         policy = MixedPrecisionPolicy(reduce_dtype=_DTYPES[reduce_dtype])
