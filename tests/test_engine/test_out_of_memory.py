@@ -26,7 +26,7 @@ from mmdet_dinov2.sample_meta import announced_step
 from ..test_resume.test_choose import losses_of
 from ..tiny import data_sample, pad_batch, tiny_detector
 from ..tools import ROOT, failure_of, run_script, run_tool, write_config
-from .test_distributed import CURVE, curve, environment, largest_difference  # noqa: F401
+from .test_distributed import CURVE, curves, environment, largest_difference  # noqa: F401
 
 PLACES = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head', 'backward', 'optimizer')
 
@@ -80,7 +80,7 @@ def test_an_image_that_does_not_fit_alone_is_named_and_the_state_is_saved(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
-def test_twenty_faults_in_thirty_steps(tmp_path, environment, processes):  # noqa: F811
+def test_twenty_faults_in_thirty_steps(tmp_path, processes):
     """Faults hit either of the processes, at any place, up to twice in one step."""
     draw = random.Random(0)
     steps = draw.sample(range(1, 31), 18)
@@ -89,8 +89,8 @@ def test_twenty_faults_in_thirty_steps(tmp_path, environment, processes):  # noq
         for step in steps
     ] + [(step, draw.randrange(processes), 'optimizer', 1) for step in draw.sample(range(1, 31), 2)]
     size = 4 // processes
-    expected = curve(tmp_path, environment, processes, size)
-    losses = curve(tmp_path, environment, processes, size, extra=faults_of(faults))
+    runs = ((size, [], ''), (size, [], faults_of(faults)))
+    expected, losses = curves(tmp_path, processes, *runs)
     assert largest_difference(losses, expected) <= 1e-5
 
 
