@@ -2,7 +2,7 @@
 
 Command:    mmdet_dinov2 train dino_dinov2_s_ft_seg --data PATH
 Batch:      1 GPU x 4 images x 1 accumulation step = 4
-Learning:   as dino_dinov2_s_ft, whose trained detector is a start: --load-from CHECKPOINT
+Learning:   as dino_dinov2_s_ft, whose trained detector is a start: load_from=CHECKPOINT
 Reference:  none published
 """
 
