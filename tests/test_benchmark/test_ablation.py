@@ -1,5 +1,6 @@
 """Ablations: plans, runs that are not repeated, intervals, tables."""
 
+import dataclasses
 import json
 import math
 
@@ -14,7 +15,7 @@ from mmdet_dinov2.benchmark.picture import draw_report
 from mmdet_dinov2.benchmark.tables import BenchmarkReport
 from mmdet_dinov2.errors import InputError, MissingFileError
 
-from ..tools import run_command, write_config
+from ..tools import ROOT, run_command, write_config
 
 PLAN = """
 config = {config!r}
@@ -177,3 +178,12 @@ def test_the_command_trains_and_goes_on(tmp_path, capfd):
     out = capfd.readouterr().out
     assert 'run 1 of 1: mal, seed 3' in out and '| mal | 1 |' in out
     assert (tmp_path / 'runs/plan.png').is_file()
+
+
+@pytest.mark.slow
+def test_the_plan_of_the_project_builds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan(ROOT / 'tools/ablations/quickstart.py')
+    assert len(plan.changes) == 11 and plan.seeds == (0, 1, 2)
+    small = {'sample_data.num_train': 4, 'sample_data.num_val': 2}
+    dataclasses.replace(plan, options=small).check(tmp_path)
