@@ -93,7 +93,7 @@ class PaddingAwareDINO(DINO):
         InputError: If there is no such implementation of deformable attention, an attention samples
             a different number of levels than the neck makes, a number of groups, queries or layers
             is out of range, an argument of ``mask_head`` or ``tile`` is unknown or out of range,
-            both are given, or costs of masks are configured without ``mask_head``.
+            or costs of masks are configured without ``mask_head``.
         ValueError: If backbone or neck lack these, or arguments contradict each other.
     """
 
@@ -176,10 +176,6 @@ class PaddingAwareDINO(DINO):
                 'model.mask_head=dict(), or leave CrossEntropyLossCost and DiceCost out'
             )
         self.tiling = None if tile is None else Tiling.of(tile, self.backbone.patch_size)
-        if tile is not None and mask_head is not None:
-            raise InputError(
-                'tile merges boxes only, but the model has a mask_head; leave one of them out'
-            )
         settings = self.test_cfg or {}
         self.set_test_size(settings.get('num_queries'), settings.get('num_decoder_layers'))
 
