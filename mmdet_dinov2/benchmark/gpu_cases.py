@@ -70,7 +70,7 @@ def trained_ap(config: str, options: Mapping[str, Any], amp: bool) -> dict:
     """
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        paths = {'data_root': f'{folder}/data/', 'sample_data.root': f'{folder}/data/'}
+        paths = {'sample_data.root': f'{folder}/data/'}
         for split in ('train', 'val', 'test'):
             paths[f'{split}_dataloader.dataset.data_root'] = f'{folder}/data/'
         run = train(config, work_dir=f'{folder}/run', options={**paths, **options}, amp=amp)
@@ -106,7 +106,9 @@ def step_without_memory(spec: dict, sizes: Sequence[Size], seed: int) -> dict:
         parts = TrainingStep(runner)(batch)
         if not limited:
             enough_for_some = _limit(detector.device, len(sizes))
-        mean = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
+        mean = {
+            name: torch.stack([part[name].detach() for part in parts]).mean() for name in parts[0]
+        }
         losses.append({name: float(loss) for name, loss in mean.items()})
         del runner, batch
     if detector.device == 'cuda':

@@ -29,6 +29,8 @@ _CASE_LIMIT = 120.0
 _QUICKSTART_AP = '>= 0.59'
 # Settings with which it trains a moment, on a CPU.
 _SHORT_TRAINING = {
+    **TINY_OPTIONS,
+    'model.neck.in_channels': TINY_OPTIONS['model.backbone.arch.embed_dims'],
     'sample_data.num_train': 8,
     'sample_data.num_val': 4,
     'train_cfg.max_epochs': 1,
@@ -144,7 +146,7 @@ class _Suite:
         )
         options: dict = {'train_dataloader.num_workers': 4, 'val_dataloader.num_workers': 2}
         if self.settings.dry_run:
-            options = {**TINY_OPTIONS, **_SHORT_TRAINING}
+            options = _SHORT_TRAINING
         for precision in ('bf16', 'fp32'):
             result, problem = self._result(
                 gpu_cases.trained_ap,
