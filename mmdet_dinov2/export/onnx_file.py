@@ -77,7 +77,7 @@ def write_onnx(
 def _trace(model: ExportModel, size: tuple[int, int] | None) -> Any:
     """Returns the program of PyTorch's ONNX exporter, with the stages as further outputs."""
     least = smallest_side(model)
-    height, width = size or (least + least // 2 + 3, 2 * least + 5)
+    height, width = size or _example_size(model)
     device = next(model.parameters()).device
     example = torch.randn(2, 3, height, width, device=device)
     dynamic: dict[int, Any] = {0: Dim('batch', min=1, max=_LARGEST_BATCH)}
@@ -99,6 +99,17 @@ def _trace(model: ExportModel, size: tuple[int, int] | None) -> Any:
             )
     finally:
         model.with_stages = False
+
+
+def _example_size(model: ExportModel) -> tuple[int, int]:
+    """Returns the size of images to trace with: a count that is 1 in the trace would stay 1.
+
+    So there are several cells on the coarsest level, and several windows with one that is cut.
+    """
+    least, backbone = smallest_side(model), model.detector.backbone
+    window = getattr(backbone, 'window_size', 0) * backbone.patch_size
+    height, width = least + least // 2 + 3, 2 * least + 5
+    return max(height, window + window // 2 + 3), max(width, 2 * window + window // 2 + 5)
 
 
 def _forget_sources(graph: Any) -> None:

@@ -29,8 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny(tmp_path_factory):
     """A folder with a tiny config, its sample data, and a checkpoint of random weights."""
     folder = tmp_path_factory.mktemp('export')
-    # Images of which no side is too small for the graph.
+    # Images of which no side is too small for the graph, and windows of which the smallest has one.
     extra = 'small[2].update(scale=(140, 140))\n'
+    extra += "model['backbone'].update(window_size=8, global_attn_indexes=[1])\n"
     config = Config.fromfile(write_config(folder, extra))
     make_sample_data(config)
     torch.manual_seed(0)
