@@ -29,7 +29,7 @@ def test_all_configs_are_listed(root):
 
 def test_a_wrong_name_is_one_sentence():
     with pytest.raises(MissingFileError, match='did you mean dino_dinov2_s_ft'):
-        find_config('dino_dinov2_s_tf')
+        find_config('dino_dinov2_sft')
 
 
 def test_an_installed_package_has_its_own_configs(tmp_path, monkeypatch):
