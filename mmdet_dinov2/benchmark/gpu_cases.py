@@ -43,7 +43,8 @@ def device_tests(seconds: float, files: Sequence[str] = ('tests',)) -> dict:
     Returns:
         ``summary``, the last line of pytest; ``failed``, whether it reported an error.
     """
-    command = [sys.executable, '-m', 'pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider', *files]
+    # Quiet by the project's own settings; quieter, pytest leaves its summary out.
+    command = [sys.executable, '-m', 'pytest', '-m', 'gpu', '-p', 'no:cacheprovider', *files]
     try:
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:

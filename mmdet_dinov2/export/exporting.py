@@ -110,7 +110,7 @@ def export(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     model = ExportModel(detector.model)
-    least = smallest_side(model)
+    least = smallest_side(model, several_windows=settings.format == 'torch')
     metadata = metadata_of(
         detector,
         settings.size,

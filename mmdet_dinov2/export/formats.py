@@ -15,7 +15,7 @@ from torch.export import Dim
 from ..errors import InputError
 from ..inference.reader import INPUT, OUTPUTS, Metadata
 from .model import ExportModel
-from .onnx_file import smallest_side
+from .onnx_file import example_size
 
 # By name, the suffix of the file.
 FORMATS = dict(onnx='.onnx', openvino='.xml', torch='.pt2', tensorrt='.onnx')
@@ -56,8 +56,7 @@ def write_program(
     """
     import json
 
-    least = smallest_side(model)
-    height, width = size or (least + least // 2 + 3, 2 * least + 5)
+    height, width = size or example_size(model)
     dynamic: dict[int, Any] = {0: Dim.DYNAMIC}
     if size is None:
         dynamic.update({2: Dim.DYNAMIC, 3: Dim.DYNAMIC})

@@ -42,13 +42,32 @@ def require_packages(*names: str) -> None:
         )
 
 
-def smallest_side(model: ExportModel) -> int:
+def smallest_side(model: ExportModel, several_windows: bool = False) -> int:
     """Returns the pixels that a side of the input must have, for two cells of the coarsest level.
 
     The traced program may rely on more than one cell in each direction.
+
+    Args:
+        model: The detector.
+        several_windows: Whether it relies on more than one window of the backbone as well, as a
+            program of ``torch.export`` does.
     """
+    neck, backbone = model.detector.neck, model.detector.backbone
     coarsest = int(max(model.detector.strides))
-    return coarsest + 1 if model.detector.neck.pooling == 'ceil' else 2 * coarsest
+    side = coarsest + 1 if neck.pooling == 'ceil' else 2 * coarsest
+    window = getattr(backbone, 'window_size', 0) * backbone.patch_size
+    return max(side, window + 1) if several_windows else side
+
+
+def example_size(model: ExportModel) -> tuple[int, int]:
+    """Returns the size of images to trace with: a count that is 1 in the trace would stay 1.
+
+    So there are several cells on the coarsest level, and several windows with one that is cut.
+    """
+    least, backbone = smallest_side(model), model.detector.backbone
+    window = getattr(backbone, 'window_size', 0) * backbone.patch_size
+    height, width = least + least // 2 + 3, 2 * least + 5
+    return max(height, window + window // 2 + 3), max(width, 2 * window + window // 2 + 5)
 
 
 def write_onnx(
@@ -76,12 +95,12 @@ def write_onnx(
 
 def _trace(model: ExportModel, size: tuple[int, int] | None) -> Any:
     """Returns the program of PyTorch's ONNX exporter, with the stages as further outputs."""
-    least = smallest_side(model)
-    height, width = size or _example_size(model)
+    height, width = size or example_size(model)
     device = next(model.parameters()).device
     example = torch.randn(2, 3, height, width, device=device)
     dynamic: dict[int, Any] = {0: Dim('batch', min=1, max=_LARGEST_BATCH)}
     if size is None:
+        least = smallest_side(model)
         dynamic[2] = Dim('height', min=least, max=_LARGEST_SIDE)
         dynamic[3] = Dim('width', min=least, max=_LARGEST_SIDE)
     model.with_stages = True
@@ -99,17 +118,6 @@ def _trace(model: ExportModel, size: tuple[int, int] | None) -> Any:
             )
     finally:
         model.with_stages = False
-
-
-def _example_size(model: ExportModel) -> tuple[int, int]:
-    """Returns the size of images to trace with: a count that is 1 in the trace would stay 1.
-
-    So there are several cells on the coarsest level, and several windows with one that is cut.
-    """
-    least, backbone = smallest_side(model), model.detector.backbone
-    window = getattr(backbone, 'window_size', 0) * backbone.patch_size
-    height, width = least + least // 2 + 3, 2 * least + 5
-    return max(height, window + window // 2 + 3), max(width, 2 * window + window // 2 + 5)
 
 
 def _forget_sources(graph: Any) -> None:
