@@ -59,7 +59,8 @@ BROKEN = {
     'cut off': (cut_off_jpeg(), 'is cut off'),
     'header only': (jpeg()[:30], ''),
     'broken header': (bomb_png()[:20] + b'\0' * 40, ''),
-    'bomb': (bomb_png(), 'declares 60000 x 60000 pixels, but at most 100,000,000 are allowed'),
+    # Pillow refuses it first, unless another package (sahi) has switched Pillow's limit off.
+    'bomb': (bomb_png(), 'the file declares'),
     'large': (
         bomb_png(12_000, 10_000),
         '12000 x 10000 pixels, but at most 100,000,000 are allowed',
