@@ -2,6 +2,7 @@
 
 import os
 import time
+from types import SimpleNamespace
 from unittest import mock
 
 import cv2
@@ -92,6 +93,13 @@ def test_a_watched_training(tmp_path):
     assert 1 < found.seconds < 300 and 300 < found.mib <= found.peak_mib
     assert (tmp_path / 'run/stopped.pth').exists()
     with pytest.raises(CaseError, match='the command ended before the first steps: .*nothing.py'):
+        watch_training([str(tmp_path / 'nothing.py')], processes=1, time_limit=300)
+
+
+def test_a_training_ends_before_the_memory_of_the_machine_does(tmp_path, monkeypatch):
+    memory = SimpleNamespace(available=7, total=100)
+    monkeypatch.setattr('mmdet_dinov2.benchmark.watched.psutil.virtual_memory', lambda: memory)
+    with pytest.raises(CaseError, match='needs more memory than this machine has, .* so far'):
         watch_training([str(tmp_path / 'nothing.py')], processes=1, time_limit=300)
 
 
