@@ -1,0 +1,194 @@
+"""Folders of photos without labels, apart from the photos that are labeled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, MissingFileError
+from ..wording import name_some
+from .annotation_file import read_annotations
+from .data_folder import DataFolder
+from .dataset_source import iter_dataset_configs, read_source
+from .image_header import MAX_PIXELS, check_size, read_header
+from .splits import SPLITS
+
+# Splits that scores are measured on.
+_SCORED = ('val', 'test')
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True)
+class UnlabeledPhotos:
+    """The photos of a folder that have no labels.
+
+    Attributes:
+        folder: Absolute path of the folder.
+        names: Their files, relative to the folder, sorted within each folder.
+        labeled: Files of the folder that are photos of a split, by its name; they are not among
+            ``names``.
+        dead_links: Links of the folder that lead nowhere.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    labeled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dead_links: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> Iterator[Path]:
+        """Absolute paths of the photos."""
+        return (self.folder / name for name in self.names)
+
+    def sizes(self) -> Iterator[tuple[str, tuple[int, int] | InputError]]:
+        """Reads the headers of the photos.
+
+        Yields:
+            The name of each photo, and its width and height in pixels as it is shown, or why it
+            cannot be used.
+        """
+        for name in self.names:
+            try:
+                header = read_header(self.folder / name)
+                check_size(header, MAX_PIXELS)
+                yield name, header.shown_size
+            except (InputError, OSError) as error:
+                yield name, InputError(str(error))
+
+    def refuse_leaks(self) -> None:
+        """Checks that no photo of the folder is one that scores are measured on.
+
+        Raises:
+            InputError: If there are photos of the val or the test split.
+        """
+        for split in _SCORED:
+            found = self.labeled.get(split)
+            if found:
+                raise InputError(
+                    f'{len(found)} photos in {self.folder} are photos of the {split} split '
+                    f'({name_some(found, limit=3)}): learning from them would make the scores too '
+                    'high; give a folder without them'
+                )
+
+
+def find_unlabeled_photos(
+    folder: str | os.PathLike, labeled: Mapping[str, Iterable[str | os.PathLike]]
+) -> UnlabeledPhotos:
+    """Lists the photos below a folder, without those that are labeled.
+
+    A photo is a labeled one if it is the same file, also through a link, or has the same bytes.
+    Files are only read where their size is that of a labeled photo.
+
+    Args:
+        folder: The folder.
+        labeled: Photos of each split, by its name.
+
+    Returns:
+        The photos.
+
+    Raises:
+        MissingFileError: If there is no such folder.
+        InputError: If it is a file, or has no photo without labels.
+    """
+    root = Path(os.path.abspath(folder))
+    if not root.exists():
+        raise MissingFileError(f'the folder of unlabeled photos {root} does not exist')
+    if not root.is_dir():
+        raise InputError(f'{root} is a file, but a folder of unlabeled photos is expected')
+    listed = DataFolder(root)
+    images = listed.images
+    if not images:
+        raise InputError(
+            f'{root} has no photos ({len(listed.files)} files of other kinds); give a folder with '
+            'photos, such as .jpg or .png'
+        )
+    known = _KnownPhotos(labeled)
+    names, of_split = [], defaultdict(list)
+    for path in images:
+        name, split = listed.relative(path), known.split_of(path)
+        (names if split is None else of_split[split]).append(name)
+    found = {split: tuple(of_split[split]) for split in SPLITS if split in of_split}
+    if not names:
+        counts = ', '.join(f'{len(photos)} of {split}' for split, photos in found.items())
+        raise InputError(
+            f'all {len(images)} photos in {root} are labeled ({counts}); give a folder with photos '
+            'that are not in the dataset'
+        )
+    links = tuple(map(listed.relative, listed.dead_links))
+    return UnlabeledPhotos(root, tuple(names), found, links)
+
+
+def labeled_photos(cfg: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the photos of each split of a config, as paths.
+
+    Args:
+        cfg: A config whose datasets have COCO annotation files.
+
+    Raises:
+        FileNotFoundError: If an annotation file does not exist.
+        InputError: If it cannot be used.
+    """
+    photos: dict[str, list[str]] = {}
+    for split in SPLITS:
+        for key, config in iter_dataset_configs(cfg, split):
+            source = read_source(split, key, config)
+            names = read_annotations(os.path.abspath(source.ann_file)).file_names
+            folder = source.image_folder or ''
+            photos.setdefault(split, []).extend(os.path.join(folder, name) for name in names)
+    return photos
+
+
+class _KnownPhotos:
+    """Labeled photos, found again by place or by content."""
+
+    def __init__(self, labeled: Mapping[str, Iterable[str | os.PathLike]]) -> None:
+        self._places: dict[str, str] = {}
+        self._by_size: dict[int, dict[str, str]] = defaultdict(dict)
+        self._contents: dict[int, dict[bytes, str]] = {}
+        # A photo of several splits counts as one that scores are measured on.
+        for split in sorted(labeled, key=lambda split: split in _SCORED):
+            for path in labeled[split]:
+                place = os.path.realpath(path)
+                self._places[place] = split
+                size = _size(place)
+                if size:
+                    self._by_size[size][place] = split
+
+    def split_of(self, path: Path) -> str | None:
+        """Returns the split that a photo belongs to; None for a photo without labels."""
+        place = os.path.realpath(path)
+        if place in self._places:
+            return self._places[place]
+        size = _size(place)
+        if size not in self._by_size:
+            return None
+        if size not in self._contents:
+            self._contents[size] = {
+                _digest(known): split for known, split in self._by_size[size].items()
+            }
+        return self._contents[size].get(_digest(place))
+
+
+def _size(path: str) -> int | None:
+    """Returns the bytes of a file; None if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _digest(path: str) -> bytes:
+    """Returns what tells the content of a file from that of others; its name if unreadable."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, 'rb') as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError:
+        digest.update(os.fsencode(path))
+    return digest.digest()
