@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 # Detections with a lower score are compared only as far as they are among the best of their image.
 MIN_SCORE = 0.05
@@ -20,11 +21,13 @@ class Detections:
         boxes: x1, y1, x2, y2 in pixels of the input, (N, 4).
         scores: (N,).
         labels: (N,).
+        masks: COCO's run lengths of N masks, in pixels of the input; None without masks.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    masks: Sequence[dict] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,21 @@ class Difference:
         score: Largest difference of a score.
         labels: Number of detections without a counterpart of the same label and score.
         compared: Number of detections that were compared.
+        overlaps: Sum of the IoUs of their masks.
+        least_overlap: Smallest IoU of two masks.
     """
 
     pixels: float = 0.0
     score: float = 0.0
     labels: int = 0
     compared: int = 0
+    overlaps: float = 0.0
+    least_overlap: float = 1.0
+
+    @property
+    def mean_overlap(self) -> float:
+        """Mean IoU of the masks of detections that have a counterpart."""
+        return self.overlaps / max(1, self.compared - self.labels)
 
     def with_worst(self, other: Difference) -> Difference:
         """Returns the larger differences of the two, and all that was compared."""
@@ -50,6 +62,8 @@ class Difference:
             _worst(self.score, other.score),
             self.labels + other.labels,
             self.compared + other.compared,
+            self.overlaps + other.overlaps,
+            min(self.least_overlap, other.least_overlap),
         )
 
 
@@ -80,6 +94,7 @@ def compare(expected: Detections, found: Detections, tie: float) -> Difference:
     at_end = expected.scores - expected.scores[-1] <= tie
     free = np.ones(count, dtype=bool)
     pixels, unmatched, compared = 0.0, 0, 0
+    overlaps: list[float] = []
     for index in wanted:
         near = free & (found.labels == expected.labels[index])
         near &= np.abs(found.scores - expected.scores[index]) <= tie
@@ -93,11 +108,23 @@ def compare(expected: Detections, found: Detections, tie: float) -> Difference:
         if at_end[index] and count > NUM_BEST:
             # Its counterpart may be the one that is missing.
             continue
-        free[np.flatnonzero(near)[nearest]] = False
+        counterpart = np.flatnonzero(near)[nearest]
+        free[counterpart] = False
         pixels = max(pixels, float(distances[nearest]))
+        if expected.masks is not None and found.masks is not None:
+            overlaps.append(_overlap(expected.masks[index], found.masks[counterpart]))
         compared += 1
     score = np.abs(found.scores[wanted] - expected.scores[wanted]).max(initial=0.0)
-    return Difference(pixels, float(score), unmatched, compared)
+    return Difference(
+        pixels, float(score), unmatched, compared, sum(overlaps), min(overlaps, default=1.0)
+    )
+
+
+def _overlap(expected: dict, found: dict) -> float:
+    """Returns the IoU of two masks; 1 if both are empty."""
+    if not coco_mask.area([expected, found]).any():
+        return 1.0
+    return float(coco_mask.iou([found], [expected], [0])[0, 0])
 
 
 def _all_finite(found: Detections) -> bool:

@@ -118,6 +118,7 @@ def export(
         settings.precision,
         settings.score_threshold,
         settings.source,
+        model.mask_stride,
     )
     with tempfile.TemporaryDirectory(dir=out.parent, prefix='.export_') as folder:
         draft = Path(folder) / 'draft' / out.name

@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim
 
 from ..errors import InputError
-from ..inference.reader import INPUT, OUTPUTS, Metadata
+from ..inference.reader import INPUT, Metadata
 from .model import ExportModel
 from .onnx_file import example_size
 
@@ -33,7 +33,7 @@ def write_openvino(source: Path, target: Path, metadata: Metadata) -> None:
     import openvino
 
     model = openvino.convert_model(str(source))
-    for output, name in zip(model.outputs, OUTPUTS, strict=True):
+    for output, name in zip(model.outputs, metadata.outputs, strict=True):
         output.get_tensor().add_names({name})
     for key, value in metadata.as_texts().items():
         model.set_rt_info(value, [_OPENVINO_KEY, key])

@@ -20,6 +20,7 @@ def metadata_of(
     precision: str,
     score_threshold: float,
     model: str,
+    mask_stride: float | None = None,
 ) -> Metadata:
     """Describes a detector.
 
@@ -30,6 +31,7 @@ def metadata_of(
         precision: 'fp32', 'fp16' or 'int8'.
         score_threshold: Lowest score that is worth showing.
         model: Where the file comes from, for people.
+        mask_stride: Pixels along the side of a cell of the masks; None without masks.
 
     Raises:
         InputError: If the test pipeline does something that a reader does not know.
@@ -54,6 +56,7 @@ def metadata_of(
         smallest_side=smallest_side if size is None else 1,
         precision=precision,
         model=model,
+        mask_stride=mask_stride,
     )
 
 

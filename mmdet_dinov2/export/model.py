@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers.transformer.utils import inverse_sigmoid
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -20,6 +20,7 @@ from ..layers.one_size import (
 )
 from ..models import PaddingAwareDINO
 from ..models.deformable_attention import GATHER, DeformableAttention
+from ..models.mask_queries import PixelEmbedding, cell_centers
 from .stages import recorded_stages
 
 
@@ -33,13 +34,15 @@ class ExportModel(nn.Module):
         detector: The detector. It is put into evaluation mode, in fp32 and without gradients.
 
     Attributes:
+        mask_stride: Pixels of the input along the side of a cell of the masks; None without masks.
         with_stages: Whether ``forward`` also returns what :func:`.stages.recorded_stages` records.
         stage_names: Names of these, from the last call.
         order: Cells of the proposals that become queries, (B, queries), in the place of the best
             ones; None takes the best.
 
     Raises:
-        InputError: If the detector is not a ``PaddingAwareDINO``.
+        InputError: If the detector is not a ``PaddingAwareDINO``, or has masks on grids that its
+            images do not fill.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -51,6 +54,10 @@ class ExportModel(nn.Module):
             'max_per_img', self.detector.test_num_queries
         )
         self.num_detections = min(self.num_detections, most)
+        mask_head = self.detector.mask_head
+        self.mask_stride = None
+        if mask_head is not None:
+            self.mask_stride = float(self.detector.strides[0] / 2**mask_head.num_upsamples)
         self.with_stages = False
         self.stage_names: tuple[str, ...] = ()
         self.order: Tensor | None = None
@@ -63,7 +70,9 @@ class ExportModel(nn.Module):
 
         Returns:
             Boxes (x1, y1, x2, y2) in pixels of the input, shape (B, N, 4); scores, shape (B, N),
-            highest first; labels, shape (B, N), int64. The stages follow, if they are asked for.
+            highest first; labels, shape (B, N), int64; with a mask head, the logits of masks in
+            cells of ``mask_stride`` pixels, shape (B, N, rows, columns). The stages follow, if they
+            are asked for.
         """
         detector, size = self.detector, tuple(image.shape[2:])
         recording = recorded_stages(detector) if self.with_stages else nullcontext({})
@@ -71,12 +80,18 @@ class ExportModel(nn.Module):
             layout = self._layout(image, size)
             pyramid = detector.neck(self._features(image), grid=layout.grid)
             encoder_inputs, decoder_inputs = detector.pre_transformer(pyramid, layout=layout)
-            queries, _ = detector.pre_decoder(**detector.forward_encoder(**encoder_inputs))
+            memory = detector.forward_encoder(**encoder_inputs)
+            queries, _ = detector.pre_decoder(**memory)
             found = detector.forward_decoder(**decoder_inputs, **queries)
             stages.update(ranking=layout.ranking, order=layout.chosen)
-            detections = self._detections(**found, size=size)
+            *detections, query = self._detections(**found, size=size)
+            if detector.mask_head is not None:
+                pixels = detector.mask_head(encoder_inputs['feat'], memory['memory'], layout)
+                states = found['hidden_states'][-1]
+                states = states.gather(1, query.expand(-1, -1, states.shape[-1]))
+                detections.append(self._mask_logits(pixels, states, detections[0], size))
         if not self.with_stages:
-            return detections
+            return tuple(detections)
         self.stage_names = tuple(stages)
         return *detections, *stages.values()
 
@@ -121,8 +136,12 @@ class ExportModel(nn.Module):
 
     def _detections(
         self, hidden_states: Tensor, references: list[Tensor], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decodes what the last decoder layer found, as mmdet's ``DETRHead`` does."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decodes what the last decoder layer found, as mmdet's ``DETRHead`` does.
+
+        Returns:
+            Boxes, scores, labels, and the number of the query of each, (B, N, 1).
+        """
         head, last = self.detector.bbox_head, self.detector.test_num_layers - 1
         states = hidden_states[-1]
         # Not the last reference, which comes from the state before the norm.
@@ -131,12 +150,27 @@ class ExportModel(nn.Module):
         scores = head.cls_branches[last](states).sigmoid().flatten(1)
         scores, index = scores.topk(self.num_detections, dim=1)
         labels = index % head.num_classes
-        query = torch.div(index, head.num_classes, rounding_mode='floor')
-        boxes = bbox_cxcywh_to_xyxy(boxes).gather(1, query[..., None].expand(-1, -1, 4))
+        query = torch.div(index, head.num_classes, rounding_mode='floor')[..., None]
+        boxes = bbox_cxcywh_to_xyxy(boxes).gather(1, query.expand(-1, -1, 4))
         height, width = size
         x, y = boxes[..., 0::2] * width, boxes[..., 1::2] * height
         x, y = x.clamp(0, width), y.clamp(0, height)
-        return torch.stack((x, y), -1).flatten(2), scores, labels
+        return torch.stack((x, y), -1).flatten(2), scores, labels, query
+
+    def _mask_logits(
+        self, pixels: PixelEmbedding, states: Tensor, boxes: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Returns the logits of the masks of queries (B, N, C) with boxes in pixels (B, N, 4)."""
+        height, width = size
+        boxes = torch.stack((boxes[..., 0::2] / width, boxes[..., 1::2] / height), -1).flatten(2)
+        queries = self.detector.mask_head.queries(
+            states.flatten(0, 1), bbox_xyxy_to_cxcywh(boxes).flatten(0, 1)
+        )
+        ((batch, grid),) = pixels.runs
+        embedding = pixels.stream.unflatten(0, (batch, grid[0] * grid[1]))
+        logits = queries.vectors.unflatten(0, states.shape[:2]) @ embedding.transpose(1, 2)
+        of_place = queries.of_place(cell_centers(grid, pixels.extents[0]))
+        return (logits + of_place.unflatten(0, states.shape[:2])).unflatten(2, grid)
 
 
 class _Ordered:
@@ -168,17 +202,18 @@ def prepare(detector: nn.Module) -> PaddingAwareDINO:
     """Puts a detector into the form that is exported: evaluation mode, fp32, without gradients.
 
     Raises:
-        InputError: If it is not a ``PaddingAwareDINO``, or it has a mask head.
+        InputError: If it is not a ``PaddingAwareDINO``, or has masks on grids that its images do
+            not fill.
     """
     if not isinstance(detector, PaddingAwareDINO):
         raise InputError(
             'only detectors of type PaddingAwareDINO can be exported, not '
             f'{type(detector).__name__}'
         )
-    if detector.mask_head is not None:
+    if detector.mask_head is not None and detector.coordinates == 'grid':
         raise InputError(
-            'detectors with masks cannot be exported: exported files have boxes, scores and labels '
-            'only; predict with the checkpoint, or train with the box config (model.mask_head=None)'
+            "masks are exported with coordinates='image' only, but the model has "
+            "coordinates='grid'; export it without masks (model.mask_head=None)"
         )
     detector.eval().requires_grad_(False)
     detector.backbone.release_frozen()

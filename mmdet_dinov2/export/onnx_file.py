@@ -7,7 +7,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch.export import Dim
 
 from ..errors import InputError
-from ..inference.reader import INPUT, OUTPUTS, Metadata
+from ..inference.reader import INPUT, Metadata
 from .model import ExportModel
 
 # TensorRT, OpenVINO and onnxruntime of the last years all read it.
@@ -81,10 +81,10 @@ def write_onnx(
         metadata: What the file says about itself.
         size: Height and width of the only size that the graph takes; None for any.
     """
-    program = _trace(model, size)
+    program = _trace(model, size, metadata.outputs)
     graph = program.model.graph
     # Stages stay in the file as values inside the graph, by their names.
-    del graph.outputs[len(OUTPUTS) :]
+    del graph.outputs[len(metadata.outputs) :]
     program.model.metadata_props.clear()
     program.model.metadata_props.update(metadata.as_texts())
     _forget_sources(graph)
@@ -93,7 +93,7 @@ def write_onnx(
         program.save(str(path), external_data=num_bytes > _LARGE)
 
 
-def _trace(model: ExportModel, size: tuple[int, int] | None) -> Any:
+def _trace(model: ExportModel, size: tuple[int, int] | None, outputs: Sequence[str]) -> Any:
     """Returns the program of PyTorch's ONNX exporter, with the stages as further outputs."""
     height, width = size or example_size(model)
     device = next(model.parameters()).device
@@ -114,7 +114,10 @@ def _trace(model: ExportModel, size: tuple[int, int] | None) -> Any:
                 opset_version=OPSET,
                 dynamic_shapes=(dynamic,),
                 input_names=[INPUT],
-                output_names=[*OUTPUTS, *(STAGE_PREFIX + name for name in model.stage_names)],
+                output_names=[
+                    *outputs,
+                    *(STAGE_PREFIX + name for name in model.stage_names),
+                ],  # fmt: skip
             )
     finally:
         model.with_stages = False

@@ -16,6 +16,7 @@ from ..evaluation.coco_evaluation import evaluate_boxes
 from ..evaluation.evaluated_boxes import EvaluatedBoxes, found_boxes, true_boxes
 from ..inference import Detector
 from ..inference.reader import ReaderError
+from ..models.mask_prediction import masks_from_logits
 from ..wording import text_table
 from .comparing import (
     NUM_BEST,
@@ -45,6 +46,8 @@ class Tolerance:
         score: Difference of a score; None for no limit. Labels must then be equal too.
         stage: Relative difference of a stage from which on it is said to diverge.
         tie: Scores that differ by less are almost the same.
+        overlap: Smallest IoU of two masks; None for no limit.
+        mean_overlap: Mean IoU of masks.
     """
 
     ap: float
@@ -52,12 +55,15 @@ class Tolerance:
     score: float | None = None
     stage: float = 1e-4
     tie: float = 2e-5
+    overlap: float | None = None
+    mean_overlap: float = 0.0
 
 
 TOLERANCES = {
-    'fp32': Tolerance(ap=5e-5, pixels=0.01, score=1e-5),
-    'fp16': Tolerance(ap=0.005, stage=0.05, tie=0.05),
-    'int8': Tolerance(ap=0.01, stage=0.5, tie=0.1),
+    # A logit that is almost zero moves a pixel, which is 0.01 of a mask of 10 x 10.
+    'fp32': Tolerance(ap=5e-5, pixels=0.01, score=1e-5, overlap=0.98, mean_overlap=0.999),
+    'fp16': Tolerance(ap=0.005, stage=0.05, tie=0.05, mean_overlap=0.97),
+    'int8': Tolerance(ap=0.01, stage=0.5, tie=0.1, mean_overlap=0.9),
 }
 # Logits of proposals that differ by less, relative to the largest one, are almost the same.
 _TIE_OF_PROPOSALS = 1e-5
@@ -82,6 +88,7 @@ class Proof:
         num_images: Number of images that are large enough for the file.
         ap: AP of PyTorch and of the exported file, 0..1.
         ap_of: What AP was measured against.
+        has_masks: Whether masks were compared.
         ties: Batches in which two proposals with almost the same score changed places. PyTorch was
             then given the order of the exported file.
     """
@@ -93,6 +100,7 @@ class Proof:
     ap: tuple[float, float] | None = None
     ap_of: str = ''
     ties: int = 0
+    has_masks: bool = False
 
     def table(self) -> str:
         """Returns the comparison as text."""
@@ -106,6 +114,16 @@ class Proof:
             ('scores', f'{self.difference.score:.2g}', '' if score is None else f'{score:g}'),
             ('labels that differ', str(self.difference.labels), '' if score is None else '0'),
         ]
+        if self.has_masks:
+            least, mean = self.tolerance.overlap, self.tolerance.mean_overlap
+            rows += [
+                (
+                    'IoU of masks, smallest',
+                    f'{self.difference.least_overlap:.4f}',
+                    '' if least is None else f'{least:g}',
+                ),
+                ('IoU of masks, mean', f'{self.difference.mean_overlap:.4f}', f'{mean:g}'),
+            ]
         if self.ap is not None:
             distance = abs(self.ap[0] - self.ap[1])
             before, after = (f'{value:.4f}' for value in self.ap)
@@ -149,7 +167,7 @@ def prove(
     Raises:
         InputError: If the file is too far from PyTorch; the message names the first stage that is.
     """
-    proof = Proof(tolerance)
+    proof = Proof(tolerance, has_masks=model.mask_stride is not None)
     inputs = [(image.truth, *network_input(detector, image)) for image in images]
     inputs = [entry for entry in inputs if min(entry[1].shape[2:]) >= smallest]
     truths, batches, scales = map(list, zip(*inputs)) if inputs else ([], [], [])
@@ -171,10 +189,16 @@ def prove(
             'the exported file could not be proven: PyTorch detects nothing in the images; name '
             'others with --images'
         )
+    if proof.has_masks and proof.difference.mean_overlap < tolerance.mean_overlap:
+        raise _refusal(
+            f'the mean IoU of masks is {proof.difference.mean_overlap:.4f}, but must be at least '
+            f'{tolerance.mean_overlap:g}',
+            _diverging_stage(detector, model, exported, batches[0], tolerance),
+        )
     _measure_ap(proof, detector, truths, scales, found)
     if proof.ap is not None and not abs(proof.ap[0] - proof.ap[1]) <= tolerance.ap:
         worst = max(
-            batches[: proof.num_images], key=lambda batch: _apart(detector, exported, batch)
+            batches[: proof.num_images], key=lambda batch: _apart(detector, model, exported, batch)
         )
         raise _refusal(
             f'its AP is {proof.ap[1]:.4f}, that of PyTorch {proof.ap[0]:.4f} ({proof.ap_of}; '
@@ -191,7 +215,7 @@ def _compare_batch(
     tolerance = proof.tolerance
     expected = detections_of(detector, batch)
     try:
-        found = _run(exported, batch)
+        found = _run(model, exported, batch)
     except ReaderError as error:
         stage = _diverging_stage(detector, model, exported, batch, tolerance)
         raise _refusal(f'it cannot be run ({error})', stage) from error
@@ -205,8 +229,9 @@ def _compare_batch(
     if _beyond(difference, tolerance):
         raise _refusal(
             f'boxes differ by {difference.pixels:.2g} pixels, scores by {difference.score:.2g}, '
-            f'and {difference.labels} labels of {difference.compared} differ, in images of '
-            '{} x {} pixels (height x width)'.format(*batch.shape[2:]),
+            f'and {difference.labels} labels of {difference.compared} differ, '
+            + (f'masks have an IoU of {difference.least_overlap:.2g}, ' * proof.has_masks)
+            + 'in images of {} x {} pixels (height x width)'.format(*batch.shape[2:]),
             _diverging_stage(detector, model, exported, batch, tolerance),
         )
     proof.difference = proof.difference.with_worst(difference)
@@ -222,6 +247,7 @@ def _beyond(difference: Difference, tolerance: Tolerance) -> bool:
         difference.pixels > tolerance.pixels
         or difference.score > tolerance.score
         or difference.labels > 0
+        or difference.least_overlap < (tolerance.overlap or 0)
     )
 
 
@@ -251,19 +277,36 @@ def detections_of(detector: Detector, batch: Tensor) -> list[Detections]:
     samples = detector.model.predict(batch, samples, rescale=False)
     return [
         Detections(
-            *(sample.pred_instances[key].cpu().numpy() for key in ('bboxes', 'scores', 'labels'))
+            *(sample.pred_instances[key].cpu().numpy() for key in ('bboxes', 'scores', 'labels')),
+            masks=sample.pred_instances.get('masks'),
         )
         for sample in samples
     ]
 
 
-def _run(exported: Exported, batch: Tensor) -> list[Detections]:
-    return [Detections(*of_image) for of_image in zip(*exported.run(batch.cpu().numpy()))]
+def _run(model: ExportModel, exported: Exported, batch: Tensor) -> list[Detections]:
+    return _from_outputs(model, exported.run(batch.cpu().numpy()), batch)
 
 
-def _apart(detector: Detector, exported: Exported, batch: Tensor) -> float:
+def _from_outputs(
+    model: ExportModel, outputs: Sequence[np.ndarray], batch: Tensor
+) -> list[Detections]:
+    """Returns what the outputs of a graph say about a batch."""
+    found = []
+    for boxes, scores, labels, *logits in zip(*outputs):
+        masks = None
+        if logits:
+            cell = torch.full((2,), model.mask_stride)
+            masks = masks_from_logits(
+                *map(torch.from_numpy, logits), cell, torch.from_numpy(boxes), batch.shape[2:]
+            )
+        found.append(Detections(boxes, scores, labels, masks))
+    return found
+
+
+def _apart(detector: Detector, model: ExportModel, exported: Exported, batch: Tensor) -> float:
     """Returns how far the scores of an image are apart."""
-    (expected,), (found,) = detections_of(detector, batch), _run(exported, batch)
+    (expected,), (found,) = detections_of(detector, batch), _run(model, exported, batch)
     return float(np.abs(expected.scores - found.scores).sum())
 
 
@@ -385,7 +428,8 @@ def _stages(model: ExportModel, batch: Tensor, order: Tensor | None = None) -> d
         outputs = model(batch)
     finally:
         model.with_stages, model.order = False, None
-    return dict(zip(model.stage_names, outputs[3:], strict=True))
+    first = len(outputs) - len(model.stage_names)
+    return dict(zip(model.stage_names, outputs[first:], strict=True))
 
 
 def _order_of_ties(model: ExportModel, exported: Exported, batch: Tensor) -> Tensor | None:
@@ -415,6 +459,4 @@ def _with_order(model: ExportModel, batch: Tensor, order: Tensor) -> list[Detect
         outputs = model(batch)
     finally:
         model.order = None
-    return [
-        Detections(*of_image) for of_image in zip(*(values.cpu().numpy() for values in outputs))
-    ]
+    return _from_outputs(model, [values.cpu().numpy() for values in outputs], batch)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..layers import TokenLayout
 from ..models import PaddingAwareDINO
+from ..models.mask_queries import PixelEmbedding
 
 
 @contextmanager
@@ -25,8 +26,8 @@ def recorded_stages(detector: PaddingAwareDINO) -> Iterator[dict[str, Tensor]]:
 
     Yields:
         A dict that the next forward pass fills, in the order of the computation: ``embedding``,
-        ``block N``, ``pyramid`` (T, C), ``encoder layer N``, ``proposals`` (boxes, (B, Q, 4)) and
-        ``decoder layer N`` (B, Q, C).
+        ``block N``, ``pyramid`` (T, C), ``encoder layer N``, ``proposals`` (boxes, (B, Q, 4)),
+        ``decoder layer N`` (B, Q, C) and, with a mask head, ``pixel embedding`` (cells, D).
     """
     stages: dict[str, Tensor] = {}
     handles = []
@@ -57,6 +58,12 @@ def recorded_stages(detector: PaddingAwareDINO) -> Iterator[dict[str, Tensor]]:
     ):
         for number, layer in enumerate(layers):
             handles.append(layer.register_forward_hook(after(f'{kind} {number}')))
+    if detector.mask_head is not None:
+
+        def pixels(module: Any, args: tuple, output: PixelEmbedding) -> None:
+            stages['pixel embedding'] = output.stream
+
+        handles.append(detector.mask_head.register_forward_hook(pixels))
     try:
         yield stages
     finally:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import SampleList
+from mmdet.structures import DetDataSample, SampleList
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..errors import InputError
+from ..models.mask_prediction import masks_from_logits
 from ..wording import name_some
 from .reader import SUFFIXES, Metadata, Reader, ReaderError, read_metadata
 
@@ -100,10 +101,22 @@ class ExportedDetector(BaseModel):
         for (height, width), numbers in of_size.items():
             images = inputs[numbers, :, :height, :width].cpu().numpy()
             for index, *found in zip(numbers, *self.run(images), strict=True):
-                data_samples[index].pred_instances = _instances(
-                    found, data_samples[index].metainfo.get('scale_factor')
+                data_samples[index].pred_instances = self._instances(
+                    [torch.from_numpy(values) for values in found], data_samples[index]
                 )
         return data_samples
+
+    def _instances(self, found: list[Tensor], sample: DetDataSample) -> InstanceData:
+        boxes, scores, labels, *masks = found
+        scale, size = sample.metainfo.get('scale_factor'), sample.img_shape
+        factors = boxes.new_tensor(scale or (1.0, 1.0))
+        if scale is not None:
+            boxes, size = boxes / factors.repeat(1, 2), sample.ori_shape
+        instances = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+        if masks:
+            cell = self.metadata.mask_stride / factors
+            instances.masks = masks_from_logits(masks[0], cell, boxes, size[:2])
+        return instances
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Runs the graph; see :meth:`.reader.Reader.run`."""
@@ -164,10 +177,3 @@ def use_exported(cfg: Config, file: str | os.PathLike) -> None:
         )
     cfg.model = dict(type='ExportedDetector', file=str(file))
     cfg.load_from = None
-
-
-def _instances(found: list[np.ndarray], scale_factor: tuple[float, float] | None) -> InstanceData:
-    boxes, scores, labels = map(torch.from_numpy, found)
-    if scale_factor is not None:
-        boxes = boxes / boxes.new_tensor(scale_factor).repeat(1, 2)
-    return InstanceData(bboxes=boxes, scores=scores, labels=labels)

@@ -12,7 +12,9 @@ exported model. From Python:
 `model.onnx` runs with onnxruntime, or with OpenVINO where there is no onnxruntime; `model.xml` with
 OpenVINO. What the model expects is in the metadata of the file. The graph takes `image`, normalised
 images of one size (B, 3, H, W), fp32, and gives `boxes` (B, N, 4: x1, y1, x2, y2 in pixels of that
-input), `scores` (B, N), highest first, and `labels` (B, N).
+input), `scores` (B, N), highest first, and `labels` (B, N). A graph that finds masks gives `masks`,
+logits (B, N, rows, columns) of cells of `mask_stride` pixels of the input, positive inside. A mask
+ends at its box.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ FORMAT = 'mmdet_dinov2 detector'
 FORMAT_VERSION = 1
 INPUT = 'image'
 OUTPUTS = ('boxes', 'scores', 'labels')
+MASKS = 'masks'
 SUFFIXES = ('.onnx', '.xml')
 # Under this name OpenVINO files hold the metadata.
 _OPENVINO_KEY = 'mmdet_dinov2'
@@ -62,6 +65,7 @@ class Metadata:
         smallest_side: Pixels that both sides of the input must have at least.
         precision: 'fp32', 'fp16' or 'int8'.
         model: Where the file comes from, for people.
+        mask_stride: Pixels of the input along the side of a cell of the masks; None without masks.
     """
 
     classes: tuple[str, ...]
@@ -74,6 +78,12 @@ class Metadata:
     smallest_side: int
     precision: str
     model: str
+    mask_stride: float | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of the graph."""
+        return OUTPUTS if self.mask_stride is None else (*OUTPUTS, MASKS)
 
     def as_texts(self) -> dict[str, str]:
         """Returns the metadata as texts by key."""
@@ -102,7 +112,8 @@ class Metadata:
                     f'{source} has format version {version}, but this reader knows version '
                     f'{FORMAT_VERSION} only; take the reader of the project version that wrote it'
                 )
-            values = {name: json.loads(texts[name]) for name in cls.__dataclass_fields__}
+            names = [name for name in cls.__dataclass_fields__ if name in texts]
+            values = {name: json.loads(texts[name]) for name in names}
             for name in ('classes', 'mean', 'std', 'size'):
                 values[name] = values[name] if values[name] is None else tuple(values[name])
             return cls(**values)
@@ -113,6 +124,37 @@ class Metadata:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """The pixels of an object.
+
+    Attributes:
+        left: First column of the image that ``inside`` covers.
+        top: First row of it.
+        inside: Whether pixels belong to the object, bool, shape (rows, columns).
+        size: Height and width of the image.
+    """
+
+    left: int
+    top: int
+    inside: np.ndarray
+    size: tuple[int, int]
+
+    def of_image(self) -> np.ndarray:
+        """Returns the mask of the whole image, bool, shape (height, width)."""
+        whole = np.zeros(self.size, bool)
+        rows, columns = self.inside.shape
+        whole[self.top : self.top + rows, self.left : self.left + columns] = self.inside
+        return whole
+
+    def run_lengths(self) -> dict[str, list[int]]:
+        """Returns COCO's uncompressed run-length encoding, column by column."""
+        pixels = np.concatenate(([False], self.of_image().ravel(order='F')))
+        changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+        counts = np.diff(changes, prepend=0, append=len(pixels) - 1)
+        return dict(size=list(self.size), counts=counts.tolist())
+
+
+@dataclass(frozen=True)
 class Detection:
     """An object.
 
@@ -120,11 +162,13 @@ class Detection:
         box: x1, y1, x2, y2 in pixels of the image.
         score: In 0..1.
         label: Index of the class.
+        mask: Its pixels; None if the model finds boxes only.
     """
 
     box: tuple[float, float, float, float]
     score: float
     label: int
+    mask: Mask | None = None
 
 
 class Reader:
@@ -152,7 +196,7 @@ class Reader:
         self.classes = self.metadata.classes
         self.runtime = runtime or _choose_runtime(self.path)
         start = _start_onnxruntime if self.runtime == 'onnxruntime' else _start_openvino
-        self._run = start(self.path, threads)
+        self._run = start(self.path, threads, self.metadata.outputs)
 
     def predict(
         self, image: str | os.PathLike | np.ndarray, score_threshold: float | None = None
@@ -172,16 +216,19 @@ class Reader:
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         resized, scale = resize(pixels, self.metadata.resize)
-        boxes, scores, labels = (
+        boxes, scores, labels, *masks = (
             values[0] for values in self.run(normalize(resized, self.metadata))
         )
         lowest = self.metadata.score_threshold if score_threshold is None else score_threshold
         boxes = boxes / np.asarray(scale * 2, dtype=np.float32)
-        return [
-            Detection(tuple(box), score, label)
-            for box, score, label in zip(boxes.tolist(), scores.tolist(), labels.tolist())
-            if score >= lowest
-        ]
+        found = []
+        for index in np.flatnonzero(scores >= lowest).tolist():
+            box, mask = tuple(boxes[index].tolist()), None
+            if masks:
+                cells = tuple(self.metadata.mask_stride / factor for factor in scale)
+                mask = interpolate_mask(masks[0][index], cells, box, pixels.shape[:2])
+            found.append(Detection(box, float(scores[index]), int(labels[index]), mask))
+        return found
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Runs the graph.
@@ -190,7 +237,8 @@ class Reader:
             images: Normalised images, (B, 3, H, W), fp32.
 
         Returns:
-            Boxes (B, N, 4) in pixels of the input, scores (B, N), and labels (B, N).
+            Boxes (B, N, 4) in pixels of the input, scores (B, N), labels (B, N), and, if the model
+            finds masks, their logits (B, N, rows, columns).
 
         Raises:
             ReaderError: If the graph does not take that size.
@@ -290,6 +338,35 @@ def normalize(pixels: np.ndarray, metadata: Metadata) -> np.ndarray:
         np.asarray(n, dtype=np.float32)[:, None, None] for n in (metadata.mean, metadata.std)
     )
     return ((channels.transpose(2, 0, 1).astype(np.float32) - mean) / std)[None]
+
+
+def interpolate_mask(
+    logits: np.ndarray,
+    cell: tuple[float, float],
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+) -> Mask:
+    """Returns the mask of an object, in the pixels that its box touches.
+
+    Logits are interpolated bilinearly between the centres of the cells and are constant beyond the
+    outer ones. A pixel belongs to the object if the logit at its centre is positive.
+
+    Args:
+        logits: Shape (rows, columns).
+        cell: Width and height of a cell in pixels of the image.
+        box: x1, y1, x2, y2 in pixels of the image.
+        size: Height and width of the image.
+    """
+    starts, weights = [], []
+    for axis, (cells, side) in enumerate(zip(logits.shape[::-1], size[::-1])):
+        first = min(max(int(np.floor(box[axis])), 0), side - 1)
+        last = min(max(int(np.ceil(box[axis + 2])), first + 1), side)
+        place = ((np.arange(first, last) + 0.5) / cell[axis] - 0.5).clip(0, cells - 1)
+        distance = np.abs(place[:, None] - np.arange(cells))
+        starts.append(first)
+        weights.append(np.maximum(1 - distance, 0).astype(np.float32))
+    values = weights[1] @ logits.astype(np.float32) @ weights[0].T
+    return Mask(*starts, values > 0, (int(size[0]), int(size[1])))
 
 
 # -------------------------------------------------------------------------------- files
@@ -427,7 +504,7 @@ def _choose_runtime(path: Path) -> str:
     raise ReaderError(f'{path} needs the package {" or ".join(wanted)}: pip install {wanted[0]}')
 
 
-def _start_onnxruntime(path: Path, threads: int | None) -> Any:
+def _start_onnxruntime(path: Path, threads: int | None, outputs: tuple[str, ...]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -444,14 +521,14 @@ def _start_onnxruntime(path: Path, threads: int | None) -> Any:
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         try:
-            return session.run(list(OUTPUTS), {INPUT: images})
+            return session.run(list(outputs), {INPUT: images})
         except Exception as error:
             raise ReaderError(f'{path} cannot be run ({_first_line(error)})') from error
 
     return run
 
 
-def _start_openvino(path: Path, threads: int | None) -> Any:
+def _start_openvino(path: Path, threads: int | None, outputs: tuple[str, ...]) -> Any:
     import openvino
 
     # Without the hint, some processors compute in lower precision.
@@ -468,7 +545,7 @@ def _start_openvino(path: Path, threads: int | None) -> Any:
             results = compiled({INPUT: images})
         except Exception as error:
             raise ReaderError(f'{path} cannot be run ({_first_line(error)})') from error
-        return [results[name] for name in OUTPUTS]
+        return [results[name] for name in outputs]
 
     return run
 
@@ -506,6 +583,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 label=reader.classes[d.label],
                 score=round(d.score, 4),
                 box=np.round(d.box, 2).tolist(),
+                **({} if d.mask is None else dict(mask=d.mask.run_lengths())),
             )
             for d in found
         ]

@@ -169,6 +169,11 @@ class OneSizePyramidLayout:
     def _areas(self) -> list[Number]:
         return [rows * cols for rows, cols in self.grid]
 
+    @property
+    def runs(self) -> list[tuple[Number, tuple[Number, Number]]]:
+        """The number of images and the grid of their finest level."""
+        return [(self.batch, self.grid[0])]
+
     @cached_property
     def shapes(self) -> Tensor:
         """Rows and columns of each level, shape (images, levels, 2), int64."""
@@ -221,6 +226,11 @@ class OneSizePyramidLayout:
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
         """Collects the cells of maps (images, C, rows, columns) of the grids, shape (T, C)."""
         return torch.cat([m.flatten(2) for m in maps], 2).transpose(1, 2).flatten(0, 1)
+
+    def finest(self, stream: Tensor) -> Tensor:
+        """Returns the cells of the finest level; see :meth:`.PyramidLayout.finest`."""
+        images = stream.unflatten(0, (self.batch, sum(self._areas)))
+        return images[:, : self._areas[0]].flatten(0, 1)
 
     def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Finds the cells with the highest scores; see :meth:`.PyramidLayout.best`."""

@@ -7,6 +7,8 @@ costs nothing. Only the look-up of neighbours needs to know where a cell lies.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -49,6 +51,12 @@ class PyramidLayout:
     def lengths(self) -> list[int]:
         """Number of cells of each image."""
         return [sum(rows * cols for rows, cols in grids) for grids in self.grids]
+
+    @cached_property
+    def runs(self) -> list[tuple[int, Size]]:
+        """Neighbouring images with the same grid on the finest level: how many, and the grid."""
+        finest = itertools.groupby(grids[0] for grids in self.grids)
+        return [(len(list(images)), grid) for grid, images in finest]
 
     @cached_property
     def shapes(self) -> Tensor:
@@ -120,6 +128,14 @@ class PyramidLayout:
         column, row = self.cells.unbind(1)
         index = self.images * sum(areas) + start + row * width + column
         return cells.index_select(0, index)
+
+    def finest(self, stream: Tensor) -> Tensor:
+        """Returns the cells of the finest level of a stream (T, ...), image after image."""
+        sizes = []
+        for grids, length in zip(self.grids, self.lengths, strict=True):
+            first = math.prod(grids[0])
+            sizes += [first, length - first]
+        return torch.cat(stream.split(sizes)[::2])
 
     def pad(self, stream: Tensor, value: float) -> Tensor:
         """Puts the cells of each image into a row of their own.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,8 @@ from ..layers import PyramidLayout, deformable_attention
 from ..layers.padding import Size
 from .deformable_attention import choose_implementation
 from .mask_losses import MaskLosses
-from .mask_prediction import MaskMaps, predict_masks
-from .mask_queries import NUM_TERMS, MaskQueries, PixelEmbedding
+from .mask_prediction import predict_masks
+from .mask_queries import NUM_TERMS, MaskQueries, PixelEmbedding, cell_centers
 from .mask_targets import MaskTargets
 
 # RF-DETR's number of cells for each point.
@@ -115,45 +114,36 @@ class MaskHead(BaseModule):
             memory: Those of the encoder, shape (T, C).
             layout: Where the cells come from.
         """
-        finest = [grids[0] for grids in layout.grids]
-        cells = self.neck_proj(_finest(feat, layout)) + _finest(memory, layout)
+        cells = self.neck_proj(layout.finest(feat)) + layout.finest(memory)
         for index, (norm, expand) in enumerate(zip(self.norms, self.expansions, strict=True)):
             cells = norm(cells)
             cells = expand(F.gelu(cells) if index else cells)
             if self.num_upsamples:
                 cells = cells.unflatten(-1, (4, self.mask_dims))
+        cells = self._in_rows(cells, layout.runs)
         scale = 2**self.num_upsamples
-        grids = [(rows * scale, cols * scale) for rows, cols in finest]
-        cells = self._in_rows(cells, finest)
-        cells = cells + self.pointwise(self._convolve(cells, grids))
-        return PixelEmbedding(cells.float(), grids, layout.extents[:, 0])
+        runs = [(count, (rows * scale, cols * scale)) for count, (rows, cols) in layout.runs]
+        cells = cells + self.pointwise(self._convolve(cells, runs))
+        return PixelEmbedding(cells.float(), runs, layout.extents[:, 0])
 
-    def _in_rows(self, cells: Tensor, finest: Sequence[Size]) -> Tensor:
+    def _in_rows(self, cells: Tensor, runs: Sequence[tuple[int, Size]]) -> Tensor:
         """Puts parts of cells, (T, 4, ..., 4, D), in rows of the finer grids, (T * 4 * ..., D)."""
         depth = self.num_upsamples
         if not depth:
             return cells
         for axis in range(depth):
             cells = cells.unflatten(1 + 2 * axis, (2, 2))
-        # rows, cols, down, right, down, right, ..., D -> rows, down, ..., cols, right, ..., D
-        order = [0, *range(2, 2 + 2 * depth, 2), 1, *range(3, 3 + 2 * depth, 2), 2 + 2 * depth]
-        images = cells.split([rows * cols for rows, cols in finest])
+        # image, rows, cols, down, right, ..., D -> image, rows, down, ..., cols, right, ..., D
+        down, right = range(3, 3 + 2 * depth, 2), range(4, 4 + 2 * depth, 2)
+        order = [0, 1, *down, 2, *right, 3 + 2 * depth]
         return torch.cat(
-            [
-                image.unflatten(0, size).permute(order).reshape(-1, image.shape[-1])
-                for image, size in zip(images, finest, strict=True)
-            ]
+            [maps.permute(order).reshape(-1, maps.shape[-1]) for maps in _maps(cells, runs)]
         )
 
-    def _convolve(self, cells: Tensor, grids: Sequence[Size]) -> Tensor:
+    def _convolve(self, cells: Tensor, runs: Sequence[tuple[int, Size]]) -> Tensor:
         """Applies the depth-wise convolution to the images of a stream (T, D)."""
-        runs = [(size, len(list(run))) for size, run in itertools.groupby(grids)]
-        parts = cells.split([count * rows * cols for (rows, cols), count in runs])
-        outs = []
-        for part, (size, count) in zip(parts, runs, strict=True):
-            maps = part.unflatten(0, (count, *size)).permute(0, 3, 1, 2)
-            outs.append(self.depthwise(maps).permute(0, 2, 3, 1).flatten(0, 2))
-        return torch.cat(outs)
+        outs = [self.depthwise(maps.permute(0, 3, 1, 2)) for maps in _maps(cells, runs)]
+        return torch.cat([maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in outs])
 
     def queries(self, states: Tensor, boxes: Tensor) -> MaskQueries:
         """Returns what predicts the masks of queries.
@@ -252,17 +242,26 @@ class MaskHead(BaseModule):
             queries = self.queries(
                 states[image, found.pop('queries')], bbox_xyxy_to_cxcywh(corners)
             )
-            maps = MaskMaps(embedding, grid, extent, sides)
-            found.masks = predict_masks(queries, maps, found.bboxes, size)
+            centers = cell_centers(grid, extent)
+            logits = partial(_logits, queries, embedding.T, centers, grid)
+            found.masks = predict_masks(logits, grid, sides / extent, found.bboxes, size)
 
 
-def _finest(stream: Tensor, layout: PyramidLayout) -> Tensor:
-    """Returns the cells of the finest level of a stream of all levels."""
-    sizes = []
-    for grids, length in zip(layout.grids, layout.lengths, strict=True):
-        first = math.prod(grids[0])
-        sizes += [first, length - first]
-    return torch.cat(stream.split(sizes)[::2])
+def _logits(
+    queries: MaskQueries, embedding: Tensor, centers: Tensor, grid: Size, index: Tensor
+) -> Tensor:
+    """Returns the logits (n, rows, columns) of some queries."""
+    part = queries.take(index)
+    return (part.vectors @ embedding + part.of_place(centers)).unflatten(1, grid)
+
+
+def _maps(stream: Tensor, runs: Sequence[tuple[int, Size]]) -> list[Tensor]:
+    """Divides a stream (T, ...) into the maps of each run, (images, rows, columns, ...)."""
+    if len(runs) == 1:  # of images as many as the stream has, which need not be a known number
+        parts = [stream]
+    else:
+        parts = stream.split([count * rows * cols for count, (rows, cols) in runs])
+    return [part.unflatten(0, (count, *grid)) for part, (count, grid) in zip(parts, runs)]
 
 
 def _check(**arguments: tuple[object, bool, str]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,39 +12,17 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from ..layers.padding import Size
-from .mask_queries import MaskQueries
 
 # Pixels of masks that are computed at once: a few tensors of 16 MiB.
 _PIXELS_AT_ONCE = 2**22
 
 
-@dataclass(frozen=True)
-class MaskMaps:
-    """What the masks of an image are made from.
-
-    Attributes:
-        embedding: Embedding of each cell, row by row, shape (rows * columns, D).
-        grid: Rows and columns.
-        extent: Width and height of the image relative to the grid, shape (2,).
-        sides: Width and height of the image in pixels of the picture, shape (2,).
-    """
-
-    embedding: Tensor
-    grid: Size
-    extent: Tensor
-    sides: Tensor
-
-    def centers(self) -> Tensor:
-        """Returns the centre (x, y) of each cell, relative to the image, shape (cells, 2)."""
-        rows, cols = self.grid
-        device = self.extent.device
-        y = ((torch.arange(rows, device=device) + 0.5) / (rows * self.extent[1]))[:, None]
-        x = (torch.arange(cols, device=device) + 0.5) / (cols * self.extent[0])
-        return torch.stack((x.expand(rows, -1), y.expand(-1, cols)), -1).flatten(0, 1)
-
-
 def predict_masks(
-    queries: MaskQueries, maps: MaskMaps, boxes: Tensor, size: Sequence[int]
+    logits_of: Callable[[Tensor], Tensor],
+    grid: Size,
+    pixels: Tensor,
+    boxes: Tensor,
+    size: Sequence[int],
 ) -> list[dict]:
     """Returns the masks of detections, of which at most a few are in memory at once.
 
@@ -52,8 +30,10 @@ def predict_masks(
     its centre is positive.
 
     Args:
-        queries: The N detections.
-        maps: What the masks are made from.
+        logits_of: Takes the numbers of n detections, int64, and returns their logits in the cells
+            of a grid, shape (n, rows, columns).
+        grid: Rows and columns.
+        pixels: Width and height of the grid in pixels of the picture, shape (2,).
         boxes: Boxes (x1, y1, x2, y2) in pixels of the picture, shape (N, 4).
         size: Height and width of the picture.
 
@@ -63,17 +43,31 @@ def predict_masks(
     """
     windows = _windows(boxes, size)
     masks: list[dict] = [{}] * len(windows)
-    cells, centers = maps.embedding.T, maps.centers()
-    for group in _groups(windows, max(1, _PIXELS_AT_ONCE // len(maps.embedding))):
-        part = queries.take(torch.from_numpy(group).to(boxes.device, non_blocking=True))
-        logits = (part.vectors @ cells + part.of_place(centers)).unflatten(1, maps.grid)
+    for group in _groups(windows, max(1, _PIXELS_AT_ONCE // math.prod(grid))):
+        logits = logits_of(torch.from_numpy(group).to(boxes.device, non_blocking=True))
         tops, lefts, heights, widths = windows[group].T
-        found = _interpolate(logits, maps, lefts, tops, widths.max(), heights.max())
+        found = _interpolate(logits, pixels, lefts, tops, widths.max(), heights.max())
         for index, mask, (top, left, height, width) in zip(
             group, found, windows[group].tolist(), strict=True
         ):
             masks[index] = encode_window(mask[:height, :width], top, left, size)
     return masks
+
+
+def masks_from_logits(
+    logits: Tensor, cell: Tensor, boxes: Tensor, size: Sequence[int]
+) -> list[dict]:
+    """Returns the masks of detections whose logits are given; see :func:`predict_masks`.
+
+    Args:
+        logits: Shape (N, rows, columns).
+        cell: Width and height of a cell in pixels of the picture, shape (2,).
+        boxes: Boxes (x1, y1, x2, y2) in pixels of the picture, shape (N, 4).
+        size: Height and width of the picture.
+    """
+    rows, cols = logits.shape[1:]
+    pixels = cell * cell.new_tensor([cols, rows])
+    return predict_masks(logits.__getitem__, (rows, cols), pixels, boxes, size)
 
 
 def _windows(boxes: Tensor, size: Sequence[int]) -> np.ndarray:
@@ -109,22 +103,21 @@ def _groups(windows: np.ndarray, most: int) -> Iterator[np.ndarray]:
 
 
 def _interpolate(
-    logits: Tensor, maps: MaskMaps, lefts: np.ndarray, tops: np.ndarray, width: int, height: int
+    logits: Tensor, pixels: Tensor, lefts: np.ndarray, tops: np.ndarray, width: int, height: int
 ) -> np.ndarray:
     """Returns whether interpolated logits (n, rows, cols) are positive, (n, height, width) bool.
 
-    The windows of the n masks begin at ``lefts`` and ``tops``.
+    The windows of the n masks begin at ``lefts`` and ``tops``; the grid has ``pixels`` (2,).
     """
     device = logits.device
     starts = torch.from_numpy(np.stack((lefts, tops), 1)).to(device, non_blocking=True)
-    pixels_of_grid = maps.sides / maps.extent
     parts = []
     # A single window may have more pixels than should be in memory.
     band = max(1, _PIXELS_AT_ONCE // (len(logits) * int(width)))
-    x = (torch.arange(int(width), device=device) + 0.5 + starts[:, :1]) / pixels_of_grid[0]
+    x = (torch.arange(int(width), device=device) + 0.5 + starts[:, :1]) / pixels[0]
     for first in range(0, int(height), band):
         rows = torch.arange(first, min(first + band, int(height)), device=device)
-        y = (rows + 0.5 + starts[:, 1:]) / pixels_of_grid[1]
+        y = (rows + 0.5 + starts[:, 1:]) / pixels[1]
         places = torch.stack(
             (
                 (2 * x - 1)[:, None].expand(-1, len(rows), -1),

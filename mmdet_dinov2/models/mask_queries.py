@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from ..layers.padding import Size
@@ -22,17 +24,38 @@ class PixelEmbedding:
 
     Attributes:
         stream: Embedding of each cell, image after image, row by row, fp32, shape (T, D).
-        grids: Rows and columns of each image.
+        runs: Neighbouring images with the same rows and columns: how many, and (rows, columns).
         extents: Width and height of each image relative to its grid, shape (B, 2).
     """
 
     stream: Tensor
-    grids: Sequence[Size]
+    runs: Sequence[tuple[int, Size]]
     extents: Tensor
+
+    @cached_property
+    def grids(self) -> list[Size]:
+        """Rows and columns of each image."""
+        return [grid for count, grid in self.runs for _ in range(count)]
 
     def of_images(self) -> tuple[Tensor, ...]:
         """Returns the cells of each image, shape (rows * columns, D)."""
         return self.stream.split([rows * cols for rows, cols in self.grids])
+
+
+def cell_centers(grid: Size, extent: Tensor) -> Tensor:
+    """Returns the centre (x, y) of each cell, row by row, relative to the image.
+
+    Args:
+        grid: Rows and columns.
+        extent: Width and height of the image relative to the grid, shape (2,).
+
+    Returns:
+        Shape (rows * columns, 2).
+    """
+    rows, cols = grid
+    y = ((torch.arange(rows, device=extent.device) + 0.5) / (rows * extent[1]))[:, None]
+    x = (torch.arange(cols, device=extent.device) + 0.5) / (cols * extent[0])
+    return torch.stack((x.expand(rows, -1), y.expand(-1, cols)), -1).flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from pycocotools import mask as coco_mask
 
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.export.comparing import first_divergence
 from mmdet_dinov2.export.model import ExportModel
 from mmdet_dinov2.export.stages import recorded_stages
+from mmdet_dinov2.models.mask_prediction import masks_from_logits
 
 from ..families import build_family
 from ..tiny import ARCH, SHAPES, detector_cfg, randomize, tiny_detector
@@ -82,6 +84,46 @@ def test_coordinates_of_the_grids():
     torch.manual_seed(0)
     detector = build({}, neck=dict(pooling='floor', mapper_groups=4), coordinates='grid')
     check(detector, (131, 117))
+
+
+@pytest.mark.parametrize('backbone', ['windows', 'DINOv3'])
+@torch.no_grad()
+def test_masks(backbone):
+    torch.manual_seed(0)
+    detector = build(BACKBONES[backbone], mask_head=dict(mask_dims=8))
+    model, size = ExportModel(detector), (131, 117)
+    images = torch.randn(2, 3, *size)
+    samples = [DetDataSample(metainfo=dict(img_shape=size)) for _ in images]
+    with recorded_stages(detector) as recorded:
+        samples = detector.predict(images, samples, rescale=False)
+    assert 'pixel embedding' in recorded
+    boxes, _, _, logits = model(images)
+    assert logits.shape == (2, 20, *(-(-side // int(model.mask_stride) // 2) * 2 for side in size))
+    cell = torch.full((2,), model.mask_stride)
+    for of_image, image_boxes, sample in zip(logits, boxes, samples, strict=True):
+        found = masks_from_logits(of_image, cell, image_boxes, size)
+        known = sample.pred_instances.masks
+        areas = coco_mask.area(known)
+        # Masks differ from their boxes, or the test could not fail.
+        assert (areas < 0.9 * coco_mask.area(coco_mask.encode(_filled(known)))).any()
+        for ours, theirs, area in zip(found, known, areas, strict=True):
+            assert area == 0 or coco_mask.iou([ours], [theirs], [0])[0, 0] > 0.99
+
+
+def _filled(masks):
+    """Fills the bounding boxes of masks, as COCO wants them."""
+    filled = np.zeros((*masks[0]['size'], len(masks)), np.uint8, order='F')
+    for index, (x, y, w, h) in enumerate(coco_mask.toBbox(masks).astype(int).tolist()):
+        filled[y : y + h, x : x + w, index] = 1
+    return filled
+
+
+def test_masks_on_grids_that_images_do_not_fill_are_refused():
+    detector = build(
+        {}, neck=dict(pooling='floor', mapper_groups=4), coordinates='grid', mask_head=dict()
+    )
+    with pytest.raises(InputError, match="coordinates='image' only"):
+        ExportModel(detector)
 
 
 def test_more_queries_than_proposals():

@@ -5,21 +5,26 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from pycocotools import mask as coco_mask
 
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.export import exporting
 from mmdet_dinov2.export.comparing import relative_difference
-from mmdet_dinov2.export.exporting import ExportSettings, check_settings
-from mmdet_dinov2.export.formats import trtexec_command
+from mmdet_dinov2.export.exporting import ExportSettings, check_settings, export
+from mmdet_dinov2.export.formats import trtexec_command, write_openvino
 from mmdet_dinov2.export.images import images_of_split
 from mmdet_dinov2.export.model import ExportModel
 from mmdet_dinov2.export.operators import check_operators
 from mmdet_dinov2.export.precision import convert, simulate_half
 from mmdet_dinov2.export.proof import TOLERANCES, detections_of, prove
 from mmdet_dinov2.export.runtimes import ExportedFile
+from mmdet_dinov2.inference import load
 from mmdet_dinov2.inference.exported_detector import ExportedDetector
-from mmdet_dinov2.inference.reader import read_metadata
+from mmdet_dinov2.inference.reader import Reader, read_metadata
 
+from ..tiny import randomize
 from ..tools import failure_of, run_command
 
 
@@ -37,8 +42,6 @@ def model(detector):
 
 @pytest.fixture(scope='module')
 def images(tiny, detector):
-    from mmengine.config import Config
-
     return images_of_split(Config.fromfile(tiny / 'tiny.py'), 'val', detector.classes, 2)
 
 
@@ -301,6 +304,43 @@ def test_a_program_of_torch(tiny, tmp_path):
     out = tmp_path / 'model.pt2'
     run_command('export', tiny / 'tiny.pth', '--format', 'torch', '--out', out)
     assert out.is_file() and out.with_suffix('.proof.json').is_file()
+
+
+@pytest.mark.slow
+def test_masks(tiny, pictures, tmp_path):
+    """Masks are an output of the graph, and files of all kinds give those of the checkpoint."""
+    onnx = pytest.importorskip('onnx')
+    for name in ('onnxscript', 'onnxruntime', 'openvino'):
+        pytest.importorskip(name)
+    config = Config.fromfile(tiny / 'tiny.py')
+    config.model.mask_head = dict(mask_dims=8)
+    torch.manual_seed(0)
+    state = randomize(MODELS.build(config.model), std=0.15).state_dict()
+    meta = dict(cfg=config.pretty_text, dataset_meta=dict(classes=config.metainfo.classes))
+    torch.save(dict(state_dict=state, meta=meta), tmp_path / 'masks.pth')
+    detector = load(tmp_path / 'masks.pth', device='cpu')
+    images = images_of_split(Config.fromfile(tiny / 'tiny.py'), 'val', detector.classes, 2)
+    file = tmp_path / 'masks.onnx'
+    written = export(detector, file, images, ExportSettings())
+    assert 'IoU of masks, smallest' in written.proof.table()
+    xml = tmp_path / 'masks.xml'
+    write_openvino(file, xml, written.metadata)
+    (known,) = detector.predict(pictures[0], score_thr=0.1)
+    known = known.pred_instances
+    for exported in (file, xml):
+        (same,) = load(exported).predict(pictures[0], score_thr=0.1)
+        found = Reader(exported).predict(pictures[0], 0.1)
+        assert len(found) == len(known) == len(same.pred_instances) > 0
+        runs = [coco_mask.frPyObjects(d.mask.run_lengths(), *map(int, d.mask.size)) for d in found]
+        for masks in (runs, same.pred_instances.masks):
+            for mask, expected in zip(masks, known.masks, strict=True):
+                if coco_mask.area(expected) > 20:
+                    assert coco_mask.iou([mask], [expected], [0])[0, 0] > 0.95
+    wrong = onnx.load(file)
+    change(wrong, 'mask_head.depthwise.weight', -20)
+    onnx.save(wrong, tmp_path / 'wrong.onnx')
+    message = refusal(tmp_path / 'wrong.onnx', detector, ExportModel(detector.model), images)
+    assert 'the first stage that diverges: pixel embedding' in message
 
 
 @pytest.mark.slow

@@ -3,19 +3,30 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmcv.image import imrescale
 from mmengine.config import Config
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 import mmdet_dinov2
 from mmdet_dinov2.analysis.predictions import make_predictions
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.inference import reader
-from mmdet_dinov2.inference.reader import Metadata, Reader, ReaderError, read_metadata, resize
+from mmdet_dinov2.inference.reader import (
+    Metadata,
+    Reader,
+    ReaderError,
+    interpolate_mask,
+    read_metadata,
+    resize,
+)
+from mmdet_dinov2.models.mask_prediction import masks_from_logits
 
 from ..tools import run_tool
 
@@ -92,6 +103,43 @@ def test_sizes_and_pixels_are_those_of_mmcv(size, scale):
     assert (x, y) == (expected.shape[1] / size[1], expected.shape[0] / size[0])
     got, _ = resize(image, dict(scale=[20, 30], keep_ratio=False))
     assert np.array_equal(got, cv2.resize(image, (20, 30)))
+
+
+@pytest.mark.parametrize('scale', [(1.0, 1.0), (0.7, 0.71)])
+def test_masks_are_those_of_the_detector(scale):
+    logits = np.random.default_rng(0).standard_normal((4, 30, 26)).astype(np.float32)
+    size = int(117 / scale[1]), int(104 / scale[0])
+    boxes = [(-3.0, 2.2, 60.1, 80.9), (20, 30, 20, 30), (50, 60, 300, 300), (1, 2, 3.5, 4.1)]
+    cell = tuple(4.0 / factor for factor in scale)
+    expected = masks_from_logits(
+        torch.from_numpy(logits), torch.tensor(cell), torch.tensor(boxes), size
+    )
+    for of_object, box, known in zip(logits, boxes, expected, strict=True):
+        mask = interpolate_mask(of_object, cell, box, size)
+        assert np.array_equal(mask.of_image(), coco_mask.decode(known))
+        assert coco_mask.frPyObjects(mask.run_lengths(), *size) == known
+
+
+def test_results_and_json_of_masks(tmp_path, monkeypatch, capsys):
+    masks = np.full((1, 2, 8, 12), -1.0, np.float32)
+    masks[0, 0, 2:5, 3:] = 1
+    found = [np.array([[[8, 4, 44, 28], [0, 0, 9, 9]]], np.float32), np.array([[0.9, 0.2]]),
+             np.array([[1, 0]]), masks]  # fmt: skip
+    texts = replace(METADATA, mask_stride=4.0, smallest_side=1).as_texts()
+    assert Metadata.from_texts(texts, 'a').outputs == ('boxes', 'scores', 'labels', 'masks')
+    monkeypatch.setattr(reader, 'read_metadata', lambda path: Metadata.from_texts(texts, path))
+    monkeypatch.setattr(reader, '_choose_runtime', lambda path: 'onnxruntime')
+    monkeypatch.setattr(reader, '_start_onnxruntime', lambda *args: lambda images: found)
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((32, 48, 3), np.uint8))
+    (detection,) = Reader(tmp_path / 'a.onnx').predict(tmp_path / 'a.png')
+    assert detection.mask.inside.shape == (24, 36)
+    expected = np.zeros((32, 48), bool)
+    expected[8:20, 12:44] = True
+    assert np.array_equal(detection.mask.of_image(), expected)
+    assert reader.main(['a.onnx', str(tmp_path / 'a.png')]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)['detections']
+    assert entry['label'] == 'b' and entry['mask']['size'] == [32, 48]
+    assert np.array_equal(coco_mask.decode(coco_mask.frPyObjects(entry['mask'], 32, 48)), expected)
 
 
 BLOCKED = """

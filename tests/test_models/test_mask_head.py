@@ -17,8 +17,8 @@ from mmdet_dinov2.export.model import prepare
 from mmdet_dinov2.layers import PyramidLayout
 from mmdet_dinov2.models import BatchedHungarianAssigner, mask_prediction, mask_supervision
 from mmdet_dinov2.models.mask_head import MaskHead
-from mmdet_dinov2.models.mask_prediction import MaskMaps, encode_window, predict_masks
-from mmdet_dinov2.models.mask_queries import MaskQueries, PixelEmbedding
+from mmdet_dinov2.models.mask_prediction import encode_window, predict_masks
+from mmdet_dinov2.models.mask_queries import MaskQueries, PixelEmbedding, cell_centers
 from mmdet_dinov2.models.mask_supervision import MaskPairs, MaskSupervision
 from mmdet_dinov2.models.mask_targets import MaskTargets
 from mmdet_dinov2.models.targets import BoxTargets
@@ -176,7 +176,7 @@ def supervision(counts=(3, 0, 2), dtype=torch.float64, layers=2, **arguments):
     layout = PyramidLayout(SIZES, (4,), torch.device('cpu'))
     pixels = PixelEmbedding(
         torch.randn(sum(layout.lengths), 8, dtype=dtype),
-        [grids[0] for grids in layout.grids],
+        layout.runs,
         layout.extents[:, 0],
     )
     samples = [masked_sample(*size, n) for size, n in zip(SIZES, counts, strict=True)]
@@ -286,7 +286,7 @@ def test_gradients():
     pairs = random_pairs((2, 0, 0), rows=1)
 
     def loss(stream, states):
-        changed = PixelEmbedding(stream, pixels.grids, pixels.extents)
+        changed = PixelEmbedding(stream, pixels.runs, pixels.extents)
         (losses,) = MaskSupervision(head, changed, targets, states).losses(boxes, [pairs])
         return (losses['loss_mask'] + losses['loss_dice']).sum()
 
@@ -525,14 +525,14 @@ def test_masks_are_those_of_every_pixel(at_once, monkeypatch):
     torch.manual_seed(3)
     queries = MaskQueries(torch.randn(5, 8), torch.randn(5, 6), torch.rand(5, 4) * 0.4 + 0.3)
     # An image of 46 x 60 pixels on a grid with a stride of 4, shown in 1.5 of its size.
-    maps = MaskMaps(torch.randn(12 * 15, 8), (12, 15), torch.tensor([1, 46 / 48]),
-                    torch.tensor([90.0, 69.0]))  # fmt: skip
+    grid, extent = (12, 15), torch.tensor([1, 46 / 48])
+    logits = queries.vectors @ torch.randn(8, 12 * 15)
+    logits = (logits + queries.of_place(cell_centers(grid, extent))).view(5, *grid)
+    pixels = torch.tensor([90.0, 69.0]) / extent
     boxes = torch.tensor(
         [[5.2, 3.1, 40.0, 33.3], [0, 0, 90, 69], [80, 60, 90, 69], [30, 30, 30, 30], [1, 9, 8, 9.5]]
     )
-    got = predict_masks(queries, maps, boxes, (69, 90))
-    logits = queries.vectors @ maps.embedding.T + queries.of_place(maps.centers())
-    logits = logits.view(5, 12, 15)
+    got = predict_masks(logits.__getitem__, grid, pixels, boxes, (69, 90))
     for mask, of_cells, (x1, y1, x2, y2) in zip(got, logits.numpy(), boxes.tolist(), strict=True):
         mask = coco_mask.decode(mask)
         assert mask.shape == (69, 90)
