@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,16 +24,13 @@ from .dino_encoder import PaddingAwareEncoder
 from .mask_head import MaskHead
 from .mask_supervision import MaskSupervision
 from .query_groups import QueryGroup
+from .query_selection import Selector, select_queries
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .sine_encoding import CellEncoding
 from .targets import BoxTargets
 from .tiling import Tiling, predict_in_tiles, without_large_images
 from .vit import PackedViT, detector_layer_depth
 
-# Classification logit of queries without a proposal. They carry no gradient.
-_FILLER_LOGIT = -10.0
-# Logit of the width and height of their boxes, which stand for the whole image: sigmoid gives 0.98.
-_FILLER_SIDE = 4.0
 COORDINATES = ('image', 'grid')
 # Parts of which this class knows what runs under autocast.
 _KNOWN_PARTS = (PackedViT, SimpleFeaturePyramid)
@@ -461,32 +458,20 @@ class PaddingAwareDINO(DINO):
         """
         num_queries = self.num_queries if self.training else self.test_num_queries
         last, head = self.decoder.num_layers, self.bbox_head
-        groups = [
-            (self.memory_trans_fc, self.memory_trans_norm)
-            + (head.cls_branches[last], head.reg_branches[last], self.query_embedding)
-        ]
+        first = Selector(
+            self.memory_trans_fc,
+            self.memory_trans_norm,
+            head.cls_branches[last],
+            head.reg_branches[last],
+        )
+        groups = [(first, self.query_embedding)]
         if self.training:
-            groups += [
-                (group.memory_trans_fc, group.memory_trans_norm)
-                + (group.cls_branch, group.reg_branch, group.query_embedding)
-                for group in self.query_groups
-            ]
-        chosen, queries = [], []
-        with torch.autocast(memory.device.type, enabled=False):
-            proposals, usable = self.gen_proposals(layout)
-            cells = memory.float().masked_fill(~usable[..., None], 0.0)
-            if self.coordinates == 'grid':
-                usable = torch.ones_like(usable)
-            for project, norm, classify, regress, embedding in groups:
-                features = norm(project(cells))
-
-                def boxes_of(index: Tensor, features=features, regress=regress) -> Tensor:
-                    return regress(features[index]) + proposals[index]
-
-                scores = classify(features)
-                chosen.append(_select_proposals(scores, boxes_of, usable, layout, num_queries))
-                queries.append(embedding.weight[:num_queries])
-            scores, boxes = (torch.cat(parts, 1) for parts in zip(*chosen, strict=True))
+            groups += [(group.selector, group.query_embedding) for group in self.query_groups]
+        selectors, embeddings = zip(*groups, strict=True)
+        scores, boxes = select_queries(
+            selectors, memory, layout, num_queries, in_grid=self.coordinates == 'grid'
+        )
+        queries = [embedding.weight[:num_queries] for embedding in embeddings]
 
         query = torch.cat(queries)[None].expand(boxes.shape[0], -1, -1)
         reference_points = boxes.detach()
@@ -509,24 +494,6 @@ class PaddingAwareDINO(DINO):
             dn_mask=dn_mask,
         )
         return decoder_inputs, head_inputs
-
-    def gen_proposals(self, layout: PyramidLayout) -> tuple[Tensor, Tensor]:
-        """Makes one box proposal for each cell of the encoder memory.
-
-        Args:
-            layout: Where the cells come from.
-
-        Returns:
-            Logits of the boxes (cx, cy, w, h) relative to the image, shape (T, 4), where not usable
-            0, or infinite if coordinates are relative to the grids; and whether a proposal is
-            usable, shape (T,). As in Deformable DETR, all four numbers of a usable one lie in
-            (0.01, 0.99).
-        """
-        sides = (0.05 * 2**layout.levels)[:, None].expand(-1, 2)
-        boxes = torch.cat((layout.centers, sides), -1)
-        usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
-        other = 1.0 if self.coordinates == 'grid' else 0.5
-        return torch.logit(boxes.masked_fill(~usable[:, None], other)), usable
 
     def forward_decoder(
         self,
@@ -589,41 +556,3 @@ def _img_shapes(batch_inputs: Tensor, batch_data_samples: OptSampleList) -> list
     if batch_data_samples is None:
         return [tuple(batch_inputs.shape[-2:])] * len(batch_inputs)
     return [tuple(sample.img_shape[:2]) for sample in batch_data_samples]
-
-
-def _select_proposals(
-    scores: Tensor,
-    boxes_of: Callable[[Tensor], Tensor],
-    usable: Tensor,
-    layout: PyramidLayout,
-    num_queries: int,
-) -> tuple[Tensor, Tensor]:
-    """Keeps the best usable proposals of each image, best first.
-
-    Boxes are computed for these alone: the scores decide.
-
-    Args:
-        scores: Class logits, shape (T, classes).
-        boxes_of: Returns the box logits of the proposals with the numbers of a tensor.
-        usable: Shape (T,).
-        layout: Where the cells come from.
-        num_queries: Number of proposals to keep.
-
-    Returns:
-        Logits of the kept scores (B, num_queries, classes) and boxes (B, num_queries, 4). If fewer
-        are usable, the last ones are constant: low scores, and a box that is the whole image.
-    """
-    ranking = scores.detach().amax(-1).masked_fill(~usable, -torch.inf)
-    ranking, index = layout.best(ranking, num_queries)
-    filler = torch.isneginf(ranking)[..., None]
-    index = index.masked_fill(filler[..., 0], 0)
-    # Each row is taken at most once, except by fillers, whose gradient is 0: no sum depends on the
-    # order of additions.
-    scores = scores.index_select(0, index.flatten()).unflatten(0, index.shape)
-    boxes = boxes_of(index)
-    whole_image = torch.zeros_like(boxes[0, 0])
-    whole_image[2:] = _FILLER_SIDE
-    return (
-        scores.masked_fill(filler, _FILLER_LOGIT),
-        torch.where(filler, whole_image, boxes),
-    )

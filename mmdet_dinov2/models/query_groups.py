@@ -7,6 +7,8 @@ import copy
 from mmdet.models.dense_heads import DINOHead
 from torch import nn
 
+from .query_selection import Selector
+
 
 class QueryGroup(nn.Module):
     """One more group of queries: its content, and what selects its proposals.
@@ -40,3 +42,10 @@ class QueryGroup(nn.Module):
         nn.init.xavier_uniform_(self.memory_trans_fc.weight)
         self.cls_branch.load_state_dict(head.cls_branches[-1].state_dict())
         self.reg_branch.load_state_dict(head.reg_branches[-1].state_dict())
+
+    @property
+    def selector(self) -> Selector:
+        """What selects the proposals of the group."""
+        return Selector(
+            self.memory_trans_fc, self.memory_trans_norm, self.cls_branch, self.reg_branch
+        )

@@ -7,8 +7,8 @@ from mmdet.registry import MODELS
 
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.layers import PyramidLayout
-from mmdet_dinov2.models.dino import _select_proposals
 from mmdet_dinov2.models.dino_encoder import PaddingAwareEncoder
+from mmdet_dinov2.models.query_selection import best_proposals, box_proposals
 from mmdet_dinov2.models.targets import BoxTargets
 
 from ..tiny import (
@@ -81,7 +81,7 @@ def test_no_proposal_lies_in_padding(detector, images):
     assert inputs['feat'].shape[0] == (11 * 8 + 6 * 4 + 3 * 2 + 2) + (
         19 * 28 + 10 * 14 + 5 * 7 + 12
     )
-    proposals, usable = detector.gen_proposals(layout)
+    proposals, usable = box_proposals(layout)
     boxes = proposals.sigmoid()[usable]
     assert ((boxes > 0.01) & (boxes < 0.99)).all()
     # A proposal of stride s lies at the centre of its cell, in pixels of the image.
@@ -100,7 +100,7 @@ def test_missing_proposals_become_the_whole_image(layout):
     scores = torch.tensor([[1.0], [3.0], [2.0], [9.0], [5.0]])
     boxes = torch.arange(20.0).view(5, 4).requires_grad_()
     usable = torch.tensor([True, True, False, False, True])
-    kept, kept_boxes = _select_proposals(scores, boxes.__getitem__, usable, layout, 6)
+    kept, kept_boxes = best_proposals(scores, boxes.__getitem__, usable, layout, 6)
     fillers = [-10.0] * 5
     assert kept[..., 0].tolist() == [[3.0, 1.0, *fillers[:4]], [5.0, *fillers]]
     assert kept_boxes[0, :2].tolist() == [[4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0]]
@@ -114,7 +114,7 @@ def test_missing_proposals_become_the_whole_image(layout):
 def test_the_best_proposals_of_each_image_are_kept(layout):
     scores = torch.tensor([[1.0, 0.0], [3.0, 8.0], [2.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
     boxes = torch.arange(20.0).view(5, 4)
-    kept, kept_boxes = _select_proposals(scores, boxes.__getitem__, scores[:, 0] > 0, layout, 1)
+    kept, kept_boxes = best_proposals(scores, boxes.__getitem__, scores[:, 0] > 0, layout, 1)
     assert kept.tolist() == [[[9.0, 0.0]], [[5.0, 0.0]]]
     assert kept_boxes[:, 0, 0].tolist() == [12.0, 16.0]
 
