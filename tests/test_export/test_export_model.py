@@ -31,7 +31,7 @@ BACKBONES = {
 def build(backbone, **changes):
     cfg = detector_cfg(backbone=backbone)
     for key, value in changes.items():
-        cfg[key] = {**cfg[key], **value} if isinstance(value, dict) else value
+        cfg[key] = {**cfg.get(key, {}), **value} if isinstance(value, dict) else value
     model = MODELS.build(cfg)
     model.init_weights()
     return randomize(model, std=0.1)
@@ -98,7 +98,8 @@ def test_masks(backbone):
         samples = detector.predict(images, samples, rescale=False)
     assert 'pixel embedding' in recorded
     boxes, _, _, logits = model(images)
-    assert logits.shape == (2, 20, *(-(-side // int(model.mask_stride) // 2) * 2 for side in size))
+    cells = (2 * -int(-side // (2 * model.mask_stride)) for side in size)
+    assert logits.shape == (2, 20, *cells)
     cell = torch.full((2,), model.mask_stride)
     for of_image, image_boxes, sample in zip(logits, boxes, samples, strict=True):
         found = masks_from_logits(of_image, cell, image_boxes, size)

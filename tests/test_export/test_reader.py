@@ -122,7 +122,7 @@ def test_masks_are_those_of_the_detector(scale):
 
 def test_results_and_json_of_masks(tmp_path, monkeypatch, capsys):
     masks = np.full((1, 2, 8, 12), -1.0, np.float32)
-    masks[0, 0, 2:5, 3:] = 1
+    masks[0, 0, 2:5] = 1
     found = [np.array([[[8, 4, 44, 28], [0, 0, 9, 9]]], np.float32), np.array([[0.9, 0.2]]),
              np.array([[1, 0]]), masks]  # fmt: skip
     texts = replace(METADATA, mask_stride=4.0, smallest_side=1).as_texts()
@@ -134,7 +134,7 @@ def test_results_and_json_of_masks(tmp_path, monkeypatch, capsys):
     (detection,) = Reader(tmp_path / 'a.onnx').predict(tmp_path / 'a.png')
     assert detection.mask.inside.shape == (24, 36)
     expected = np.zeros((32, 48), bool)
-    expected[8:20, 12:44] = True
+    expected[8:20, 8:44] = True
     assert np.array_equal(detection.mask.of_image(), expected)
     assert reader.main(['a.onnx', str(tmp_path / 'a.png')]) == 0
     (entry,) = json.loads(capsys.readouterr().out)['detections']

@@ -13,7 +13,6 @@ from pycocotools import mask as coco_mask
 
 from mmdet_dinov2.checkpoint.load_detector import load_for_fine_tuning
 from mmdet_dinov2.errors import InputError
-from mmdet_dinov2.export.model import prepare
 from mmdet_dinov2.layers import PyramidLayout
 from mmdet_dinov2.models import BatchedHungarianAssigner, mask_prediction, mask_supervision
 from mmdet_dinov2.models.mask_head import MaskHead
@@ -486,11 +485,6 @@ def test_a_box_detector_is_a_start():
     assert report.missing and all(name.startswith('mask_head.') for name in report.missing)
     assert not report.left_out and 'mask_head.neck_proj.weight' in str(report)
     assert f'{len(report.missing)} missing' in str(report)
-
-
-def test_exports_have_no_masks():
-    with pytest.raises(InputError, match='detectors with masks cannot be exported'):
-        prepare(seg_detector())
 
 
 def test_masks_learn_in_bf16():
