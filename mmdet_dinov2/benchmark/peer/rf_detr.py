@@ -6,10 +6,14 @@ files beside it and `peak_memory.py`.
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from rfdetr import config as settings
@@ -35,7 +39,8 @@ def build(
         seed: Seed of weights, images and boxes.
 
     Returns:
-        ``train`` and ``forward``, which take a number of threads; ``memory``, the peak in MiB so
+        ``train`` and ``forward``, which take a number of threads; ``forward_exported``, which runs
+        an ONNX file of the model in onnxruntime with one thread; ``memory``, the peak in MiB so
         far; ``describe``.
     """
     memory = _own_file('peak_memory.py').PeakMemory('cpu')
@@ -65,6 +70,25 @@ def build(
         with torch.no_grad():
             model(_samples(images[:1]))
 
+    @functools.cache
+    def session() -> Any:
+        import onnxruntime
+
+        copied = copy.deepcopy(model).eval()
+        copied.export()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / 'model.onnx')
+            # As `rfdetr` exports.
+            torch.onnx.export(
+                copied, (images[:1],), path, input_names=['input'], opset_version=17, dynamo=False
+            )
+            return onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
+
+    def forward_exported() -> None:
+        session().run(None, {'input': images[:1].numpy()})
+
     def describe() -> dict:
         """Attention as matrix products, which torch's counter knows."""
         model.eval()
@@ -76,7 +100,13 @@ def build(
             versions={name: metadata.version(name) for name in _PACKAGES},
         )
 
-    return dict(train=train, forward=forward, memory=memory.mib, describe=describe)
+    return dict(
+        train=train,
+        forward=forward,
+        forward_exported=forward_exported,
+        memory=memory.mib,
+        describe=describe,
+    )
 
 
 def _samples(images: Tensor) -> NestedTensor:

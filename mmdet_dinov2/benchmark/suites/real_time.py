@@ -26,11 +26,13 @@ from .project_configs import config_path
 CONFIG = 'dino_dinov2_s_rt'
 COLUMNS = (
     'model', 'images', 'parameters M', 'GFLOP', 'forward, 1 thread s', 'ratio, 1 thread',
-    'forward, all threads s', 'ratio, all threads', 'training step s', 'step ratio', 'peak MiB',
-    'memory ratio',
+    'forward, all threads s', 'ratio, all threads', 'exported s', 'exported / eager',
+    'exported ratio', 'training step s', 'step ratio', 'peak MiB', 'memory ratio',
 )  # fmt: skip
 # Of ours, as multiples of RF-DETR.
 LIMITS = dict(forward=1.0, photos=0.8, step=0.6, memory=0.75, video=0.9)
+# Of an exported file, as a multiple of the model that it was made from.
+EXPORTED_LIMIT = 0.8
 SQUARE, PHOTOS = 'square', '4:3'
 BATCH_SIZE, NUM_BOXES = 2, 8
 _PEER_FILE = Path(__file__).resolve().parents[1] / 'peer' / 'rf_detr.py'
@@ -128,6 +130,8 @@ def _compare(
         f'{BATCH_SIZE} images with {NUM_BOXES} boxes each, {all_threads} threads',
         f'{settings.repeats or 3} rounds in turns, each model in a process of its own; a ratio is '
         f'to {name} on squares, to which it resizes all images',
+        'exported: an ONNX file in onnxruntime with 1 thread, written without a proof; limit: '
+        f'{EXPORTED_LIMIT} of the forward pass with 1 thread',
         f'limits of ours: forward {LIMITS["forward"]} (4:3: {LIMITS["photos"]}), step '
         f'{LIMITS["step"]}, memory {LIMITS["memory"]}',
     ]
@@ -203,12 +207,16 @@ def _measure(settings: Settings, ours: Any, theirs: Any, name: str, all_threads:
     memory = {'ours': ours.call('memory')}
     if theirs is not None:
         memory[name] = theirs.call('memory')
-    forward = {}
-    for threads in (1, all_threads):
-        forward[threads] = measure_in_turns(
-            {model: partial(call, 'forward', threads=threads) for model, call in calls.items()},
-            repeats,
-        )
+    forward = {
+        threads: {model: partial(call, 'forward', threads=threads) for model, call in calls.items()}
+        for threads in (1, all_threads)
+    }
+    not_exported: dict[str, str] = {}
+    for model, call in calls.items():
+        not_exported.update(_try(model, partial(call, 'forward_exported')))
+        if model not in not_exported:
+            forward[1][f'{model} exported'] = partial(call, 'forward_exported')
+    forward = {threads: measure_in_turns(cases, repeats) for threads, cases in forward.items()}
     found: dict[str, Any] = {}
     for model, call in calls.items():
         described = call('describe')
@@ -227,6 +235,14 @@ def _measure(settings: Settings, ours: Any, theirs: Any, name: str, all_threads:
                 row[column] = Spread.of(times[model])
                 if name in times and model != name:
                     row[ratio_column] = ratio(times[model], times[name])
+        if model in not_exported:
+            row['exported s'] = f'{NOT_MEASURED}: {not_exported[model]}'
+        else:
+            times = forward[1][f'{model} exported']
+            row['exported s'] = Spread.of(times)
+            row['exported / eager'] = ratio(times, forward[1][model])
+            if f'{name} exported' in forward[1] and model != name:
+                row['exported ratio'] = ratio(times, forward[1][f'{name} exported'])
         if model in memory:
             row['peak MiB'] = memory[model]
             if memory.get(name) and model != name:
