@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -99,12 +100,21 @@ def watch_training(arguments: Sequence[str], processes: int, time_limit: float) 
     except subprocess.TimeoutExpired:
         pass  # ended below
     finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # loading processes too
-        except ProcessLookupError:
-            pass
+        _kill_tree(process.pid)
         process.wait()
     return Watched(moment[0], max(peak, last), last)
+
+
+def _kill_tree(pid: int) -> None:
+    """Ends a process and all below it. A launcher gives each training a process group of its own."""
+    try:
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def tree_memory(pid: int) -> float:

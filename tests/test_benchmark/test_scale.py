@@ -1,12 +1,14 @@
 """The comparison of large datasets runs on a small one; its dataset and its measuring."""
 
 import os
+import sys
 import time
 from types import SimpleNamespace
 from unittest import mock
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from mmdet_dinov2.benchmark.isolated import CaseError
@@ -17,7 +19,13 @@ from mmdet_dinov2.benchmark.suites import SUITES
 from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, config_path
 from mmdet_dinov2.benchmark.suites.scale import add_growth
 from mmdet_dinov2.benchmark.tables import NOT_MEASURED, BenchmarkReport
-from mmdet_dinov2.benchmark.watched import FIRST_STEPS, Watched, tree_memory, watch_training
+from mmdet_dinov2.benchmark.watched import (
+    FIRST_STEPS,
+    Watched,
+    _kill_tree,
+    tree_memory,
+    watch_training,
+)
 from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 from mmdet_dinov2.engine.log import ReadableLoggerHook
@@ -101,6 +109,22 @@ def test_a_training_ends_before_the_memory_of_the_machine_does(tmp_path, monkeyp
     monkeypatch.setattr('mmdet_dinov2.benchmark.watched.psutil.virtual_memory', lambda: memory)
     with pytest.raises(CaseError, match='needs more memory than this machine has, .* so far'):
         watch_training([str(tmp_path / 'nothing.py')], processes=1, time_limit=300)
+
+
+def test_all_processes_end_with_their_launcher():
+    sleep = 'import time; time.sleep(99)'
+    launch = (
+        'import subprocess, sys; '
+        f'subprocess.Popen([sys.executable, "-c", {sleep!r}], start_new_session=True); {sleep}'
+    )
+    launcher = psutil.Popen([sys.executable, '-c', launch])
+    while not launcher.children():
+        time.sleep(0.05)
+    (child,) = launcher.children()
+    _kill_tree(launcher.pid)
+    launcher.wait(10)
+    _, alive = psutil.wait_procs([child], timeout=10)
+    assert not alive
 
 
 def test_data_of_any_number_of_images(tmp_path):
