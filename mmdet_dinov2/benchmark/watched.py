@@ -106,7 +106,7 @@ def watch_training(arguments: Sequence[str], processes: int, time_limit: float) 
 
 
 def _kill_tree(pid: int) -> None:
-    """Ends a process and all below it. A launcher gives each training a process group of its own."""
+    """Ends a process and all below it; those of a launcher are in groups of their own."""
     try:
         root = psutil.Process(pid)
         family = [root, *root.children(recursive=True)]
