@@ -17,7 +17,13 @@ from torch import Tensor
 SAMPLE_SEED = 'sample_seed'
 # Images that this sample replaces, as they cannot be read: pairs of path and reason.
 BAD_IMAGES = 'bad_images'
-# Numbers of boxes of all images of the step in all processes, and number of micro-batches.
+# Weight of an image in the losses, 0 to 1; images without it have 1.
+IMAGE_WEIGHT = 'image_weight'
+# Fields of the sample of an unlabeled photo: the view that the teacher sees, (3, H, W), uint8, and
+# boxes (x1, y1, x2, y2) in pixels that it is not sure of, (N, 4).
+TEACHER_VIEW = 'teacher_view'
+UNSURE_BOXES = 'unsure_boxes'
+# Boxes and weights of all images of the step in all processes, and number of micro-batches.
 _STEP_BOXES = 'step_boxes'
 _STEP_MICRO_BATCHES = 'step_micro_batches'
 
@@ -41,12 +47,20 @@ def boxes_of_step(batch_data_samples: SampleList, num_images: int, device: torch
         device: Device of the model.
 
     Returns:
-        Numbers, shape (processes, num_images), 0 where a process has fewer images.
+        Number of boxes and weight of each image, shape (processes, num_images, 2), 0 where a
+        process has fewer images.
     """
-    counts = [len(sample.gt_instances) for sample in batch_data_samples]
-    counts += [0] * (num_images - len(counts))
-    own = torch.tensor(counts, dtype=torch.int32).to(device, non_blocking=True)
+    counts = _boxes_and_weights(batch_data_samples)
+    counts += [(0.0, 0.0)] * (num_images - len(counts))
+    own = torch.tensor(counts).to(device, non_blocking=True)
     return torch.stack(all_gather(own))
+
+
+def _boxes_and_weights(batch_data_samples: SampleList) -> list[tuple[float, float]]:
+    return [
+        (float(len(sample.gt_instances)), sample.metainfo.get(IMAGE_WEIGHT, 1.0))
+        for sample in batch_data_samples
+    ]
 
 
 def announce_step(micro_batches: Sequence[SampleList], boxes: Tensor | None = None) -> None:
@@ -60,8 +74,8 @@ def announce_step(micro_batches: Sequence[SampleList], boxes: Tensor | None = No
         boxes: What :func:`boxes_of_step` returned; None if these micro-batches are all of the step.
     """
     if boxes is None:
-        counts = [len(sample.gt_instances) for samples in micro_batches for sample in samples]
-        boxes = torch.tensor([counts], dtype=torch.int32)
+        counts = [entry for samples in micro_batches for entry in _boxes_and_weights(samples)]
+        boxes = torch.tensor([counts])
     step = {_STEP_BOXES: boxes, _STEP_MICRO_BATCHES: len(micro_batches)}
     for samples in micro_batches:
         for sample in samples:
@@ -75,8 +89,8 @@ def announced_step(img_metas: Sequence[dict]) -> tuple[Tensor, int] | None:
         img_metas: Metadata of the images of one micro-batch.
 
     Returns:
-        Numbers of boxes, shape (processes, images), and the number of micro-batches of this
-        process.
+        Numbers of boxes and weights, shape (processes, images, 2), and the number of micro-batches
+        of this process.
     """
     meta = img_metas[0]
     return (meta[_STEP_BOXES], meta[_STEP_MICRO_BATCHES]) if _STEP_BOXES in meta else None

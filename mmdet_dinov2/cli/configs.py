@@ -30,7 +30,13 @@ def read_config(args: argparse.Namespace) -> Config:
         trust_checkpoints()
     os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     cfg = training.read_config(
-        args.config, data=args.data, work_dir=args.work_dir, options=args.cfg_options, tell=tell
+        args.config,
+        data=args.data,
+        unlabeled=getattr(args, 'unlabeled', None),
+        teacher=getattr(args, 'teacher', None),
+        work_dir=args.work_dir,
+        options=args.cfg_options,
+        tell=tell,
     )
     cfg.launcher = getattr(args, 'launcher', 'none')
     return cfg

@@ -31,9 +31,10 @@ OTHER_SETTINGS = (
     'sample_data',
     'strategy',
     'sync_bn',
+    'unlabeled',
 )
-# Keys of a dataloader that mmengine's runner removes before it builds one.
-_LOADER_KEYS = ('num_batch_per_epoch',)
+# Keys of a dataloader that the runner and its loop remove before one is built.
+_LOADER_KEYS = ('num_batch_per_epoch', 'unlabeled')
 
 
 def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:

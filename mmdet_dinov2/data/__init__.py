@@ -14,6 +14,7 @@ from .random_tile import RandomTile
 from .shapes import generate_shapes
 from .shapes_dataset import ShapesDataset
 from .tiled_loading import PackTiledInputs, TiledLoadImageFromFile
+from .two_views import PackTwoViews
 
 __all__ = [
     'BadImageError',
@@ -24,6 +25,7 @@ __all__ = [
     'Finding',
     'MixSamples',
     'PackTiledInputs',
+    'PackTwoViews',
     'PackWeightedDetInputs',
     'RandomTile',
     'ShapesDataset',

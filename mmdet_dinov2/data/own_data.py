@@ -170,7 +170,7 @@ def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -
         )
         return dict(content, info=info)
 
-    _write_once(target, convert)
+    write_once(target, convert)
     coco = read_annotations(str(target))
     remarks.notes.append(
         f'{split}: {coco.num_images} images in {found.folder}, converted from {found.origin} to '
@@ -180,12 +180,17 @@ def _annotations(split: str, found: FoundSplit, cache: Path, remarks: Remarks) -
     return coco
 
 
+def info_of(written: bytes) -> dict[str, Any]:
+    """Returns the ``info`` in the text of a file that :func:`write_once` wrote."""
+    try:
+        return msgspec.json.decode(written, type=_Converted).info
+    except msgspec.DecodeError:  # names of files that are no UTF-8
+        return json.loads(written)['info']
+
+
 def _remarks_of(converted: bytes) -> Remarks:
     """Returns the remarks in the text of a converted annotation file."""
-    try:
-        info = msgspec.json.decode(converted, type=_Converted).info
-    except msgspec.DecodeError:  # names of files that are no UTF-8
-        info = json.loads(converted)['info']
+    info = info_of(converted)
     return Remarks(info['notes'], info['warnings'])
 
 
@@ -237,7 +242,7 @@ def _split_train(
                 categories=train.categories,
             )
 
-        _write_once(target, select)
+        write_once(target, select)
     remarks.notes.append(
         f'there is no val split: {count} of the {train.num_images} training images, drawn with '
         f'seed {VAL_SEED}, are used to validate instead of to train ({targets["val"]})'
@@ -268,8 +273,13 @@ def _has_yaml(folder: Path) -> bool:
     return False
 
 
-def _write_once(target: Path, make: Callable[[], dict[str, Any]]) -> None:
-    """Writes a JSON file unless it exists; of several processes only one writes it."""
+def write_once(target: Path, make: Callable[[], dict[str, Any]]) -> None:
+    """Writes a JSON file unless it exists; of several processes only one writes it.
+
+    Args:
+        target: The file; its folder is made if needed.
+        make: Returns the content.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / CACHE_LOCK):
         if not target.is_file():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from .loading import BadImageError
 
 # After so many unreadable images in a row, all are assumed to be unreadable.
 _MAX_REPLACEMENTS = 16
+# Tells the random numbers of the order of unlabeled photos from others.
+_PHOTOS = 0x70686F74
 
 
 class SeededIndex(NamedTuple):
@@ -50,6 +53,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def images_per_step(batch_sampler: Any) -> int:
+    """Returns the largest number of images of a batch, photos without labels included."""
+    unlabeled = getattr(batch_sampler, 'unlabeled', None)
+    return batch_sampler.batch_size + (unlabeled.per_step if unlabeled else 0)
+
+
 class SeededDataset:
     """Wraps a dataset and seeds the random numbers of every sample.
 
@@ -61,10 +70,14 @@ class SeededDataset:
 
     Args:
         dataset: A dataset of mmengine.
+        unlabeled: A dataset of photos without labels, whose indices follow those of ``dataset``.
+            Samplers, which ask for the length, do not see it (:class:`UnlabeledStream` does), and a
+            photo that cannot be read is replaced by another one of it.
     """
 
-    def __init__(self, dataset: Sized) -> None:
+    def __init__(self, dataset: Sized, unlabeled: Sized | None = None) -> None:
         self.dataset = dataset
+        self.unlabeled = unlabeled
 
     @property
     def pipeline(self) -> Any:
@@ -96,15 +109,17 @@ class SeededDataset:
         return sample
 
     def _readable_sample(self, item: SeededIndex) -> tuple[Any, tuple[tuple[str, str], ...]]:
-        index = item.index
+        dataset, index = self.dataset, item.index
+        if self.unlabeled is not None and index >= len(dataset):
+            dataset, index = self.unlabeled, index - len(dataset)
         bad: list[tuple[str, str]] = []
         for attempt in range(_MAX_REPLACEMENTS):
             seed_everything(item.seed)
             try:
-                return self.dataset[index], tuple(bad)
+                return dataset[index], tuple(bad)
             except BadImageError as error:
                 bad.append(error.described)
-                index = derive_seed(item.seed, attempt) % len(self.dataset)
+                index = derive_seed(item.seed, attempt) % len(dataset)
         path, reason = bad[-1]
         raise InputError(
             f"{len(bad)} images in a row cannot be read, the last one '{path}' because {reason}; "
@@ -116,7 +131,7 @@ class SeededDataset:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset':  # not set yet, while the wrapper is being unpickled
+        if name in ('dataset', 'unlabeled'):  # not set yet, while the wrapper is being unpickled
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -154,6 +169,50 @@ class _SamplerOfSizes(Sampler):
         return dict(width=self._widths[idx], height=self._heights[idx])
 
 
+@dataclass
+class UnlabeledStream:
+    """Which unlabeled photos belong to a step, the same on any number of processes.
+
+    One pass over all photos follows the other, each in an order of its own.
+
+    Attributes:
+        num_photos: Number of photos.
+        first_index: Index of the first photo in the dataset.
+        per_step: Number of photos of a step in this process.
+        rank: Number of this process.
+        world_size: Number of processes.
+        begin: First step that has photos.
+    """
+
+    num_photos: int
+    first_index: int
+    per_step: int
+    rank: int = 0
+    world_size: int = 1
+    begin: int = 0
+    _order: tuple[tuple[int, int], np.ndarray] | None = field(default=None, repr=False)
+
+    def indices(self, seed: int, step: int) -> list[int]:
+        """Returns the indices of the photos of a step in this process.
+
+        Args:
+            seed: Seed of the run.
+            step: Number of the step, from 0.
+        """
+        if step < self.begin:
+            return []
+        start = (step - self.begin) * self.per_step * self.world_size + self.rank
+        places = range(start, start + self.per_step * self.world_size, self.world_size)
+        return [self._photo(seed, place) + self.first_index for place in places]
+
+    def _photo(self, seed: int, place: int) -> int:
+        round_, place = divmod(place, self.num_photos)
+        if self._order is None or self._order[0] != (seed, round_):
+            numbers = np.random.default_rng((seed, _PHOTOS, round_))
+            self._order = (seed, round_), numbers.permutation(self.num_photos)
+        return int(self._order[1][place])
+
+
 @DATA_SAMPLERS.register_module()
 class StepBatchSampler:
     """Yields batches of seeded indices, from any step on.
@@ -165,6 +224,9 @@ class StepBatchSampler:
         seed: Seed of the run, the same in all processes.
         batch_sampler: Config of the batch sampler that forms the batches; ``None`` takes the
             indices in order.
+
+    Attributes:
+        unlabeled: Adds photos without labels to each batch; None adds none.
     """
 
     def __init__(
@@ -187,6 +249,7 @@ class StepBatchSampler:
             sizes = getattr(sampler.dataset, 'image_sizes', lambda: None)()
             if sizes is not None:
                 self.batches.sampler = _SamplerOfSizes(sampler, *sizes)
+        self.unlabeled: UnlabeledStream | None = None
         self._first_step = 0
         self._skip = 0
 
@@ -205,8 +268,10 @@ class StepBatchSampler:
         self._skip = 0
         for number, batch in islice(enumerate(self._batches()), skip, None):
             step = first_step + number
+            photos = self.unlabeled.indices(self.seed, step) if self.unlabeled else ()
             yield [
-                SeededIndex(int(index), derive_seed(self.seed, step, int(index))) for index in batch
+                SeededIndex(int(index), derive_seed(self.seed, step, int(index)))
+                for index in (*batch, *photos)
             ]
 
     def _batches(self) -> Iterator[Sequence[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections import defaultdict
@@ -9,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mmdet.registry import DATASETS
 
 from ..errors import InputError, MissingFileError
 from ..wording import name_some
@@ -136,6 +139,11 @@ def labeled_photos(cfg: Mapping[str, Any]) -> dict[str, list[str]]:
     photos: dict[str, list[str]] = {}
     for split in SPLITS:
         for key, config in iter_dataset_configs(cfg, split):
+            if config.get('indices') is not None:  # a part of the file
+                dataset = DATASETS.build(copy.deepcopy(dict(config)))
+                paths = [dataset.get_data_info(row)['img_path'] for row in range(len(dataset))]
+                photos.setdefault(split, []).extend(paths)
+                continue
             source = read_source(split, key, config)
             names = read_annotations(os.path.abspath(source.ann_file)).file_names
             folder = source.image_folder or ''

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Iterator
 
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_world_size
+from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import DATASETS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from ..data.seeded import SeededDataset, StepBatchSampler
+from ..data.seeded import SeededDataset, StepBatchSampler, UnlabeledStream, images_per_step
 from ..errors import InputError
 from ..sample_meta import bad_images
 from .bad_images import BadImages
@@ -68,7 +68,7 @@ class OptimizerStepLoop:
         self._training_step = TrainingStep(self.runner, self._redo)
         if self._fit:
             image = find_largest_image(self.dataloader.dataset)
-            self._training_step.fit(image, self.dataloader.batch_sampler.batch_size)
+            self._training_step.fit(image, images_per_step(self.dataloader.batch_sampler))
         self.runner.logger.info(describe_training(self.runner))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
@@ -87,7 +87,9 @@ class OptimizerStepLoop:
         bad = bad_images(data_batch['data_samples']) if 'data_samples' in data_batch else []
         log_vars = self.step.share(losses, len(bad))
         if self.step.num_bad_images:
-            self.bad_images.add(runner, bad, len(self.dataloader.dataset))
+            dataset = self.dataloader.dataset
+            photos = getattr(dataset, 'unlabeled', None) or ()
+            self.bad_images.add(runner, bad, len(dataset) + len(photos))
         return log_vars
 
 
@@ -218,10 +220,12 @@ def build_training_dataloader(runner, dataloader: DataLoader | dict) -> DataLoad
         dataloader: A config, or a dataloader, which is returned as it is.
 
     Returns:
-        The dataloader; its batch sampler is a ``StepBatchSampler``.
+        The dataloader; its batch sampler is a ``StepBatchSampler``. With ``unlabeled`` in the
+        config, it adds photos of ``unlabeled.dataset`` to each step, ``unlabeled.ratio`` for each
+        labeled image (1 by default).
 
     Raises:
-        InputError: If there are fewer images than processes.
+        InputError: If there are fewer images than processes, or ``unlabeled`` cannot be used.
     """
     if isinstance(dataloader, DataLoader):
         return dataloader
@@ -234,14 +238,40 @@ def build_training_dataloader(runner, dataloader: DataLoader | dict) -> DataLoad
             f'the training data has {len(dataset)} images, but there are {get_world_size()} '
             'processes; start at most as many processes as there are images'
         )
-    cfg['dataset'] = SeededDataset(dataset)
+    unlabeled = cfg.pop('unlabeled', None)
+    photos = unlabeled and _build_photos(unlabeled)
+    cfg['dataset'] = SeededDataset(dataset, photos)
     cfg['batch_sampler'] = dict(
         type='StepBatchSampler',
         seed=runner.seed,
         drop_last=cfg.pop('drop_last', False),
         batch_sampler=cfg.get('batch_sampler'),
     )
-    return runner.build_dataloader(cfg, seed=runner.seed)
+    loader = runner.build_dataloader(cfg, seed=runner.seed)
+    if photos:
+        wanted = unlabeled.get('ratio', 1) * cfg['batch_size']
+        if not (wanted == int(wanted) and wanted >= 1):
+            raise InputError(
+                f'train_dataloader.unlabeled.ratio={unlabeled["ratio"]} is {wanted:g} photos for '
+                f'the {cfg["batch_size"]} labeled images of a step in each process; it must be a '
+                'whole number of at least 1'
+            )
+        loader.batch_sampler.unlabeled = UnlabeledStream(
+            len(photos), len(dataset), int(wanted), get_rank(), get_world_size()
+        )
+    return loader
+
+
+def _build_photos(unlabeled: dict) -> Dataset:
+    unknown = unlabeled.keys() - {'dataset', 'ratio'}
+    if unknown or 'dataset' not in unlabeled:
+        raise InputError(
+            'train_dataloader.unlabeled has dataset and ratio, but got '
+            f'{", ".join(sorted(unlabeled))}'
+        )
+    photos = DATASETS.build(unlabeled['dataset'])
+    photos.full_init()
+    return photos
 
 
 def _start(dataloader: DataLoader, seed: int, first_step: int, skip: int) -> None:

@@ -38,6 +38,7 @@ from . import batch
 from .hooks.preemption import STOPPED_EXIT_CODE
 from .resume.choose import has_checkpoints
 from .runner import StrictRunner
+from .unlabeled import name_unlabeled, use_unlabeled
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def train(
     config: str,
     data: str | os.PathLike | None = None,
     *,
+    unlabeled: str | os.PathLike | None = None,
+    teacher: str | os.PathLike | None = None,
     work_dir: str | os.PathLike | None = None,
     options: Mapping[str, Any] | None = None,
     resume: bool | str = False,
@@ -76,6 +79,8 @@ def train(
         config: Config file, or name of a config of this project such as 'dino_dinov2_s_ft'.
         data: Folder of a dataset to use instead of that of the config; docs/own-data.md lists the
             formats.
+        unlabeled: Folder of photos without labels to learn from as well.
+        teacher: Checkpoint of a detector that labels them; None takes the averaged weights.
         work_dir: Output folder; by default that of the config, else ``work_dirs/CONFIG_NAME``.
         options: Settings that override the config, by dotted name, as for ``--cfg-options``.
         resume: True to continue from the last checkpoint in the work folder, if there is one; a
@@ -96,7 +101,14 @@ def train(
         InputError: If config or dataset cannot be used. The message says what to do.
         KeyboardInterrupt: If the process was asked to stop. The state of the run is saved first.
     """
-    cfg = read_config(config, data=data, work_dir=work_dir, options=options)
+    cfg = read_config(
+        config,
+        data=data,
+        unlabeled=unlabeled,
+        teacher=teacher,
+        work_dir=work_dir,
+        options=options,
+    )
     cfg = set_up_training(
         cfg,
         resume=resume,
@@ -129,6 +141,8 @@ def read_config(
     config: str,
     *,
     data: str | os.PathLike | None = None,
+    unlabeled: str | os.PathLike | None = None,
+    teacher: str | os.PathLike | None = None,
     work_dir: str | os.PathLike | None = None,
     options: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = print,
@@ -138,6 +152,8 @@ def read_config(
     Args:
         config: Config file, or name of a config of this project.
         data: Folder of a dataset. Annotation files that it needs are written to the work folder.
+        unlabeled: As for :func:`train`. Settings of it are options, such as ``unlabeled.burn_in``.
+        teacher: As for :func:`train`.
         work_dir: Work folder; by default that of the options, else that of the config, else
             ``work_dirs/CONFIG_NAME``.
         options: Settings by dotted name; they have the last word.
@@ -160,6 +176,12 @@ def read_config(
             tell(f'data: {note}')
         for warning in found.warnings:
             tell(f'warning: {warning}')
+    if unlabeled:
+        name_unlabeled(cfg, unlabeled, teacher)
+    elif teacher:
+        raise InputError(
+            '--teacher labels unlabeled photos; give their folder with --unlabeled FOLDER'
+        )
     options = check_options(options, cfg)
     if image_size.KEY in options:
         image_size.set_longest_side(cfg, options[image_size.KEY])
@@ -210,6 +232,7 @@ def set_up_training(
         InputError: If something is asked for that the config does not allow.
     """
     require_training_data(cfg)
+    use_unlabeled(cfg, os.path.join(cfg.work_dir, 'data'), tell)
     if amp:
         cfg.merge_from_dict({'optim_wrapper.type': 'Bf16OptimWrapper'})
     if lr_rule and not auto_scale_world_size:

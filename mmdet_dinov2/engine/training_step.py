@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint import inner_model
-from ..data.seeded import derive_seed, seed_everything
+from ..data.seeded import derive_seed, images_per_step, seed_everything
 from ..errors import InputError
 from ..layers.out_of_memory import is_out_of_memory, release_memory
 from ..sample_meta import announce_step, boxes_of_step
@@ -102,7 +102,7 @@ class TrainingStep:
         boxes = None
         if self._averaging is not None and can_be_divided(data_batch):
             device = next(self._runner.model.parameters()).device
-            most = self._runner.train_dataloader.batch_sampler.batch_size
+            most = images_per_step(self._runner.train_dataloader.batch_sampler)
             boxes = boxes_of_step(data_batch['data_samples'], most, device)
         result: list[dict[str, Tensor]] | Failure | None = None
         verdict, self._last_tries = _AGAIN, _LAST_TRIES

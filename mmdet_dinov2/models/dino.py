@@ -96,6 +96,8 @@ class PaddingAwareDINO(DINO):
 
     # The training loop knows the boxes of the whole step, so the losses need no other process.
     communicates_in_forward = False
+    # Its losses know weights of images, and boxes that may be objects or not.
+    weighs_images = True
 
     def __init__(
         self,

@@ -26,6 +26,9 @@ from .mask_supervision import MaskPairs, MaskSupervision
 from .matching import BatchedHungarianAssigner, Matches
 from .targets import BoxTargets
 
+# A query whose box overlaps one that may be an object or not by this IoU is not background.
+_UNSURE_IOU = 0.5
+
 
 @MODELS.register_module()
 class BatchedDINOHead(DINOHead):
@@ -38,6 +41,10 @@ class BatchedDINOHead(DINOHead):
     do not wait. Losses are divided by the mean number of boxes per micro-batch, over all processes
     and accumulated micro-batches of the step (see :func:`announce_step`). So gradients do not
     depend on how a batch is divided. The focal loss does not need a compiled operator.
+
+    An image with a weight counts with it in all losses, and so do its boxes in the number that the
+    losses are divided by. Queries without a box that lie on an unsure box
+    (:attr:`.BoxTargets.unsure`) have no classification loss.
 
     Args:
         *args: As for mmdet's ``DINOHead``.
@@ -196,7 +203,8 @@ class BatchedDINOHead(DINOHead):
             )
             mask_costs = (_by_group(costs, num_groups) for costs in of_images)
         matches = self.assigner.assign_batch(scores, boxes, targets, mask_costs)
-        losses = self._set_losses(scores, boxes, matches, targets, num_boxes)
+        background = _background_weights(boxes, matches, targets)
+        losses = self._set_losses(scores, boxes, matches, targets, num_boxes, background=background)
         dn_matches = _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device)
         dn_weights = dn_meta['layout'].weights().to(targets.labels.device, non_blocking=True)
         dn_losses = self._set_losses(
@@ -206,6 +214,7 @@ class BatchedDINOHead(DINOHead):
             dn_meta['denoised'],
             num_denoised,
             weights=dn_weights,
+            background=None if background is None else targets.image_weights[:, None],
         )
         if masks is not None:
             matched = _mask_pairs(
@@ -238,6 +247,7 @@ class BatchedDINOHead(DINOHead):
         targets: BoxTargets,
         num_boxes: Tensor,
         weights: Tensor | None = None,
+        background: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Computes the losses of layers whose queries are matched.
 
@@ -248,6 +258,8 @@ class BatchedDINOHead(DINOHead):
             targets: The boxes, whose weights count in all losses.
             num_boxes: What the sums are divided by.
             weights: Weight of the loss of each query, shape (B, Q); None takes 1.
+            background: Further weight of the loss of the background, a shape that broadcasts to
+                (L, B, Q); None takes 1.
 
         Returns:
             Losses of each layer, shape (L,).
@@ -273,7 +285,10 @@ class BatchedDINOHead(DINOHead):
 
         # The loss with all classes of all queries as negatives, then the difference at positives.
         classify = as_query_loss(self.loss_cls, type(self).__name__)
-        negative = (classify.negative(scores) * weights).sum((1, 2))
+        negative = classify.negative(scores) * weights
+        if background is not None:
+            negative = negative * background
+        negative = negative.sum((1, 2))
         labels = targets.labels[matches.image, matches.target]
         logits = scores[matches.layer, matches.image, matches.query, labels].float()
         overlaps = None
@@ -328,13 +343,41 @@ def _boxes_per_micro_batch(
     step = announced_step(img_metas)
     if step is None:
         counts = torch.tensor(targets.counts, dtype=dtype).to(device, non_blocking=True)[None]
-        num_micro_batches = 1
+        weights, num_micro_batches = targets.image_weights, 1
     else:
-        counts, num_micro_batches = step[0].to(device, dtype, non_blocking=True), step[1]
-    sums = torch.stack([(counts if cap is None else counts.clamp(max=cap)).sum() for cap in caps])
+        announced, num_micro_batches = step[0].to(device, dtype, non_blocking=True), step[1]
+        counts, weights = announced.unbind(-1)
+    capped = [counts if cap is None else counts.clamp(max=cap) for cap in caps]
+    if weights is not None:
+        capped = [numbers * weights for numbers in capped]
+    sums = torch.stack([numbers.sum() for numbers in capped])
     num_processes = get_world_size() if step is None else len(counts)
     means = reduce_mean(sums) if step is None else sums / num_processes
     return (means / num_micro_batches).clamp(min=1.0 / (num_micro_batches * num_processes))
+
+
+def _background_weights(boxes: Tensor, matches: Matches, targets: BoxTargets) -> Tensor | None:
+    """Returns the weight of each query in the loss of the background.
+
+    Args:
+        boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
+        matches: Queries that have a box.
+        targets: Weights and unsure boxes of the images.
+
+    Returns:
+        Shape (L, B, Q), 0 for queries on unsure boxes that have no box; None if all are 1.
+    """
+    if targets.image_weights is None:
+        return None
+    weights = targets.image_weights[:, None].expand(boxes.shape[:3])
+    if targets.unsure is None or not targets.unsure.shape[1]:
+        return weights
+    sizes = targets.sizes[:, None]
+    unsure = (corners_of(targets.unsure) * sizes).expand(len(boxes), -1, -1, -1)
+    overlaps = bbox_overlaps(corners_of(boxes.detach().float()) * sizes, unsure)
+    ignored = overlaps.amax(-1) >= _UNSURE_IOU
+    ignored[matches.layer, matches.image, matches.query] = False
+    return weights.masked_fill(ignored, 0.0)
 
 
 def _denoising_matches(layout: DenoisingLayout, num_layers: int, device: torch.device) -> Matches:

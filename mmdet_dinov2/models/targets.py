@@ -11,6 +11,8 @@ from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..sample_meta import IMAGE_WEIGHT, UNSURE_BOXES
+
 
 @dataclass(frozen=True)
 class BoxTargets:
@@ -23,7 +25,11 @@ class BoxTargets:
         counts: Number of boxes of each image, on the host.
         chosen: Numbers of these boxes among those of their image, shape (B, T); None if they are
             all.
-        weights: Weight of each box in the losses, shape (B, T); None takes 1.
+        weights: Weight of each box in the losses, shape (B, T), that of its image included; None
+            takes 1.
+        image_weights: Weight of each image in the losses, shape (B,); None takes 1.
+        unsure: Boxes (cx, cy, w, h) relative to the image of what may be an object or not, shape
+            (B, U, 4), 0 at padding; None if there are none. Queries on them are not background.
     """
 
     labels: Tensor
@@ -32,6 +38,8 @@ class BoxTargets:
     counts: tuple[int, ...]
     chosen: Tensor | None = None
     weights: Tensor | None = None
+    image_weights: Tensor | None = None
+    unsure: Tensor | None = None
 
     @classmethod
     def collate(cls, batch_data_samples: SampleList) -> BoxTargets:
@@ -40,7 +48,8 @@ class BoxTargets:
         Args:
             batch_data_samples: For each image its ``img_shape`` and, in ``gt_instances``,
                 ``labels`` of shape (N,), ``bboxes`` (x1, y1, x2, y2) in pixels, shape (N, 4), and
-                optionally ``weights`` of shape (N,).
+                optionally ``weights`` of shape (N,). ``IMAGE_WEIGHT`` and ``UNSURE_BOXES`` of
+                :mod:`mmdet_dinov2.sample_meta` are optional, too.
 
         Returns:
             The collated boxes.
@@ -61,12 +70,26 @@ class BoxTargets:
                 ],
                 batch_first=True,
             )
+        image_weights = unsure = None
+        if any(IMAGE_WEIGHT in sample.metainfo for sample in batch_data_samples):
+            image_weights = torch.tensor(
+                [sample.metainfo.get(IMAGE_WEIGHT, 1.0) for sample in batch_data_samples]
+            ).to(device, non_blocking=True)
+            of_boxes = image_weights[:, None].expand(pixels.shape[:2])
+            weights = of_boxes if weights is None else weights * of_boxes
+        if any(UNSURE_BOXES in sample for sample in batch_data_samples):
+            of_images = [
+                sample.get(UNSURE_BOXES, pixels.new_zeros(0, 4)) for sample in batch_data_samples
+            ]
+            unsure = bbox_xyxy_to_cxcywh(pad_sequence(of_images, batch_first=True) / sizes[:, None])
         return cls(
             labels=pad_sequence(labels, batch_first=True),
             boxes=bbox_xyxy_to_cxcywh(pixels / sizes[:, None]),
             sizes=sizes,
             counts=tuple(len(image) for image in labels),
             weights=weights,
+            image_weights=image_weights,
+            unsure=unsure,
         )
 
     def sample(self, max_boxes: int, generators: Sequence[torch.Generator]) -> BoxTargets:
@@ -95,4 +118,5 @@ class BoxTargets:
             counts=tuple(len(image) for image in chosen),
             chosen=index,
             weights=None if self.weights is None else self.weights.gather(1, index),
+            image_weights=self.image_weights,
         )

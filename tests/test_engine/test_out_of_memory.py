@@ -174,7 +174,7 @@ def test_losses_need_no_other_process_where_gradients_are_averaged_later(average
     if not averages_later and parts == 1:
         assert announced is None
     else:
-        assert announced[0].tolist() == [[3, 1]] and announced[1] == parts
+        assert announced[0].tolist() == [[[3, 1], [1, 1]]] and announced[1] == parts
 
 
 def test_recomputation_goes_back_to_the_config():

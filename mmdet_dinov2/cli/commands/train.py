@@ -59,6 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--logger', nargs='+', choices=LOGGERS, default=[], help='further loggers to write to'
     )
+    parser.add_argument(
+        '--unlabeled',
+        metavar='FOLDER',
+        help='learn from the photos in a folder too, which have no labels: the averaged detector '
+        'labels them',
+    )
+    parser.add_argument(
+        '--teacher',
+        metavar='CHECKPOINT',
+        help='trained detector that labels the photos of --unlabeled, in place of the averaged one',
+    )
     add_common_arguments(parser)
 
 

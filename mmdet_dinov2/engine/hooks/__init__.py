@@ -7,6 +7,7 @@ from .forecast_hook import ForecastHook
 from .loader_memory import LoaderMemoryHook
 from .nonfinite import NonFiniteHook
 from .preemption import PreemptionHook
+from .teacher import TeacherHook
 from .visualization import ReadableVisualizationHook
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     'PreemptionHook',
     'ReadableVisualizationHook',
     'ResumableEarlyStoppingHook',
+    'TeacherHook',
 ]

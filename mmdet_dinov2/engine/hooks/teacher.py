@@ -1,0 +1,332 @@
+"""Labels the unlabeled photos of a step before the step is trained on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
+from mmengine.dist import all_reduce
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ...checkpoint import inner_model
+from ...errors import InputError
+from ...instance_masks import decode_mask, run_lengths
+from ...sample_meta import IMAGE_WEIGHT, TEACHER_VIEW, UNSURE_BOXES
+from ..teacher.models import load_teacher, predict_views
+from ..teacher.quality import PseudoQuality, count_agreement, from_counts
+from ..teacher.thresholds import ClassThresholds, TeacherBoxes
+
+# Labeled images that are looked at for the boxes of each class per image.
+_NUM_COUNTED = 2048
+_PREFIX = 'teacher_'
+# Key of checkpoints.
+_STATE = 'teacher'
+# Of the scalars of a run, where its report finds them.
+SCALARS = 'pseudo_labels'
+
+
+@HOOKS.register_module()
+class TeacherHook(Hook):
+    """Lets a teacher label the unlabeled photos of each step; the student learns from these labels.
+
+    The teacher is the average of the weights (mean teacher, arXiv:1703.01780), or a checkpoint that
+    does not change (distillation). It sees the weak view of a photo. Boxes that it is sure of
+    become labels of the strong view, which is the image of the sample; boxes that it is not sure
+    of are ignored by the losses of the background (:class:`.BatchedDINOHead`). A photo without a
+    sure box has no weight.
+
+    Labels are made before the step, so that everything behind them is an ordinary step: micro-
+    batches, other processes, a step that is done again, a batch that is kept. The thresholds follow
+    the photos of all processes, and a checkpoint holds them.
+
+    Args:
+        checkpoint: A trained detector as the teacher; None takes the averaged weights.
+        burn_in: Share of the training, 0 to 1, that learns from labels alone; None is 0.3, and 0
+            with ``checkpoint``.
+        ramp_up: Share of the training after that, 0 to 1, in which the weight of photos grows.
+        weight: Weight of a photo after that, beside 1 of a labeled image; above 0.
+        sure_share: As for :class:`.ClassThresholds`.
+        unsure_share: As for :class:`.ClassThresholds`.
+        min_score: As for :class:`.ClassThresholds`.
+        interval: Steps between two reports on the labels, for which the teacher also labels the
+            labeled images of one step.
+
+    Raises:
+        InputError: If an argument is out of range.
+    """
+
+    # After the average of the weights, which moves at the end of a step.
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        checkpoint: str | None = None,
+        burn_in: float | None = None,
+        ramp_up: float = 0.2,
+        weight: float = 1.0,
+        sure_share: float = 0.6,
+        unsure_share: float = 1.5,
+        min_score: float = 0.3,
+        interval: int = 50,
+    ) -> None:
+        if burn_in is None:
+            burn_in = 0.0 if checkpoint else 0.3
+        for name, share in (('burn_in', burn_in), ('ramp_up', ramp_up)):
+            if not 0 <= share < 1:
+                raise InputError(
+                    f'unlabeled.{name} is a share of the training, from 0 to below 1, but is '
+                    f'{share!r}'
+                )
+        if not weight > 0:
+            raise InputError(f'unlabeled.weight must be above 0, but is {weight!r}')
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise InputError(
+                f'unlabeled.interval must be a whole number of at least 1, but is {interval!r}'
+            )
+        self.checkpoint = checkpoint
+        self.burn_in = burn_in
+        self.ramp_up = ramp_up
+        self.weight = weight
+        self.interval = interval
+        self._rules = dict(sure_share=sure_share, unsure_share=unsure_share, min_score=min_score)
+        ClassThresholds([1.0], **self._rules)  # says early what is out of range
+        self._state: Mapping[str, Any] | None = None
+        self._here: Counter[str] = Counter()
+        self._window: Counter[str] = Counter()
+        self._collapsed = ''
+
+    # ------------------------------------------------------------------ the run
+
+    def before_train(self, runner: Runner) -> None:
+        """Finds the teacher, and when it begins to teach.
+
+        Raises:
+            InputError: If there is no teacher, or no photos.
+        """
+        dataset = runner.train_dataloader.dataset
+        stream = getattr(runner.train_dataloader.batch_sampler, 'unlabeled', None)
+        if stream is None:
+            raise InputError(
+                'TeacherHook needs train_dataloader.unlabeled, the photos; start the training with '
+                '--unlabeled FOLDER'
+            )
+        self._model = inner_model(runner.model)
+        if not getattr(self._model, 'weighs_images', False):
+            raise InputError(
+                f'unlabeled photos need a detector that weighs images, PaddingAwareDINO, but this '
+                f'one is {type(self._model).__name__}'
+            )
+        self._classes = tuple(dataset.metainfo['classes'])
+        self._teacher, self._labels = None, None
+        self._average = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
+        if self.checkpoint:
+            device = next(self._model.parameters()).device
+            self._teacher, self._labels = load_teacher(self.checkpoint, self._classes, device)
+        elif self._average is None:
+            raise InputError(
+                'the teacher is the average of the weights, but custom_hooks has no '
+                'TrainedEMAHook; add it, or name a trained detector with --teacher CHECKPOINT'
+            )
+        self._begin = stream.begin = round(self.burn_in * runner.max_iters)
+        self._ramp = max(1, round(self.ramp_up * runner.max_iters))
+        self._expected = boxes_per_image(dataset.dataset, len(self._classes))
+        self._thresholds = ClassThresholds(self._expected, **self._rules)
+        if self._state is not None:
+            self._thresholds.load_state_dict(self._state['thresholds'])
+            self._window = Counter(self._state['window'])
+            self._collapsed = self._state['collapsed']
+        counters = runner.train_loop.step.counters
+        for name in self._names():
+            counters[_PREFIX + name] = lambda name=name: self._here.pop(name, 0)
+        runner.logger.info(
+            f'Unlabeled photos: {stream.num_photos}, {stream.per_step * stream.world_size} in each '
+            f'step from step {self._begin + 1} on, full weight from step '
+            f'{self._begin + self._ramp}; the teacher is '
+            f'{self.checkpoint or "the average of the weights"}'
+        )
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        """Labels the photos of a step, in place."""
+        samples = data_batch['data_samples']
+        photos = [sample for sample in samples if TEACHER_VIEW in sample]
+        if not photos:  # in all processes
+            return
+        found = self._predict(runner, [photo.pop(TEACHER_VIEW) for photo in photos])
+        boxes = [self._boxes_of(sample) for sample in found]
+        counts = torch.from_numpy(self._thresholds.count(boxes))
+        all_reduce(counts, 'sum')
+        self._thresholds.add(counts.numpy())
+        limits = self._thresholds.limits()
+        step = runner.iter - self._begin
+        weight = self.weight * min(1.0, (step + 1) / self._ramp)
+        for photo, sample, all_boxes in zip(photos, found, boxes, strict=True):
+            sure, unsure = all_boxes.divide(*limits)
+            _label(photo, sample, sure, unsure, weight)
+            self._here.update(num_photos=1, num_with_boxes=int(len(sure.labels) > 0))
+            self._here['num_unsure'] += len(unsure)
+            self._here.update(f'boxes_{label}' for label in sure.labels.tolist())
+        if step % self.interval == 0:
+            ids = {id(photo) for photo in photos}
+            rows = [row for row, sample in enumerate(samples) if id(sample) not in ids]
+            self._compare(runner, [(data_batch['inputs'][row], samples[row]) for row in rows])
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs=None
+    ) -> None:
+        """Logs what the labels were like, and says so if they have collapsed."""
+        if runner.iter < self._begin:
+            return
+        sums = runner.train_loop.step.sums
+        counts = {name: sums[_PREFIX + name] for name in self._names()}
+        of_step = from_counts(counts, len(self._classes))
+        photos = max(of_step.num_photos, 1)
+        runner.message_hub.update_scalar('train/pseudo_photos', of_step.share_with_boxes)
+        runner.message_hub.update_scalar('train/pseudo_boxes', sum(of_step.boxes) / photos)
+        self._window.update(counts)
+        done = runner.iter - self._begin + 1
+        if done % self.interval == 0 or runner.iter + 1 == runner.max_iters:
+            window = {name: self._window[name] for name in self._names()}
+            self._report(runner, from_counts(window, len(self._classes)))
+            self._window.clear()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Puts the thresholds into the checkpoint."""
+        checkpoint[_STATE] = dict(
+            thresholds=self._thresholds.state_dict(),
+            window=dict(self._window),
+            collapsed=self._collapsed,
+        )
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Takes the thresholds of the checkpoint that the run resumes from."""
+        if runner.resumes:
+            self._state = checkpoint.get(_STATE)
+
+    # ----------------------------------------------------------------- its parts
+
+    def _names(self) -> list[str]:
+        """Returns the names of what is counted, the fields of ``PseudoQuality``."""
+        plain = [name for name in PseudoQuality.__dataclass_fields__ if name != 'boxes']
+        return plain + [f'boxes_{label}' for label in range(len(self._classes))]
+
+    def _predict(self, runner: Runner, views: Sequence[Tensor]) -> list[DetDataSample]:
+        model, weights = self._teacher, None
+        if model is None:
+            model, weights = self._model, averaged_weights(self._average)
+        return predict_views(model, views, weights, self._precision(runner))
+
+    def _precision(self, runner: Runner) -> AbstractContextManager:
+        """Returns the precision of training steps, of which the teacher is a part."""
+        return runner.optim_wrapper.optim_context(self._model)
+
+    def _boxes_of(self, sample: DetDataSample) -> TeacherBoxes:
+        found = sample.pred_instances
+        labels = found.labels if self._labels is None else self._labels[found.labels]
+        return TeacherBoxes.of(found.bboxes, found.scores, labels)
+
+    def _compare(self, runner: Runner, images: Sequence[tuple[Tensor, DetDataSample]]) -> None:
+        """Counts how far the labels of the teacher agree with those of labeled images."""
+        if not images:
+            return
+        limits = self._thresholds.limits()
+        found = self._predict(runner, [image for image, _ in images])
+        for prediction, (_, sample) in zip(found, images, strict=True):
+            sure, _ = self._boxes_of(prediction).divide(*limits)
+            truth = sample.gt_instances
+            boxes = getattr(truth.bboxes, 'tensor', truth.bboxes)
+            self._here['agreed'] += count_agreement(sure, boxes, truth.labels)
+            self._here['predicted'] += len(sure.labels)
+            self._here['labeled'] += len(boxes)
+
+    def _report(self, runner: Runner, quality: PseudoQuality) -> None:
+        step = runner.iter + 1
+        text = quality.describe(self._classes, self._expected)
+        runner.logger.info(f'Pseudo-labels of the last steps: {text}')
+        photos = max(quality.num_photos, 1)
+        scalars = {
+            f'{SCALARS}/photos_with_boxes': quality.share_with_boxes,
+            f'{SCALARS}/unsure_boxes_per_photo': quality.num_unsure / photos,
+        }
+        if quality.agreement is not None:
+            scalars[f'{SCALARS}/agreement'] = quality.agreement
+        for name, count, expected in zip(self._classes, quality.boxes, self._expected, strict=True):
+            scalars[f'{SCALARS}/boxes_per_photo/{name}'] = count / photos
+            scalars[f'{SCALARS}/labels_per_image/{name}'] = float(expected)
+        collapse = quality.collapse(self._classes, self._expected)
+        scalars[f'{SCALARS}/collapsed'] = int(bool(collapse))
+        runner.visualizer.add_scalars(scalars, step=step)
+        if collapse:
+            again = ' (still)' if self._collapsed else ''
+            runner.logger.warning(
+                f'Step {step}: the pseudo-labels have collapsed{again}: {collapse}'
+            )
+        elif self._collapsed:
+            runner.logger.info(f'Step {step}: the pseudo-labels have recovered')
+        self._collapsed = collapse
+
+
+def averaged_weights(hook: EMAHook) -> dict[str, Tensor]:
+    """Returns the averages that a hook keeps, by the names of the model."""
+    average = hook.ema_model
+    weights: dict[str, Tensor] = dict(average.module.named_parameters())
+    if average.update_buffers:
+        weights.update(average.module.named_buffers())
+    return weights
+
+
+def boxes_per_image(dataset: Any, num_classes: int) -> np.ndarray:
+    """Returns how many labeled boxes of each class an image of a dataset has, (classes,).
+
+    Args:
+        dataset: A dataset of mmengine, which may wrap others; of a large one, images at regular
+            intervals are looked at.
+        num_classes: Number of classes.
+    """
+    step = max(1, len(dataset) // _NUM_COUNTED)
+    rows = range(0, len(dataset), step)
+    counts = np.zeros(num_classes)
+    for row in rows:
+        for instance in dataset.get_data_info(row).get('instances', ()):
+            if not instance.get('ignore_flag'):
+                counts[instance['bbox_label']] += 1
+    return counts / len(rows)
+
+
+def _label(
+    photo: DetDataSample,
+    prediction: DetDataSample,
+    sure: TeacherBoxes,
+    unsure: Tensor,
+    weight: float,
+) -> None:
+    """Gives a photo the boxes of a teacher as its labels, in place."""
+    labels = InstanceData(bboxes=HorizontalBoxes(sure.boxes), labels=sure.labels)
+    if 'masks' in photo.gt_instances:
+        labels.masks = _masks_of(prediction, sure.rows, photo.img_shape)
+    photo.gt_instances = labels
+    photo.set_field(unsure, UNSURE_BOXES)
+    photo.set_metainfo({IMAGE_WEIGHT: weight if len(sure.labels) else 0.0})
+
+
+def _masks_of(prediction: DetDataSample, rows: Tensor, shape: tuple[int, int]) -> BitmapMasks:
+    """Returns the masks of a teacher; if it has none, masks without a pixel, which are ignored."""
+    height, width = shape[:2]
+    masks = np.zeros((len(rows), height, width), np.uint8)
+    if 'masks' in prediction.pred_instances:
+        found = run_lengths(prediction.pred_instances.masks)
+        for mask, row in zip(masks, rows.tolist(), strict=True):
+            mask[:] = decode_mask(found[row])
+    return BitmapMasks(masks, height, width)

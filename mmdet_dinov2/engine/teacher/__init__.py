@@ -1,0 +1,1 @@
+"""A teacher labels photos without labels for the detector that is trained."""
