@@ -15,6 +15,7 @@ from .box_counts import BoxCounts, look_like_corners, looks_normalised
 from .coco_file import leaves_folder, names_outside
 from .dataset_source import DatasetSource, is_remote
 from .findings import Finding
+from .predicted_boxes import predicted_count
 from .similar_files import suggest_file
 
 # COCO has 1.2 % crowd regions. With a larger fraction the check warns.
@@ -61,6 +62,21 @@ def _suggestion(names: Sequence[str], known: Sequence[str]) -> str:
 
 def _fold(name: str) -> str:
     return str(name).strip().lower().replace('_', ' ').replace('-', ' ')
+
+
+def check_predicted(source: DatasetSource, coco: AnnotationColumns) -> list[Finding]:
+    """Counts the boxes that a detector predicted, in a file that says so."""
+    count = predicted_count(coco.path)
+    if not count:
+        return []
+    return [
+        Finding(
+            'info',
+            source.split,
+            f"{count} of the {coco.num_annotations} boxes of '{coco.path}' were predicted by a "
+            'detector and not corrected since',
+        )
+    ]
 
 
 def check_similar_names(source: DatasetSource) -> list[Finding]:

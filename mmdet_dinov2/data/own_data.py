@@ -30,11 +30,12 @@ from .annotation_file import read_annotations, read_entries
 from .data_folder import CACHE_LOCK, DataFolder
 from .formats import READERS
 from .formats.coco import LOOKED_FOR
-from .formats.found import FoundData, FoundSplit, Remarks, example
+from .formats.found import FoundData, FoundSplit, Remarks, example, fingerprint
 from .formats.json_kinds import json_kind
 from .formats.unknown import describe_folder, name_other_formats
 from .formats.yolo import find_data_yaml, read_data_yaml
 from .formats.yolo_data import found_data
+from .predicted_boxes import find_predicted, merge_predicted
 from .splits import SPLITS
 from .text_file import read_json
 
@@ -108,7 +109,8 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
         raise InputError(
             f'{path} is a file; give the folder of the dataset, or the data.yaml of a YOLO dataset'
         )
-    found = _find(path, cache)
+    folder = DataFolder(path if path.is_dir() else path.parent, skipped=cache)
+    found = _find(path, folder)
     if not found.splits:
         raise InputError(f"{path} names no images; add 'train' and 'val'")
     remarks = Remarks()
@@ -123,6 +125,8 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
     if 'train' in cocos and 'val' not in cocos:
         cocos['train'], cocos['val'] = _split_train(cocos['train'], cache, remarks)
         folders['val'] = folders['train']
+    if 'train' in cocos:
+        _add_predicted(cocos, folders, folder, cache, remarks)
     count = len(found.classes)
     remarks.notes.append(f'{count} class{"es" if count > 1 else ""}: {name_some(found.classes)}')
     splits = {
@@ -138,10 +142,9 @@ def _printable(text: str) -> str:
     return text.encode(errors='backslashreplace').decode()
 
 
-def _find(path: Path, cache: Path) -> FoundData:
+def _find(path: Path, folder: DataFolder) -> FoundData:
     if path.is_file():
         return found_data(read_data_yaml(path))
-    folder = DataFolder(path, skipped=cache)
     found = next(filter(None, (find(folder) for find in READERS.values())), None)
     if found is None:
         raise InputError(_nothing_found(folder))
@@ -248,6 +251,30 @@ def _split_train(
         f'seed {VAL_SEED}, are used to validate instead of to train ({targets["val"]})'
     )
     return read_annotations(str(targets['train'])), read_annotations(str(targets['val']))
+
+
+def _add_predicted(
+    cocos: dict[str, AnnotationColumns],
+    folders: dict[str, Path],
+    folder: DataFolder,
+    cache: Path,
+    remarks: Remarks,
+) -> None:
+    """Adds photos with predicted boxes to the training split, in place."""
+    files = find_predicted(folder)
+    if not files:
+        return
+    scored = {
+        split: {os.path.realpath(folders[split] / name) for name in cocos[split].file_names}
+        for split in cocos
+        if split != 'train'
+    }
+    merged = merge_predicted(files, cocos['train'], folders['train'], scored, folder, remarks)
+    if merged is None:
+        return
+    target = cache / f'train-{fingerprint(merged.content, str(merged.folder))}.json'
+    write_once(target, lambda: merged.content)
+    cocos['train'], folders['train'] = read_annotations(str(target)), merged.folder
 
 
 def _nothing_found(folder: DataFolder) -> str:

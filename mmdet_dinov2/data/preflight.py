@@ -29,6 +29,7 @@ from .coco_checks import (
     check_fields,
     check_ids,
     check_images,
+    check_predicted,
     check_similar_names,
 )
 from .dataset_source import (
@@ -166,6 +167,7 @@ def _check_annotations(
         counts = count_boxes(coco, source.classes, source.min_size)
         scored = source.split != 'test' or not only_writes_predictions(cfg, source.split)
         findings += check_class_names(source, coco)
+        findings += check_predicted(source, coco)
         if scored:
             fills = metrics_fill_fields(cfg, source.split)
             findings += check_fields(source, coco, fills)

@@ -10,6 +10,7 @@ from ...checkpoint import trust_checkpoints
 from ...data.annotation_file import read_annotations
 from ...errors import InputError
 from ...inference import load
+from ...inference.annotation_output import check_annotations, write_annotations
 from ...inference.file_predictions import FilePredictor
 from ...inference.image_inputs import expand_inputs
 from ...inference.output_folder import PICTURES, EarlierOutputs, check_output
@@ -72,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'of run lengths',
     )
     parser.add_argument(
+        '--as-annotations',
+        action='store_true',
+        help='also write the detections as COCO annotations, predicted.json, to correct in a '
+        'labeling tool; --score-thr decides which',
+    )
+    parser.add_argument(
         '--ann', help='COCO annotation file; the results use its image and category ids'
     )
     add_trust_argument(parser)
@@ -95,6 +102,8 @@ def main(args: argparse.Namespace) -> None:
             print(f'note: {earlier.note()}', file=sys.stderr)
         drawn = {} if args.no_pictures else {file.picture: file.path for file in files}
         check_output(out, drawn)
+        if args.as_annotations:
+            check_annotations(out, files)
         annotations = read_annotations(args.ann) if args.ann else None
         config, checkpoint = find_model(args.model, args.checkpoint)
         detector = load(checkpoint, config, args.device, args.tta, args.tile)
@@ -115,6 +124,9 @@ def main(args: argparse.Namespace) -> None:
             interrupted = True
         finally:
             results.close()
+    if args.as_annotations and predictor.num_images:
+        with one_sentence_errors():
+            print(f'annotations to correct: {write_annotations(out, files)}', file=sys.stderr)
     print(f'{predictor.num_images} images predicted: {out}', file=sys.stderr)
     for speed in predictor.speeds:
         print(speed, file=sys.stderr)

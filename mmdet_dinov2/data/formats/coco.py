@@ -23,7 +23,7 @@ from ..similar_files import suggest_file
 from ..splits import SPLITS, is_trainval, split_of, split_of_folders
 from .found import FoundData, FoundSplit, Remarks, example, fingerprint, upright_size
 from .image_names import LocatedImages, locate_images
-from .json_kinds import json_kind
+from .json_kinds import is_predicted, json_kind
 
 ROBOFLOW_FILE = '_annotations.coco.json'
 _ANNOTATION_FOLDERS = ('annotations', 'Annotations')
@@ -124,7 +124,11 @@ def find_annotation_files(folder: DataFolder, remarks: Remarks) -> dict[str, Pat
 
 def _candidates(folder: DataFolder, remarks: Remarks) -> list[Path]:
     """Returns the files that are COCO annotations, or may be."""
-    files = [path for path in folder.with_suffix('.json') if len(folder.parts(path)) <= _MAX_DEPTH]
+    files = [
+        path
+        for path in folder.with_suffix('.json')
+        if len(folder.parts(path)) <= _MAX_DEPTH and not is_predicted(path)
+    ]
     without = [path for path in files if path.name.startswith(_WITHOUT_BOXES)]
     kinds = {path: json_kind(path) for path in files if path not in without}
     coco = [path for path, kind in kinds.items() if kind == 'coco']

@@ -17,6 +17,11 @@ _BEGINNING = 1 << 16
 _LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 
 
+def is_predicted(path: Path) -> bool:
+    """Returns whether a file has the name of boxes that a detector predicted."""
+    return path.suffix.lower() == '.json' and path.stem.lower().startswith('predicted')
+
+
 def json_kind(path: Path) -> Kind:
     """Returns what a JSON file holds.
 
