@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator
 
 from ..engine.log.processor import summarize_losses
 from ..errors import InputError
+from ..runs.pseudo_labels import LOGGED
 from ..runs.run_log import RunLog
 
 X_AXES = ('steps', 'hours')
@@ -145,6 +146,8 @@ def _other_panels(runs: Sequence[RunLog]) -> Iterator[Panel]:
         ('time', 'seconds per step'),
         ('memory', 'memory (MiB)'),
         ('grad_norm', 'gradient norm'),
+        (f'{LOGGED}photos', 'unlabeled photos with sure boxes (share)'),
+        (f'{LOGGED}agreement', 'agreement of the teacher with labels (F1)'),
     ):
         curves = [run.series(key) for run in runs]
         lines = [[curve] if len(curve[0]) else [] for curve in curves]

@@ -45,6 +45,7 @@ from ..evaluation.quality import ClassQuality, measure_quality
 from ..large_image import LargeImage
 from ..runs.forecast import describe_fits, describe_gain, make_forecast
 from ..runs.lr_drop import describe_prior
+from ..runs.pseudo_labels import last_pseudo_labels
 from ..runs.run_log import RunLog
 from ..runs.saved_config import planned_drops, planned_end
 from .config_diff import diff, nearest_config
@@ -111,6 +112,7 @@ def render_report(given: ReportInput) -> str:
         environment=list(given.environment),
         curves=_curves(given.run),
         forecast=_forecast(given),
+        pseudo=last_pseudo_labels(given.run),
         detection=_detection(given),
     )
 

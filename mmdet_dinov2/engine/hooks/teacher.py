@@ -22,6 +22,7 @@ from torch import Tensor
 from ...checkpoint import inner_model
 from ...errors import InputError
 from ...instance_masks import decode_mask, run_lengths
+from ...runs.pseudo_labels import LOGGED
 from ...sample_meta import IMAGE_WEIGHT, TEACHER_VIEW, UNSURE_BOXES
 from ..teacher.models import load_teacher, predict_views
 from ..teacher.quality import PseudoQuality, count_agreement, from_counts
@@ -32,8 +33,6 @@ _NUM_COUNTED = 2048
 _PREFIX = 'teacher_'
 # Key of checkpoints.
 _STATE = 'teacher'
-# Of the scalars of a run, where its report finds them.
-SCALARS = 'pseudo_labels'
 
 
 @HOOKS.register_module()
@@ -191,10 +190,6 @@ class TeacherHook(Hook):
             return
         sums = runner.train_loop.step.sums
         counts = {name: sums[_PREFIX + name] for name in self._names()}
-        of_step = from_counts(counts, len(self._classes))
-        photos = max(of_step.num_photos, 1)
-        runner.message_hub.update_scalar('train/pseudo_photos', of_step.share_with_boxes)
-        runner.message_hub.update_scalar('train/pseudo_boxes', sum(of_step.boxes) / photos)
         self._window.update(counts)
         done = runner.iter - self._begin + 1
         if done % self.interval == 0 or runner.iter + 1 == runner.max_iters:
@@ -255,19 +250,10 @@ class TeacherHook(Hook):
         step = runner.iter + 1
         text = quality.describe(self._classes, self._expected)
         runner.logger.info(f'Pseudo-labels of the last steps: {text}')
-        photos = max(quality.num_photos, 1)
-        scalars = {
-            f'{SCALARS}/photos_with_boxes': quality.share_with_boxes,
-            f'{SCALARS}/unsure_boxes_per_photo': quality.num_unsure / photos,
-        }
-        if quality.agreement is not None:
-            scalars[f'{SCALARS}/agreement'] = quality.agreement
-        for name, count, expected in zip(self._classes, quality.boxes, self._expected, strict=True):
-            scalars[f'{SCALARS}/boxes_per_photo/{name}'] = count / photos
-            scalars[f'{SCALARS}/labels_per_image/{name}'] = float(expected)
         collapse = quality.collapse(self._classes, self._expected)
-        scalars[f'{SCALARS}/collapsed'] = int(bool(collapse))
-        runner.visualizer.add_scalars(scalars, step=step)
+        values = quality.as_dict(self._classes, self._expected) | {'collapsed': bool(collapse)}
+        for name, value in values.items():
+            runner.message_hub.update_scalar(f'train/{LOGGED}{name}', float(value))
         if collapse:
             again = ' (still)' if self._collapsed else ''
             runner.logger.warning(

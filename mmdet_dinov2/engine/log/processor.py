@@ -7,6 +7,8 @@ import torch
 from mmengine.registry import LOG_PROCESSORS
 from mmengine.runner import LogProcessor
 
+from ...runs.pseudo_labels import LOGGED
+
 _COMPONENTS = ('loss_cls', 'loss_bbox', 'loss_iou')
 _NOT_ITEMS = ('time', 'data_time', 'epoch', 'iter', 'memory')
 
@@ -42,6 +44,8 @@ class ReadableLogProcessor(LogProcessor):
         if 'memory' not in tag:
             tag['memory'] = used_memory()
             header += f'memory: {tag["memory"]}  '
+        # A line of their own says these.
+        items = {name: value for name, value in items.items() if not name.startswith(LOGGED)}
         shown = summarize_losses(items)
         return tag, header + '  '.join(f'{k}: {self._format(v)}' for k, v in shown.items())
 

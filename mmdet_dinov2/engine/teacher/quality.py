@@ -10,6 +10,7 @@ import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
 
+from ...runs.pseudo_labels import BOXES, LABELS
 from .thresholds import TeacherBoxes
 
 # Photos with boxes below this share are none, boxes per expected box above this are everything.
@@ -57,6 +58,22 @@ class PseudoQuality:
         """
         total = self.predicted + self.labeled
         return 2 * self.agreed / total if total else None
+
+    def as_dict(self, classes: Sequence[str], expected: Sequence[float]) -> dict[str, float]:
+        """Returns what the log of a run has, by name; see ``runs.pseudo_labels``.
+
+        Args:
+            classes: Names of the classes.
+            expected: Labeled boxes of each class per photo.
+        """
+        photos = max(self.num_photos, 1)
+        values = dict(photos=self.share_with_boxes, unsure_boxes=self.num_unsure / photos)
+        if self.agreement is not None:
+            values['agreement'] = self.agreement
+        for name, count, rate in zip(classes, self.boxes, expected, strict=True):
+            values[f'{BOXES}{name}'] = count / photos
+            values[f'{LABELS}{name}'] = float(rate)
+        return values
 
     def describe(self, classes: Sequence[str], expected: Sequence[float]) -> str:
         """Describes the pseudo-labels in a line.
