@@ -80,6 +80,18 @@ class ForgetSeeds(Hook):
 
 
 @HOOKS.register_module(force=True)
+class ConfidentStart(Hook):
+    """Lets an untrained detector be sure of boxes, so that it can teach from the first step on."""
+
+    def before_train(self, runner):
+        if runner.iter == 0:
+            model = getattr(runner.model, 'module', runner.model)
+            for branch in model.bbox_head.cls_branches:
+                torch.nn.init.normal_(branch.weight, std=0.5)
+                torch.nn.init.zeros_(branch.bias)
+
+
+@HOOKS.register_module(force=True)
 class MeasureParameters(Hook):
     """Prints how many of all numbers of the parameters this process holds."""
 

@@ -19,6 +19,7 @@ from mmdet_dinov2.engine import StrictRunner
 from ..recipe_parts import TOGETHER_TEXT
 from ..test_resume.test_choose import losses_of
 from ..tools import ROOT, run_script, run_tool, train_in_turns, write_config
+from ..unlabeled import unlabeled_text
 
 # 30 steps of 4 images, with everything that is random.
 CURVE = """
@@ -73,21 +74,24 @@ def largest_difference(first, second):
 @pytest.mark.slow
 def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path):
     forget = "custom_hooks = [dict(type='ForgetSeeds')]\n"
-    parts = TOGETHER_TEXT
-    one, steps, one_with_parts = curves(
-        tmp_path, 1, (4, [], ''), (1, ['--keep-batch-size'], ''), (4, [], parts)
+    parts, photos = TOGETHER_TEXT, unlabeled_text(labeled=20, times=2)
+    one, steps, one_with_parts, one_with_photos = curves(
+        tmp_path, 1, (4, [], ''), (1, ['--keep-batch-size'], ''), (4, [], parts), (4, [], photos)
     )
-    two, without, two_with_parts = curves(tmp_path, 2, (2, [], ''), (2, [], forget), (2, [], parts))
+    two, without, two_with_parts, two_with_photos = curves(
+        tmp_path, 2, (2, [], ''), (2, [], forget), (2, [], parts), (2, [], photos)
+    )
     (four,) = curves(tmp_path, 4, (1, [], ''))
     two, four, steps, without = (
         largest_difference(other, one) for other in (two, four, steps, without)
     )
     with_parts = largest_difference(two_with_parts, one_with_parts)
+    with_photos = largest_difference(two_with_photos, one_with_photos)
     print(
         f'2 x 2: {two:.1e}, 4 x 1: {four:.1e}, 1 x 1 x 4: {steps:.1e}, own noise: {without:.1e}, '
-        f'2 x 2 with all parts of a recipe: {with_parts:.1e}'
+        f'2 x 2 with all parts of a recipe: {with_parts:.1e}, with photos: {with_photos:.1e}'
     )
-    assert max(two, four, steps, with_parts) <= 1e-3
+    assert max(two, four, steps, with_parts, with_photos) <= 1e-3
     assert without > 0.01
 
 

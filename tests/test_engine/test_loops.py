@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mmdet_dinov2.sample_meta import announce_step
+from mmdet_dinov2.sample_meta import IMAGE_WEIGHT, UNSURE_BOXES, announce_step
 
 from ..recipe_parts import TOGETHER, detector_with
 from ..tiny import data_sample, total_loss
@@ -55,8 +55,9 @@ def gradients(model, images, micro_batches, announce):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.parametrize('photos', [False, True], ids=['labeled', 'with photos'])
 @pytest.mark.parametrize('parts', [{}, TOGETHER], ids=['published', 'all parts'])
-def test_accumulated_gradients_equal_those_of_the_whole_batch(parts):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, photos):
     torch.manual_seed(0)
     # Without noise and with a fixed number of groups, denoising does not depend on random numbers.
     noiseless = dict(
@@ -66,6 +67,10 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(parts):
     images = [
         (torch.randn(3, 90, 70), data_sample(90, 70, num_boxes)) for num_boxes in (5, 1, 2, 0)
     ]
+    if photos:
+        for _, sample in images[1:]:
+            sample.set_metainfo({IMAGE_WEIGHT: 0.4})
+            sample.set_field(torch.tensor([[5.0, 9.0, 60.0, 80.0]]), UNSURE_BOXES)
     whole = gradients(model, images, [images], announce=False)
     pairs = [images[:2], images[2:]]
     accumulated = gradients(model, images, pairs, announce=True)

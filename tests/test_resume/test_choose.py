@@ -15,6 +15,7 @@ from mmdet_dinov2.runs.checkpoints import find_last_checkpoint
 
 from ..recipe_parts import TOGETHER_TEXT
 from ..tools import failure_of, run_tool, write_config
+from ..unlabeled import unlabeled_text
 
 # Everything that has a state or draws random numbers.
 STATEFUL = """
@@ -36,6 +37,7 @@ custom_hooks = [
          switch_pipeline=[*single, dict(type='PackDetInputs')])]
 """
 )
+UNLABELED = STATEFUL + unlabeled_text(labeled=4, times=2)
 EPOCHS = """
 train_cfg = dict(max_epochs=2, val_interval=2)
 param_scheduler = [
@@ -69,7 +71,7 @@ def scores_of(work_dir) -> dict[int, float]:
 def states_of(work_dir) -> dict:
     path = find_last_checkpoint(work_dir)
     checkpoint = torch.load(path, weights_only=False)
-    kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
+    kept = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'teacher')
     return {key: checkpoint[key] for key in kept if key in checkpoint}
 
 
@@ -99,8 +101,9 @@ def data(tmp_path_factory):
     [(EPOCHS, (2, 4), 1, STATEFUL),
      pytest.param(EPOCHS, (3,), 2, STATEFUL, marks=pytest.mark.slow),
      (ITERATIONS, (5,), 1, STATEFUL),
-     pytest.param(EPOCHS, (2, 6), 1, MIXED, marks=pytest.mark.slow)],
-    ids=['epochs', 'accumulated', 'iterations', 'parts of a recipe'],
+     pytest.param(EPOCHS, (2, 6), 1, MIXED, marks=pytest.mark.slow),
+     (EPOCHS, (5,), 1, UNLABELED)],
+    ids=['epochs', 'accumulated', 'iterations', 'parts of a recipe', 'unlabeled photos'],
 )  # fmt: skip
 def test_stopped_and_resumed_equals_undisturbed(
     tmp_path, data, loop, steps, accumulation, settings

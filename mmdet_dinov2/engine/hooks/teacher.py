@@ -265,8 +265,13 @@ class TeacherHook(Hook):
 
 
 def averaged_weights(hook: EMAHook) -> dict[str, Tensor]:
-    """Returns the averages that a hook keeps, by the names of the model."""
+    """Returns the averages that a hook keeps, by the names of the model.
+
+    They are none before the first step: nothing has been averaged yet.
+    """
     average = hook.ema_model
+    if not average.steps:
+        return {}
     weights: dict[str, Tensor] = dict(average.module.named_parameters())
     if average.update_buffers:
         weights.update(average.module.named_buffers())

@@ -1,0 +1,28 @@
+"""Trainings with unlabeled photos, for tests that compare runs."""
+
+from __future__ import annotations
+
+
+def unlabeled_text(labeled: int, times: int, **settings) -> str:
+    """Returns the end of a config of ``tests.tools.write_config`` with unlabeled photos.
+
+    Args:
+        labeled: Number of training images with labels; the others have none.
+        times: How often these are repeated in an epoch.
+        **settings: Of ``unlabeled``.
+    """
+    settings = dict(burn_in=0.25, ramp_up=0.5, interval=2, min_score=0.05, **settings)
+    return f"""
+few = dict(
+    type='ClassNameCocoDataset', data_root=data_root, ann_file='annotations/train.json',
+    data_prefix=dict(img='train/'), indices={labeled},
+    metainfo=dict(classes=('circle', 'rectangle', 'triangle', 'star', 'cross')),
+    pipeline=train_dataloader['dataset']['pipeline'])
+train_dataloader['dataset'] = dict(
+    _delete_=True, type='RepeatDataset', times={times}, dataset=few)
+unlabeled = dict(folder=data_root + 'train', **{settings!r})
+custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])
+custom_hooks = [
+    dict(type='ConfidentStart'),
+    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01)]
+"""
