@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 
-def unlabeled_text(labeled: int, times: int, **settings) -> str:
+def unlabeled_text(labeled: int, times: int, averages: bool = True, **settings) -> str:
     """Returns the end of a config of ``tests.tools.write_config`` with unlabeled photos.
 
     Args:
         labeled: Number of training images with labels; the others have none.
         times: How often these are repeated in an epoch.
+        averages: Whether weights are averaged.
         **settings: Of ``unlabeled``.
     """
-    settings = dict(burn_in=0.25, ramp_up=0.5, interval=2, min_score=0.05, **settings)
+    settings = dict(ramp_up=0.5, interval=2, min_score=0.05) | settings
+    average = "dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01)" if averages else ''
     return f"""
 few = dict(
     type='ClassNameCocoDataset', data_root=data_root, ann_file='annotations/train.json',
@@ -22,7 +24,5 @@ train_dataloader['dataset'] = dict(
     _delete_=True, type='RepeatDataset', times={times}, dataset=few)
 unlabeled = dict(folder=data_root + 'train', **{settings!r})
 custom_imports = dict(imports=['mmdet_dinov2', 'tests.stopping_hook'])
-custom_hooks = [
-    dict(type='ConfidentStart'),
-    dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01)]
+custom_hooks = [dict(type='ConfidentStart'), {average}]
 """

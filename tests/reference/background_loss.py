@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import math
 
-
-def iou(first, second) -> float:
-    """Returns the overlap of two boxes (x1, y1, x2, y2)."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (first, second)]
-    return shared / (sum(areas) - shared)
+from .query_losses import iou, sigmoid
 
 
 def background_loss(
@@ -36,6 +29,6 @@ def background_loss(
             if on_unsure and query not in matched[image]:
                 continue
             for logit in logits[image][query]:
-                p = 1 / (1 + math.exp(-logit))
+                p = sigmoid(logit)
                 total -= weight * (1 - alpha) * p**gamma * math.log1p(-p)
     return total

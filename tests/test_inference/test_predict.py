@@ -149,6 +149,41 @@ def test_results_of_the_tool(trained, detector, tmp_path, capfd):
     assert sorted(path.name for path in (out / 'pictures').iterdir()) == ['a.jpg', 'a_2.jpg']
 
 
+def test_detections_as_annotations_to_correct(trained, tmp_path, capfd):
+    folder, checkpoint = trained
+    photos = folder / 'shapes/val'
+    out = tmp_path / 'out'
+    options = ('--out', out, '--no-pictures', '--as-annotations', '--score-thr', 0.0)
+    err = predict(capfd, checkpoint, photos, folder / 'shapes/train/000001.jpg', *options)
+    assert f'annotations to correct: {out}/predicted.json' in err
+    content = json.loads((out / 'predicted.json').read_text())
+    assert content['info']['folder'] == str(folder / 'shapes')
+    names = [image['file_name'] for image in content['images']]
+    assert sorted(names) == ['train/000001.jpg', *(f'val/00000{i}.jpg' for i in range(1, 5))]
+    results = json.loads((out / 'predictions.json').read_text())
+    assert len(content['annotations']) == len(results) > 0
+    for entry, result in zip(content['annotations'], results, strict=True):
+        assert entry['predicted'] is True and entry['iscrowd'] == 0
+        assert entry.items() >= result.items()
+    assert len(COCO(str(out / 'predicted.json')).anns) == len(results)
+    # It may have been corrected: it is not replaced, and nothing is predicted.
+    before = (out / 'predicted.json').read_bytes()
+    error = failure_of(capfd, 'predict', checkpoint, photos, *options)
+    assert 'predicted.json exists and may have been corrected since' in error
+    assert (out / 'predicted.json').read_bytes() == before
+    (tmp_path / 'a.mp4').touch()
+    error = failure_of(
+        capfd,
+        'predict',
+        checkpoint,
+        tmp_path / 'a.mp4',
+        '--as-annotations',
+        '--out',
+        tmp_path / 'b',
+    )
+    assert '--as-annotations writes annotations of photos' in error
+
+
 def test_ids_of_an_annotation_file(trained, tmp_path, capfd):
     folder, checkpoint = trained
     ann = folder / 'shapes/annotations/val.json'

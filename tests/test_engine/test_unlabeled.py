@@ -1,0 +1,204 @@
+"""Trainings with unlabeled photos: settings, the run, its log and report, and what is refused."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdet_dinov2.analysis.report import ReportInput, render_report
+from mmdet_dinov2.data.shapes import generate_shapes
+from mmdet_dinov2.engine.teacher.models import load_teacher, predict_views
+from mmdet_dinov2.engine.training import read_config, set_up_training
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.runs.pseudo_labels import last_pseudo_labels
+from mmdet_dinov2.runs.run_log import read_run
+
+from ..test_resume.test_choose import losses_of
+from ..tiny import tiny_detector
+from ..tools import failure_of, run_tool, write_config
+from ..unlabeled import unlabeled_text
+
+# 4 of 8 images with labels, 2 steps an epoch.
+FEW = unlabeled_text(labeled=4, times=1)
+
+
+@pytest.fixture(scope='module')
+def sound(tmp_path_factory):
+    return generate_shapes(tmp_path_factory.mktemp('data') / 'shapes', num_train=8, num_val=4)
+
+
+@pytest.fixture
+def data(sound, tmp_path):
+    """The dataset of the tiny config, a copy that tests may damage."""
+    return shutil.copytree(sound, tmp_path / 'shapes')
+
+
+def log_of(work_dir):
+    return ''.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
+
+
+def set_up(config, folder, tell, **options):
+    cfg = read_config(str(config), work_dir=folder / 'work', options=options, tell=tell.append)
+    return set_up_training(cfg, tell=tell.append)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, sound):
+    """The work folder of a training with photos from its 3rd step of 4 on, one of them broken."""
+    folder = tmp_path_factory.mktemp('run')
+    shutil.copytree(sound, folder / 'shapes')
+    (folder / 'shapes/train/000007.jpg').write_bytes(
+        (folder / 'shapes/train/000007.jpg').read_bytes()[:-200]
+    )
+    text = FEW.replace("'burn_in': 0.25", "'burn_in': 0.5")
+    assert text != FEW
+    run_tool('train', write_config(folder, text), '--work-dir', folder / 'work')
+    return folder / 'work'
+
+
+def test_photos_are_trained_on_after_the_burn_in(run):
+    log = log_of(run)
+    assert 'Unlabeled photos: 4, 2 in each step from step 3 on, full weight from step 4' in log
+    (line,) = re.findall('Pseudo-labels of the last steps: .*', log)
+    assert '% of 4 photos have sure boxes' in line and 'agreement with the labels' in line
+    assert '000007.jpg cannot be read' in log and '; 1 of 8 so far' in log
+    checkpoint = torch.load(run / 'epoch_2.pth', weights_only=True)
+    assert checkpoint['teacher']['thresholds']['num_photos'] == 4
+    assert len(losses_of(run)) == 4
+
+
+def test_log_and_report_have_the_quality_of_the_labels(run):
+    log = read_run(run)
+    assert not any(key.startswith('pseudo/') for key in log.training[0])
+    found = last_pseudo_labels(log)
+    assert found.step == 4 and 0 < found.photos <= 1 and 0 <= found.agreement <= 1
+    assert [name for name, *_ in found.classes][:2] == ['circle', 'rectangle']
+    assert sum(boxes for _, boxes, _ in found.classes) > 0
+    page = render_report(ReportInput(log, base=('base.py', {})))
+    assert 'Pseudo-labels of unlabeled photos' in page
+    assert '<th scope="row">rectangle</th>' in page
+    log.training = [record for record in log.training if record['iter'] < 4]
+    assert last_pseudo_labels(log) is None
+    assert 'Pseudo-labels' not in render_report(ReportInput(log, base=('base.py', {})))
+
+
+def test_a_checkpoint_teaches_from_the_first_step(run, tmp_path, data):
+    text = FEW.replace("'burn_in': 0.25, ", '').replace(
+        "dict(type='EMAHook'", "dict(type='IterTimerHook'"
+    )
+    text = text.replace(", ema_type='ExpMomentumEMA', momentum=0.01", '')
+    config = write_config(tmp_path, text)
+    before = (run / 'epoch_2.pth').read_bytes()
+    run_tool(
+        'train', config, '--work-dir', tmp_path / 'work', '--unlabeled', data / 'train',
+        '--teacher', run / 'epoch_2.pth',
+    )  # fmt: skip
+    log = log_of(tmp_path / 'work')
+    assert f'from step 1 on, full weight from step 2; the teacher is {run}/epoch_2.pth' in log
+    assert (run / 'epoch_2.pth').read_bytes() == before
+    saved = Config.fromfile(tmp_path / 'work/tiny.py')
+    assert [hook.type for hook in saved.custom_hooks][-1] == 'TeacherHook'
+    assert 'TrainedEMAHook' not in str(saved.custom_hooks)
+
+
+def test_settings_of_a_config_without_averages(tmp_path, data):
+    tell = []
+    config = write_config(tmp_path, 'train_dataloader["dataset"]["indices"] = 5\n')
+    cfg = set_up(config, tmp_path, tell, **{'unlabeled': dict(folder=str(data / 'train'), ratio=2)})
+    assert cfg.train_dataloader.unlabeled.ratio == 2
+    assert [hook.type for hook in cfg.custom_hooks] == ['TrainedEMAHook', 'TeacherHook']
+    pipeline = cfg.train_dataloader.unlabeled.dataset.pipeline
+    assert pipeline[-1].type == 'PackTwoViews' and pipeline[0].type == 'LoadImageFromFile'
+    told = '\n'.join(tell)
+    assert f'unlabeled: 3 photos in {data}/train' in told
+    assert '5 photos of the folder are left out, since they are labeled ones of the train' in told
+    assert 'weights are averaged' in told
+    again = set_up_training(cfg.copy(), tell=tell.append)
+    assert again.custom_hooks == cfg.custom_hooks
+    assert again.train_dataloader == cfg.train_dataloader
+    assert len(list((tmp_path / 'work/data').glob('unlabeled-*.json'))) == 1
+
+
+def test_without_the_setting_nothing_changes(tmp_path, data):
+    tell = []
+    config = write_config(tmp_path)
+    cfg = set_up(config, tmp_path, tell)
+    assert 'unlabeled' not in cfg and 'unlabeled' not in cfg.train_dataloader and not tell
+    assert not (tmp_path / 'work/data').exists()
+
+
+def test_a_photo_that_is_no_image_is_left_out_and_named(tmp_path, data):
+    tell = []
+    (data / 'train/000003.jpg').write_bytes(b'')
+    config = write_config(tmp_path, 'train_dataloader["dataset"]["indices"] = 1\n')
+    options = {'unlabeled.folder': str(data / 'train')}
+    set_up(config, tmp_path, tell, **options)
+    assert any('1 photos in' in line and "('000003.jpg')" in line for line in tell)
+    shutil.copy(data / 'train/000004.jpg', data / 'train/000003.jpg')  # repaired
+    tell.clear()
+    set_up(config, tmp_path, tell, **options)
+    assert not any('cannot be read' in line for line in tell)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--unlabeled', '{data}/val'], r'4 photos in .*/val are photos of the val split'),
+        (['--unlabeled', '{data}/train'], r'all 8 photos in .*/train are labeled \(8 of train\)'),
+        (['--unlabeled', '{data}/annotations'], 'has no photos'),
+        (['--unlabeled', '{data}/nowhere'], 'nowhere does not exist'),
+        (['--teacher', 'x.pth'], '--teacher labels unlabeled photos'),
+        (['--unlabeled', '{data}/more', '--teacher', 'x.pth'], 'the teacher x.pth does not exist'),
+        (
+            ['--unlabeled', '{data}/more', '--cfg-options', 'unlabeled.burn=0.1'],
+            "has no 'burn'; did you mean burn_in",
+        ),
+        (
+            ['--unlabeled', '{data}/more', '--cfg-options', 'unlabeled.burn_in=2'],
+            'unlabeled.burn_in is a share of the training',
+        ),
+        (
+            ['--unlabeled', '{data}/more', '--cfg-options', 'unlabeled.ratio=0.3'],
+            r'ratio=0.3 is 0.6 photos for the 2 labeled images',
+        ),
+        (
+            ['--unlabeled', '{data}/more', '--cfg-options', 'model.type=FasterRCNN'],
+            'unlabeled photos need a detector that weighs images, PaddingAwareDINO',
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(tmp_path, data, capfd, arguments, message):
+    (data / 'more').mkdir()
+    shutil.copy(data / 'train/000001.jpg', data / 'more')
+    with (data / 'more/000001.jpg').open('ab') as file:
+        file.write(b' ')  # another photo
+    config = write_config(tmp_path)
+    arguments = [part.format(data=data) for part in arguments]
+    error = failure_of(capfd, 'train', config, '--work-dir', tmp_path / 'work', *arguments)
+    assert re.search(message, error), error
+    assert not list(tmp_path.glob('work/**/*.pth'))
+
+
+def test_a_teacher_has_to_know_the_classes(run):
+    device = torch.device('cpu')
+    with pytest.raises(InputError, match="does not know 'ring'.* it knows 'circle'"):
+        load_teacher(str(run / 'epoch_2.pth'), ('ring', 'star'), device)
+    model, labels = load_teacher(str(run / 'epoch_2.pth'), ('star', 'circle'), device)
+    assert labels.tolist() == [1, -1, -1, 0, -1]
+    assert not any(p.requires_grad for p in model.parameters()) and not model.training
+
+
+def test_predictions_with_other_weights_leave_the_model_as_it_was():
+    model, other = tiny_detector().train(), tiny_detector()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    views = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in ((70, 56), (45, 99))]
+    found = predict_views(model, views, dict(other.named_parameters()))
+    assert model.training
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    expected = [predict_views(other.eval(), [view])[0] for view in views]
+    for one, alone, view in zip(found, expected, views, strict=True):
+        assert torch.allclose(one.pred_instances.scores, alone.pred_instances.scores, atol=1e-5)
+        corners = one.pred_instances.bboxes
+        assert (corners[:, 2] <= view.shape[2]).all() and (corners[:, 3] <= view.shape[1]).all()
