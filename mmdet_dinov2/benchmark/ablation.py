@@ -175,11 +175,15 @@ def _fill(table: Table, plan: Plan, results: Mapping[tuple[str, int], Result | N
         'spread: least and greatest score; difference: mean over the seeds of change - base, with '
         f'its {_CONFIDENCE:.0%} interval (t of paired differences)'
     ]
+    table.notes += [
+        f'{change} is compared with {reference}' for change, reference in plan.references.items()
+    ]
     table.rows = []
     for change in plan.changes:
         of_change = {seed: done[change, seed] for seed in plan.seeds if (change, seed) in done}
         if of_change:
-            base = {seed: done[BASE, seed] for seed in of_change if (BASE, seed) in done}
+            reference = plan.references.get(change, BASE)
+            base = {seed: done[reference, seed] for seed in of_change if (reference, seed) in done}
             table.rows.append(_row(change, of_change, base))
     if len({result.steps for result in done.values()}) > 1:
         table.notes.append('**The runs have different numbers of steps, so they do not compare.**')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..engine.training import check, read_config, set_up_training
 from ..errors import InputError, MissingFileError
 
 BASE = 'base'
-_KEYS = ('config', 'changes', 'seeds', 'options', 'data', 'metric')
+_KEYS = ('config', 'changes', 'seeds', 'options', 'data', 'metric', 'references')
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Plan:
         options: Settings of all runs, by dotted name.
         data: Folder of a dataset to use instead of that of the config, or None.
         metric: Score that is compared, by its name in the log.
+        references: Change that a change is compared with, where it is not 'base'.
     """
 
     config: str
@@ -37,6 +38,7 @@ class Plan:
     options: Mapping[str, Any]
     data: str | None
     metric: str
+    references: Mapping[str, str] = field(default_factory=dict)
 
     def options_of(self, change: str, seed: int) -> dict[str, Any]:
         """Returns the settings of a run by dotted name."""
@@ -70,8 +72,8 @@ def read_plan(path: str | Path) -> Plan:
     """Reads a plan, a Python file as configs are.
 
     Args:
-        path: File with ``config``, ``changes`` and ``seeds``, and optionally ``options``, ``data``
-            and ``metric``; see :class:`Plan`.
+        path: File with ``config``, ``changes`` and ``seeds``, and optionally ``options``, ``data``,
+            ``metric`` and ``references``; see :class:`Plan`.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -107,6 +109,13 @@ def read_plan(path: str | Path) -> Plan:
         raise InputError(
             f'{path}: seeds must be different whole numbers of at least 0, but are {seeds!r}'
         )
+    references = found.get('references') or {}
+    for change, reference in references.items():
+        if change not in changes or reference not in changes:
+            raise InputError(
+                f'{path}: references name changes, but found {change!r}: {reference!r}; the '
+                f'changes are {", ".join(changes)}'
+            )
     if changes[BASE]:
         raise InputError(f"{path}: 'base' has no changes of its own; set them in options")
     return Plan(
@@ -116,4 +125,5 @@ def read_plan(path: str | Path) -> Plan:
         options=found.get('options') or {},
         data=found.get('data'),
         metric=found.get('metric', 'coco/bbox_mAP'),
+        references=references,
     )

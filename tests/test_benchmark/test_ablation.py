@@ -106,6 +106,19 @@ def test_a_table_of_some_runs(tmp_path, plan):
     assert 'NaN' not in (tmp_path / 'plan.json').read_text()
 
 
+def test_a_change_may_be_compared_with_another_one(tmp_path, plan):
+    plan.write_text(plan.read_text() + "references = dict(mal='slow')\n")
+    run = pretend_to_train([])
+    for change in ('base', 'mal', 'slow'):
+        run(ablation.train_run, None, plan=plan, change=change, seed=0, work_dir=tmp_path)
+    report = report_of(tmp_path)
+    run_plan(plan, report, tmp_path, train_missing=False)
+    _, mal, slow = report.tables[0].rows
+    assert mal['difference'].mean == pytest.approx(0.14)
+    assert slow['difference'].mean == pytest.approx(-0.1)
+    assert 'mal is compared with slow' in report.tables[0].notes
+
+
 def test_runs_that_do_not_compare_are_named(tmp_path, plan):
     run = pretend_to_train([])
     run(ablation.train_run, None, plan=plan, change='base', seed=0, work_dir=tmp_path)
@@ -143,6 +156,10 @@ def test_the_interval_is_that_of_students_t():
         ("config = 'a'\nchanges = dict(a=1)\nseeds = [0]", "found 'a': 1"),
         ("config = 'a'\nchanges = dict(a={})\nseeds = [0, 0]", 'seeds must be different'),
         ("config = 'a'\nchanges = dict(base={'x': 1})\nseeds = [0]", "'base' has no changes"),
+        (
+            "config = 'a'\nchanges = dict(b={})\nseeds = [0]\nreferences = dict(b='c')",
+            "references name changes, but found 'b': 'c'",
+        ),
     ],
 )
 def test_wrong_plans_are_refused(tmp_path, text, message):
@@ -187,3 +204,14 @@ def test_the_plan_of_the_project_builds(tmp_path, monkeypatch):
     assert len(plan.changes) == 11 and plan.seeds == (0, 1, 2)
     small = {'sample_data.num_train': 4, 'sample_data.num_val': 2}
     dataclasses.replace(plan, options=small).check(tmp_path)
+
+
+def test_the_plans_with_unlabeled_photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plan = read_plan(ROOT / 'tools/ablations/unlabeled.py')
+    assert plan.references['unlabeled_40'] == 'averaged_40'
+    small = {'sample_data.num_train': 12, 'sample_data.num_val': 2}
+    changes = {name: plan.changes[name] for name in ('base', 'averaged_10', 'unlabeled_10')}
+    dataclasses.replace(plan, changes=changes, options=small).check(tmp_path)
+    plan = read_plan(ROOT / 'tools/ablations/unlabeled_bccd.py')
+    assert plan.references == dict(unlabeled='averaged') and plan.data == 'data/bccd'

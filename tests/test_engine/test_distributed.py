@@ -74,7 +74,7 @@ def largest_difference(first, second):
 @pytest.mark.slow
 def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path):
     forget = "custom_hooks = [dict(type='ForgetSeeds')]\n"
-    parts, photos = TOGETHER_TEXT, unlabeled_text(labeled=20, times=2)
+    parts, photos = TOGETHER_TEXT, unlabeled_text(labeled=20, times=2, burn_in=0.25)
     one, steps, one_with_parts, one_with_photos = curves(
         tmp_path, 1, (4, [], ''), (1, ['--keep-batch-size'], ''), (4, [], parts), (4, [], photos)
     )

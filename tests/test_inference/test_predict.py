@@ -171,16 +171,9 @@ def test_detections_as_annotations_to_correct(trained, tmp_path, capfd):
     error = failure_of(capfd, 'predict', checkpoint, photos, *options)
     assert 'predicted.json exists and may have been corrected since' in error
     assert (out / 'predicted.json').read_bytes() == before
-    (tmp_path / 'a.mp4').touch()
-    error = failure_of(
-        capfd,
-        'predict',
-        checkpoint,
-        tmp_path / 'a.mp4',
-        '--as-annotations',
-        '--out',
-        tmp_path / 'b',
-    )
+    video, other = tmp_path / 'a.mp4', tmp_path / 'other'
+    video.touch()
+    error = failure_of(capfd, 'predict', checkpoint, video, '--as-annotations', '--out', other)
     assert '--as-annotations writes annotations of photos' in error
 
 

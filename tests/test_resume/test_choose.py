@@ -37,7 +37,7 @@ custom_hooks = [
          switch_pipeline=[*single, dict(type='PackDetInputs')])]
 """
 )
-UNLABELED = STATEFUL + unlabeled_text(labeled=4, times=2)
+UNLABELED = STATEFUL + unlabeled_text(labeled=4, times=2, burn_in=0.25)
 EPOCHS = """
 train_cfg = dict(max_epochs=2, val_interval=2)
 param_scheduler = [
