@@ -65,6 +65,7 @@ PLACES = [
     (r'\bIMAGES\b', '{images}'),
     (r'\bIMAGE\b', '{images}/*'),
     (r'\bPATH\b', '{data}'),
+    (r'\bFOLDER\b', '{photos}'),
     (r'\bSRC\b', '{checkpoint}'),
     (r'\bDST\b', 'converted.pth'),
 ]
@@ -125,6 +126,10 @@ param_scheduler = [dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, mile
     images.mkdir()
     for path in sorted((folder / 'shapes/val').iterdir())[:2]:
         shutil.copy(path, images)
+    photos = folder / 'photos'
+    photos.mkdir()
+    for path in images.iterdir():  # other bytes, so other photos
+        (photos / path.name).write_bytes(path.read_bytes() + b' ')
     # Two epochs have no curve to forecast from: continue the log with a plausible one.
     (log,) = run.glob('*/vis_data/scalars.json')
     with log.open('a') as file:
@@ -145,6 +150,7 @@ param_scheduler = [dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, mile
         run=run,
         checkpoint=run / 'epoch_2.pth',
         images=images,
+        photos=photos,
         data=folder / 'shapes',
     )
     return folder, environment, places
