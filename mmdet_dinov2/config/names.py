@@ -34,7 +34,8 @@ OTHER_SETTINGS = (
     'unlabeled',
 )
 # Keys of a dataloader that the runner and its loop remove before one is built.
-_LOADER_KEYS = ('num_batch_per_epoch', 'unlabeled')
+_LOADER_KEYS = ('num_batch_per_epoch',)
+_TRAIN_LOADER_KEYS = ('unlabeled',)
 
 
 def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:
@@ -49,11 +50,12 @@ def check_loader_keys(cfg: Config, splits: Sequence[str]) -> None:
     """
     known = {*inspect.signature(DataLoader).parameters, *_LOADER_KEYS}
     for split in splits:
+        of_split = known.union(_TRAIN_LOADER_KEYS if split == 'train' else ())
         for key in cfg.get(f'{split}_dataloader') or {}:
-            if key not in known:
+            if key not in of_split:
                 raise InputError(
                     f'config key {key!r} does not exist on {split}_dataloader'
-                    + did_you_mean(key, known)
+                    + did_you_mean(key, of_split)
                 )
 
 

@@ -32,11 +32,13 @@ def random_photos(count, seed=0):
 
 def test_one_box_for_each_object_and_none_below_the_floor():
     boxes = torch.tensor(
-        [[0, 0, 10, 10], [0, 0, 10, 11], [5, 0, 15, 10], [0, 0, 10, 10], [50, 50, 60, 60]]
-    ).float()
-    scores = torch.tensor([0.5, 0.9, 0.3, FLOOR - 0.01, 0.8])
-    kept = TeacherBoxes.of(boxes, scores, torch.tensor([0, 1, 0, 0, -1]))
-    # The first lies on the second, of another class; the last is of a class that is not known.
+        [[0, 0, 10, 10], [0, 0, 10, 11], [5, 0, 15, 10], [0, 0, 10, 10], [50, 50, 60, 60],
+         [70, 70, 90, 70.5]]
+    ).float()  # fmt: skip
+    scores = torch.tensor([0.5, 0.9, 0.3, FLOOR - 0.01, 0.8, 0.9])
+    kept = TeacherBoxes.of(boxes, scores, torch.tensor([0, 1, 0, 0, -1, 0]))
+    # The first lies on the second, of another class; the fifth is of a class that is not known, and
+    # the last has no height.
     assert kept.rows.tolist() == [1, 2]
     assert kept.labels.tolist() == [1, 0]
     empty = TeacherBoxes.of(boxes[:0], scores[:0], torch.zeros(0, dtype=torch.long))

@@ -15,6 +15,8 @@ from ...errors import InputError
 
 # Detections with lower scores are background for sure.
 FLOOR = 0.05
+# Side in pixels below which a box is no object.
+_SMALLEST_SIDE = 1.0
 # Of two boxes that overlap by more, of any class, the better one counts: a DETR has no NMS.
 _SAME_OBJECT_IOU = 0.7
 _BINS = 200
@@ -49,7 +51,9 @@ class TeacherBoxes:
             scores: (n,).
             labels: (n,); classes below 0 are left out.
         """
-        rows = torch.nonzero((scores >= FLOOR) & (labels >= 0)).flatten()
+        sides = boxes[:, 2:] - boxes[:, :2]
+        usable = (scores >= FLOOR) & (labels >= 0) & (sides >= _SMALLEST_SIDE).all(1)
+        rows = torch.nonzero(usable).flatten()
         rows = rows[nms(boxes[rows].double(), scores[rows].double(), _SAME_OBJECT_IOU)]
         return cls(boxes[rows], scores[rows], labels[rows], rows)
 
