@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from mmengine.config import Config
 
 from mmdet_dinov2.analysis.report import ReportInput, render_report
 from mmdet_dinov2.data.shapes import generate_shapes
+from mmdet_dinov2.engine.hooks.ema import TrainedEMAHook
+from mmdet_dinov2.engine.hooks.teacher import averaged_weights
 from mmdet_dinov2.engine.teacher.models import load_teacher, predict_views
 from mmdet_dinov2.engine.training import read_config, set_up_training
 from mmdet_dinov2.errors import InputError
@@ -16,7 +19,7 @@ from mmdet_dinov2.runs.pseudo_labels import last_pseudo_labels
 from mmdet_dinov2.runs.run_log import read_run
 
 from ..test_resume.test_choose import losses_of
-from ..tiny import tiny_detector
+from ..tiny import randomize, tiny_detector
 from ..tools import failure_of, run_tool, write_config
 from ..unlabeled import unlabeled_text
 
@@ -184,7 +187,7 @@ def test_a_teacher_has_to_know_the_classes(run):
 
 
 def test_predictions_with_other_weights_leave_the_model_as_it_was():
-    model, other = tiny_detector().train(), tiny_detector()
+    model, other = tiny_detector().train(), tiny_detector().requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     views = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in ((70, 56), (45, 99))]
     found = predict_views(model, views, dict(other.named_parameters()))
@@ -192,6 +195,37 @@ def test_predictions_with_other_weights_leave_the_model_as_it_was():
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     expected = [predict_views(other.eval(), [view])[0] for view in views]
     for one, alone, view in zip(found, expected, views, strict=True):
+        assert not one.pred_instances.scores.requires_grad
         assert torch.allclose(one.pred_instances.scores, alone.pred_instances.scores, atol=1e-5)
         corners = one.pred_instances.bboxes
         assert (corners[:, 2] <= view.shape[2]).all() and (corners[:, 3] <= view.shape[1]).all()
+
+
+@pytest.mark.parametrize('steps', [0, 1])
+def test_the_average_teaches_once_there_is_one(steps):
+    model = tiny_detector(backbone=dict(frozen_stages=1)).train()
+    hook = TrainedEMAHook(momentum=0.5)
+    runner = SimpleNamespace(model=model, iter=0)
+    hook.before_run(runner)
+    randomize(model)
+    for _ in range(steps):
+        hook.after_train_iter(runner, 0)
+    average = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    randomize(model)
+    weights = averaged_weights(model, hook)
+    assert weights.keys() == average.keys()
+    assert not any(tensor.requires_grad for tensor in weights.values())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, tensor in model.named_parameters():
+        expected = average[name] if steps and name in trained else tensor
+        assert torch.equal(weights[name], expected), name
+
+
+def test_frozen_weights_in_bf16_stay_where_they_are():
+    model = tiny_detector(backbone=dict(frozen_stages=2)).train()
+    model.backbone.hold_frozen()
+    held = {name: p.data_ptr() for name, p in model.backbone.named_parameters()}
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    precision = torch.autocast('cpu', dtype=torch.bfloat16)
+    predict_views(model, [torch.zeros(3, 56, 70, dtype=torch.uint8)], weights, precision)
+    assert held == {name: p.data_ptr() for name, p in model.backbone.named_parameters()}

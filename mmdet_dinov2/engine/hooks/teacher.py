@@ -17,7 +17,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...checkpoint import inner_model
 from ...errors import InputError
@@ -220,7 +220,7 @@ class TeacherHook(Hook):
     def _predict(self, runner: Runner, views: Sequence[Tensor]) -> list[DetDataSample]:
         model, weights = self._teacher, None
         if model is None:
-            model, weights = self._model, averaged_weights(self._average)
+            model, weights = self._model, averaged_weights(self._model, self._average)
         return predict_views(model, views, weights, self._precision(runner))
 
     def _precision(self, runner: Runner) -> AbstractContextManager:
@@ -264,17 +264,17 @@ class TeacherHook(Hook):
         self._collapsed = collapse
 
 
-def averaged_weights(hook: EMAHook) -> dict[str, Tensor]:
-    """Returns the averages that a hook keeps, by the names of the model.
+def averaged_weights(model: nn.Module, hook: EMAHook) -> dict[str, Tensor]:
+    """Returns the averages that a hook keeps, by name, without gradients.
 
-    They are none before the first step: nothing has been averaged yet.
+    What is not averaged is that of the model, as is everything before the first step.
     """
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     average = hook.ema_model
-    if not average.steps:
-        return {}
-    weights: dict[str, Tensor] = dict(average.module.named_parameters())
-    if average.update_buffers:
-        weights.update(average.module.named_buffers())
+    if average.steps:
+        weights.update(average.module.named_parameters())
+        if average.update_buffers:
+            weights.update(average.module.named_buffers())
     return weights
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from mmdet.registry import MODELS
@@ -34,7 +34,8 @@ def predict_views(
     Args:
         model: A detector of mmdet; it is left in the mode in which it was.
         views: Images, (3, H, W), uint8.
-        weights: Parameters and buffers to use in place of those of the model, by name.
+        weights: Parameters and buffers to use in place of those of the model, by name. None takes
+            those of the model, which must not require gradients.
         precision: Context of the prediction, such as autocast.
 
     Returns:
@@ -45,7 +46,9 @@ def predict_views(
         shape = tuple(view.shape[-2:])
         meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
         samples.append(DetDataSample(metainfo=meta))
-    with torch.no_grad(), precision or _nothing(), _evaluating(model):
+    # Without torch.no_grad, under which the backbone would put fp32 originals of its frozen weights
+    # back, twice in each step. Nothing requires a gradient here, so nothing is kept for one.
+    with precision or nullcontext(), _evaluating(model):
         data = model.data_preprocessor(dict(inputs=list(views), data_samples=samples), False)
         arguments = (data['inputs'], data['data_samples'])
         found = functional_call(model, dict(weights or {}), arguments, dict(mode='predict'))
@@ -99,8 +102,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
