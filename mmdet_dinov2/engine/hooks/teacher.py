@@ -265,11 +265,16 @@ class TeacherHook(Hook):
 
 
 def averaged_weights(model: nn.Module, hook: EMAHook) -> dict[str, Tensor]:
-    """Returns the averages that a hook keeps, by name, without gradients.
+    """Returns the averages of the trained weights that a hook keeps, by name, without gradients.
 
-    What is not averaged is that of the model, as is everything before the first step.
+    Before the first step they are the weights themselves. Frozen weights are left out: the backbone
+    holds these in its own way.
     """
-    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    weights = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
     average = hook.ema_model
     if average.steps:
         weights.update(average.module.named_parameters())
