@@ -12,7 +12,9 @@ def unlabeled_text(labeled: int, times: int, averages: bool = True, **settings) 
         averages: Whether weights are averaged.
         **settings: Of ``unlabeled``.
     """
-    settings = dict(ramp_up=0.5, interval=2, min_score=0.05) | settings
+    # Of few photos, shares below 1 would be less than one box.
+    rules = dict(sure_share=2.0, unsure_share=4.0, min_score=0.05)
+    settings = rules | dict(ramp_up=0.5, interval=2) | settings
     average = "dict(type='EMAHook', ema_type='ExpMomentumEMA', momentum=0.01)" if averages else ''
     return f"""
 few = dict(

@@ -21,8 +21,9 @@ from .dataset_source import iter_dataset_configs, read_source
 from .image_header import MAX_PIXELS, check_size, read_header
 from .splits import SPLITS
 
-# Splits that scores are measured on.
+# Splits that scores are measured on, and the splits in the order in which a photo of several counts.
 _SCORED = ('val', 'test')
+_RANKS = dict(train=0, test=1, val=2)
 _BLOCK = 2**20
 
 
@@ -96,7 +97,8 @@ def find_unlabeled_photos(
 
     Raises:
         MissingFileError: If there is no such folder.
-        InputError: If it is a file, or has no photo without labels.
+        InputError: If it is a file, or has no photo without labels. Where photos that scores are
+            measured on are among them, the message says so.
     """
     root = Path(os.path.abspath(folder))
     if not root.exists():
@@ -116,14 +118,16 @@ def find_unlabeled_photos(
         name, split = listed.relative(path), known.split_of(path)
         (names if split is None else of_split[split]).append(name)
     found = {split: tuple(of_split[split]) for split in SPLITS if split in of_split}
+    links = tuple(map(listed.relative, listed.dead_links))
+    photos = UnlabeledPhotos(root, tuple(names), found, links)
     if not names:
-        counts = ', '.join(f'{len(photos)} of {split}' for split, photos in found.items())
+        photos.refuse_leaks()
+        counts = ', '.join(f'{len(names)} of {split}' for split, names in found.items())
         raise InputError(
             f'all {len(images)} photos in {root} are labeled ({counts}); give a folder with photos '
             'that are not in the dataset'
         )
-    links = tuple(map(listed.relative, listed.dead_links))
-    return UnlabeledPhotos(root, tuple(names), found, links)
+    return photos
 
 
 def labeled_photos(cfg: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -158,8 +162,7 @@ class _KnownPhotos:
         self._places: dict[str, str] = {}
         self._by_size: dict[int, dict[str, str]] = defaultdict(dict)
         self._contents: dict[int, dict[bytes, str]] = {}
-        # A photo of several splits counts as one that scores are measured on.
-        for split in sorted(labeled, key=lambda split: split in _SCORED):
+        for split in sorted(labeled, key=_RANKS.get):
             for path in labeled[split]:
                 place = os.path.realpath(path)
                 self._places[place] = split

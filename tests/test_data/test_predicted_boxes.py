@@ -79,7 +79,7 @@ def test_the_check_counts_predicted_boxes(root, tmp_path):
     (tmp_path / 'other').mkdir()
     cfg = Data(tmp_path / 'other').cfg
     use_own_data(cfg, find_own_data(root, tmp_path / 'cache'))
-    told = [f.message for f in check_config(cfg, ['train', 'val']) if 'predicted' in f.message]
+    told = [f.message for f in check_config(cfg, ['train', 'val']) if 'were predicted' in f.message]
     assert len(told) == 1 and told[0].startswith('2 of the 12 boxes of')
 
 

@@ -103,10 +103,11 @@ def test_settings_of_a_config_without_averages(tmp_path, data):
     tell = []
     config = write_config(tmp_path, 'train_dataloader["dataset"]["indices"] = 5\n')
     cfg = set_up(config, tmp_path, tell, **{'unlabeled': dict(folder=str(data / 'train'), ratio=2)})
-    assert cfg.train_dataloader.unlabeled.ratio == 2
-    assert [hook.type for hook in cfg.custom_hooks] == ['TrainedEMAHook', 'TeacherHook']
-    pipeline = cfg.train_dataloader.unlabeled.dataset.pipeline
-    assert pipeline[-1].type == 'PackTwoViews' and pipeline[0].type == 'LoadImageFromFile'
+    photos = cfg.train_dataloader['unlabeled']
+    assert photos['ratio'] == 2
+    assert [hook['type'] for hook in cfg.custom_hooks] == ['TrainedEMAHook', 'TeacherHook']
+    types = [transform['type'] for transform in photos['dataset']['pipeline']]
+    assert types[0] == 'LoadImageFromFile' and types[-1] == 'PackTwoViews'
     told = '\n'.join(tell)
     assert f'unlabeled: 3 photos in {data}/train' in told
     assert '5 photos of the folder are left out, since they are labeled ones of the train' in told
