@@ -21,8 +21,9 @@ from .dataset_source import iter_dataset_configs, read_source
 from .image_header import MAX_PIXELS, check_size, read_header
 from .splits import SPLITS
 
-# Splits that scores are measured on, and the splits in the order in which a photo of several counts.
+# Splits that scores are measured on.
 _SCORED = ('val', 'test')
+# A photo of several splits counts as one of the last of them.
 _RANKS = dict(train=0, test=1, val=2)
 _BLOCK = 2**20
 
@@ -106,7 +107,8 @@ def find_unlabeled_photos(
     if not root.is_dir():
         raise InputError(f'{root} is a file, but a folder of unlabeled photos is expected')
     listed = DataFolder(root)
-    images = listed.images
+    files = listed.images  # the dead links are known once it is listed
+    images = [path for path in files if path not in listed.dead_links]
     if not images:
         raise InputError(
             f'{root} has no photos ({len(listed.files)} files of other kinds); give a folder with '

@@ -22,12 +22,14 @@ def folder(tmp_path):
         (root / name).write_bytes(jpeg(45 + seed, 30, seed))
     (root / 'notes.txt').write_text('none')
     (root / '.hidden.jpg').write_bytes(jpeg())
+    (root / 'gone.jpg').symlink_to(root / 'nowhere.jpg')
     return root
 
 
 def test_photos_are_listed_with_their_folders_and_sizes(folder):
     found = find_unlabeled_photos(folder, {})
     assert found.names == ('a.jpg', 'b.JPG', 'c.jpeg', 'deep/a.jpg')
+    assert found.dead_links == ('gone.jpg',)
     assert list(found.paths)[-1] == folder / 'deep/a.jpg'
     assert dict(found.sizes())['deep/a.jpg'] == (48, 30)
     found.refuse_leaks()
