@@ -107,8 +107,9 @@ def find_unlabeled_photos(
     if not root.is_dir():
         raise InputError(f'{root} is a file, but a folder of unlabeled photos is expected')
     listed = DataFolder(root)
-    files = listed.images  # the dead links are known once it is listed
-    images = [path for path in files if path not in listed.dead_links]
+    files = listed.images
+    dead = set(listed.dead_links)  # known once it is listed
+    images = [path for path in files if path not in dead]
     if not images:
         raise InputError(
             f'{root} has no photos ({len(listed.files)} files of other kinds); give a folder with '
