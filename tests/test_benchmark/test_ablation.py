@@ -210,8 +210,11 @@ def test_the_plans_with_unlabeled_photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = read_plan(ROOT / 'tools/ablations/unlabeled.py')
     assert plan.references['unlabeled_40'] == 'averaged_40'
-    small = {'sample_data.num_train': 12, 'sample_data.num_val': 2}
+    small = {'sample_data.num_train': 48, 'sample_data.num_val': 2}
     changes = {name: plan.changes[name] for name in ('base', 'averaged_10', 'unlabeled_10')}
     dataclasses.replace(plan, changes=changes, options=small).check(tmp_path)
+    plan = read_plan(ROOT / 'tools/ablations/unlabeled_tries.py')
+    changes = {name: plan.changes[name] for name in ('base', 'twice_as_many')}
+    dataclasses.replace(plan, changes=changes, options={**plan.options, **small}).check(tmp_path)
     plan = read_plan(ROOT / 'tools/ablations/unlabeled_bccd.py')
     assert plan.references == dict(unlabeled='averaged') and plan.data == 'data/bccd'

@@ -63,7 +63,7 @@ def test_thresholds_are_the_scores_at_the_ranks_that_the_labels_promise():
         for label, expected in enumerate((1.0, 0.5)):
             scores = torch.cat([p.scores[p.labels == label] for p in photos]).sort().values
             rank = share * expected * 100
-            # What fades is small after 100 photos of 2000, and so is a bin.
+            # What fades is small after 100 photos of 1000, and so is a bin.
             above = int((scores >= of_share[label]).sum())
             assert abs(above - rank) <= 0.1 * rank + 2
     # A rarer class has a higher threshold on scores of the same kind.

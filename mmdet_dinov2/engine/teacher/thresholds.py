@@ -23,7 +23,7 @@ _BINS = 200
 # A threshold above would let nothing pass where scores are close to 1.
 _HIGHEST = 0.95
 # Photos that the thresholds remember, more or less.
-_HORIZON = 2000.0
+_HORIZON = 1000.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ClassThresholds:
     best ones are sure, ``sure_share`` times as many, and the next best ones are unsure, up to
     ``unsure_share`` times as many. The thresholds are the scores at these ranks (LabelMatch,
     arXiv:2206.06608, which recomputes them from time to time over all photos). Here the scores of
-    the last 2000 photos or so are remembered, as a histogram of each class that fades.
+    the last 1000 photos or so are remembered, as a histogram of each class that fades.
 
     Args:
         expected: Labeled boxes of each class per photo, (classes,).
