@@ -101,8 +101,8 @@ def two_view_pipeline(
 
 def _for_photos(part: Any) -> Any:
     """Returns a part of a pipeline that takes photos without objects."""
-    if isinstance(part, (list, tuple)):
-        return [_for_photos(inner) for inner in part if _name(inner) not in _LEFT_OUT]
+    if isinstance(part, (list, tuple)):  # transforms take sizes as tuples only
+        return type(part)(_for_photos(inner) for inner in part if _name(inner) not in _LEFT_OUT)
     if not isinstance(part, Mapping):
         return part
     changed = {key: _for_photos(value) for key, value in part.items()}

@@ -19,7 +19,10 @@ SIZES = ((90, 70), (56, 104), (70, 70))
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    return tiny_detector().train()
+    model = tiny_detector().train()
+    for branch in model.bbox_head.cls_branches:  # else the background costs next to nothing
+        torch.nn.init.zeros_(branch.bias)
+    return model
 
 
 @pytest.fixture
@@ -40,19 +43,24 @@ def weighted(samples, weights):
     return samples
 
 
+@torch.no_grad()
+def losses_of(model, images, samples):
+    return model.loss(images, copy.deepcopy(samples))
+
+
 def test_an_image_of_weight_0_adds_nothing(model, batch):
     images, samples = batch
-    alone = model.loss(images[:1], copy.deepcopy(samples[:1]))
-    beside = model.loss(images, weighted(samples, (None, 0.0, 0.0)))
+    alone = losses_of(model, images[:1], samples[:1])
+    beside = losses_of(model, images, weighted(samples, (None, 0.0, 0.0)))
     for name, loss in alone.items():
         assert beside[name] == pytest.approx(float(loss), rel=1e-4), name
 
 
 def test_losses_are_weighted_means_over_boxes(model, batch):
     images, samples = batch
-    first = model.loss(images[:1], copy.deepcopy(samples[:1]))
-    second = model.loss(images[1:2], copy.deepcopy(samples[1:2]))
-    both = model.loss(images[:2], weighted(samples[:2], (None, 0.3)))
+    first = losses_of(model, images[:1], samples[:1])
+    second = losses_of(model, images[1:2], samples[1:2])
+    both = losses_of(model, images[:2], weighted(samples[:2], (None, 0.3)))
     counts, weight = (4, 2), 0.3
     for name, loss in both.items():
         total = counts[0] * first[name] + weight * counts[1] * second[name]
@@ -62,8 +70,8 @@ def test_losses_are_weighted_means_over_boxes(model, batch):
 
 def test_weights_of_1_change_nothing(model, batch):
     images, samples = batch
-    plain = model.loss(images, copy.deepcopy(samples))
-    ones = model.loss(images, weighted(samples, (None, 1.0, 1.0)))
+    plain = losses_of(model, images, samples)
+    ones = losses_of(model, images, weighted(samples, (None, 1.0, 1.0)))
     for name, loss in plain.items():
         assert torch.equal(loss, ones[name]), name
 
@@ -78,17 +86,16 @@ def test_queries_on_unsure_boxes_are_no_background(model, batch, monkeypatch):
         seen.setdefault('call', (scores, boxes, matches, targets, num_boxes, losses))
         return losses
 
-    with torch.no_grad():  # boxes that queries predict, and that no query predicts
-        monkeypatch.setattr(BatchedDINOHead, '_set_losses', keep)
-        model.loss(images, weighted(samples, (None, 0.5, 0.25)))
-        boxes = seen.pop('call')[1]
-        sizes = BoxTargets.collate(samples).sizes
-        predicted = corners_of(boxes[1]) * sizes[:, None]
-        unsure = [torch.zeros(0, 4), predicted[1, 3:5], predicted[2, :1] + 3]
-        photos = weighted(samples, (None, 0.5, 0.25))
-        for photo, of_photo in zip(photos[1:], unsure[1:], strict=True):
-            photo.set_field(of_photo, UNSURE_BOXES)
-        model.loss(images, photos)
+    monkeypatch.setattr(BatchedDINOHead, '_set_losses', keep)
+    photos = weighted(samples, (None, 0.5, 0.25))
+    losses_of(model, images, photos)
+    sizes = BoxTargets.collate(samples).sizes
+    predicted = corners_of(seen.pop('call')[1][1]) * sizes[:, None]
+    # Boxes that queries predict, and one that none predicts exactly.
+    unsure = [torch.zeros(0, 4), predicted[1, 3:5], predicted[2, :1] + 3]
+    for photo, of_photo in zip(photos[1:], unsure[1:], strict=True):
+        photo.set_field(of_photo, UNSURE_BOXES)
+    losses_of(model, images, photos)
     scores, boxes, matches, targets, num_boxes, losses = seen['call']
     for layer in range(len(scores)):
         matched = [
@@ -106,7 +113,7 @@ def test_queries_on_unsure_boxes_are_no_background(model, batch, monkeypatch):
         gaps = _gaps(scores[layer], matches, targets, layer)
         assert losses['loss_cls'][layer] * num_boxes == pytest.approx(ignoring + gaps, rel=1e-3)
         if layer == 1:  # the boxes are those of this layer
-            assert counting > ignoring + 1e-3
+            assert counting > 1.01 * ignoring
 
 
 def _gaps(scores, matches, targets, layer):
