@@ -4,22 +4,28 @@ import re
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.structures import InstanceData
 
 from mmdet_dinov2.analysis.report import ReportInput, render_report
 from mmdet_dinov2.data.shapes import generate_shapes
 from mmdet_dinov2.engine.hooks.ema import TrainedEMAHook
-from mmdet_dinov2.engine.hooks.teacher import averaged_weights
+from mmdet_dinov2.engine.hooks.teacher import averaged_weights, label_photo
 from mmdet_dinov2.engine.teacher.models import load_teacher, predict_views
+from mmdet_dinov2.engine.teacher.thresholds import TeacherBoxes
 from mmdet_dinov2.engine.training import read_config, set_up_training
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.instance_masks import encode_masks
 from mmdet_dinov2.runs.pseudo_labels import last_pseudo_labels
 from mmdet_dinov2.runs.run_log import read_run
+from mmdet_dinov2.sample_meta import IMAGE_WEIGHT, UNSURE_BOXES
 
 from ..test_resume.test_choose import losses_of
-from ..tiny import randomize, tiny_detector
+from ..tiny import data_sample, randomize, tiny_detector
 from ..tools import failure_of, run_tool, write_config
 from ..unlabeled import unlabeled_text
 
@@ -98,7 +104,7 @@ def test_a_checkpoint_teaches_from_the_first_step(teacher, tmp_path, data):
     before = teacher.read_bytes()
     run_tool(
         'train', config, '--work-dir', tmp_path / 'work', '--unlabeled', data / 'train',
-        '--teacher', teacher,
+        '--teacher', teacher, '--amp',
     )  # fmt: skip
     log = log_of(tmp_path / 'work')
     assert f'from step 1 on, full weight from step 2; the teacher is {teacher}' in log
@@ -194,6 +200,30 @@ def test_a_teacher_has_to_know_the_classes(teacher):
     model, labels = load_teacher(str(teacher), ('star', 'circle'), device)
     assert labels.tolist() == [1, -1, -1, 0, -1]
     assert not any(p.requires_grad for p in model.parameters()) and not model.training
+
+
+@pytest.mark.parametrize('finds_masks', [True, False])
+def test_a_photo_gets_the_masks_of_the_teacher(finds_masks):
+    masks = np.zeros((3, 40, 50), np.uint8)
+    masks[1, 5:20, 7:30] = 1
+    boxes = torch.tensor([[0, 0, 5, 5], [7, 5, 30, 20], [30, 30, 40, 40]]).float()
+    prediction = DetDataSample(pred_instances=InstanceData(bboxes=boxes))
+    if finds_masks:
+        prediction.pred_instances.masks = encode_masks(masks)
+    photo = data_sample(40, 50, 0, masks=True)
+    one = torch.tensor([1])
+    sure = TeacherBoxes(boxes[one], torch.ones(1), torch.tensor([2]), one)
+    label_photo(photo, prediction, sure, boxes[2:], 0.5)
+    found = photo.gt_instances
+    assert found.labels.tolist() == [2] and torch.equal(found.bboxes.tensor, boxes[1:2])
+    # A mask without a pixel is one that is not known.
+    assert np.array_equal(found.masks.masks, masks[1:2] * finds_masks)
+    assert photo.metainfo[IMAGE_WEIGHT] == 0.5
+    assert torch.equal(photo.get(UNSURE_BOXES), boxes[2:])
+    nothing = TeacherBoxes(boxes[:0], torch.ones(0), torch.zeros(0, dtype=torch.long), one[:0])
+    label_photo(photo, prediction, nothing, boxes[2:], 0.5)
+    assert photo.metainfo[IMAGE_WEIGHT] == 0
+    assert len(photo.gt_instances) == 0 and photo.gt_instances.masks.masks.shape == (0, 40, 50)
 
 
 def test_predictions_with_other_weights_leave_the_model_as_it_was():

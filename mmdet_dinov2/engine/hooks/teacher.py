@@ -173,7 +173,7 @@ class TeacherHook(Hook):
         weight = self.weight * min(1.0, (step + 1) / self._ramp)
         for photo, sample, all_boxes in zip(photos, found, boxes, strict=True):
             sure, unsure = all_boxes.divide(*limits)
-            _label(photo, sample, sure, unsure, weight)
+            label_photo(photo, sample, sure, unsure, weight)
             self._here.update(num_photos=1, num_with_boxes=int(len(sure.labels) > 0))
             self._here['num_unsure'] += len(unsure)
             self._here.update(f'boxes_{label}' for label in sure.labels.tolist())
@@ -301,14 +301,22 @@ def boxes_per_image(dataset: Any, num_classes: int) -> np.ndarray:
     return counts / len(rows)
 
 
-def _label(
+def label_photo(
     photo: DetDataSample,
     prediction: DetDataSample,
     sure: TeacherBoxes,
     unsure: Tensor,
     weight: float,
 ) -> None:
-    """Gives a photo the boxes of a teacher as its labels, in place."""
+    """Gives a photo the boxes of a teacher as its labels, in place.
+
+    Args:
+        photo: The sample of the photo. It gets masks if its pipeline loads masks.
+        prediction: What the teacher predicted.
+        sure: The boxes to learn from, some of the predicted ones.
+        unsure: Boxes that may be objects or not, (x1, y1, x2, y2), (n, 4).
+        weight: Weight of the photo in the losses; without sure boxes it is 0.
+    """
     labels = InstanceData(bboxes=HorizontalBoxes(sure.boxes), labels=sure.labels)
     if 'masks' in photo.gt_instances:
         labels.masks = _masks_of(prediction, sure.rows, photo.img_shape)
