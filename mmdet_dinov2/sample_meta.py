@@ -23,9 +23,17 @@ IMAGE_WEIGHT = 'image_weight'
 # boxes (x1, y1, x2, y2) in pixels that it is not sure of, (N, 4).
 TEACHER_VIEW = 'teacher_view'
 UNSURE_BOXES = 'unsure_boxes'
+# The first crops of a sample, which the teacher of a self-distillation sees too.
+NUM_GLOBAL_CROPS = 2
+# Height and width of each crop of a sample, whose inputs are the pixels of all of them in a row.
+CROP_SHAPES = 'crop_shapes'
+# For each global crop, which of its patches the student does not see.
+PATCH_MASKS = 'patch_masks'
 # Boxes and weights of all images of the step in all processes, and number of micro-batches.
 _STEP_BOXES = 'step_boxes'
 _STEP_MICRO_BATCHES = 'step_micro_batches'
+# Number of images of the step in this process.
+_STEP_IMAGES = 'step_images'
 
 
 def sample_seeds(batch_data_samples: SampleList) -> list[int]:
@@ -64,7 +72,7 @@ def _boxes_and_weights(batch_data_samples: SampleList) -> list[tuple[float, floa
 
 
 def announce_step(micro_batches: Sequence[SampleList], boxes: Tensor | None = None) -> None:
-    """Records in each data sample of a step how many boxes the whole step has.
+    """Records in each data sample of a step how many boxes and images the whole step has.
 
     Losses are divided by the number of boxes. If all micro-batches of all processes divide by the
     boxes of the whole step, their gradients add up to that of one large batch.
@@ -76,7 +84,11 @@ def announce_step(micro_batches: Sequence[SampleList], boxes: Tensor | None = No
     if boxes is None:
         counts = [entry for samples in micro_batches for entry in _boxes_and_weights(samples)]
         boxes = torch.tensor([counts])
-    step = {_STEP_BOXES: boxes, _STEP_MICRO_BATCHES: len(micro_batches)}
+    step = {
+        _STEP_BOXES: boxes,
+        _STEP_MICRO_BATCHES: len(micro_batches),
+        _STEP_IMAGES: sum(map(len, micro_batches)),
+    }
     for samples in micro_batches:
         for sample in samples:
             sample.set_metainfo(step)
@@ -94,6 +106,25 @@ def announced_step(img_metas: Sequence[dict]) -> tuple[Tensor, int] | None:
     """
     meta = img_metas[0]
     return (meta[_STEP_BOXES], meta[_STEP_MICRO_BATCHES]) if _STEP_BOXES in meta else None
+
+
+def weight_in_step(batch_data_samples: SampleList) -> float:
+    """Returns the factor of a mean over the images of a micro-batch.
+
+    The gradient of a step is the mean over its micro-batches, the last of which may have fewer
+    images. With this factor it is that of the mean over all images of the process.
+
+    Args:
+        batch_data_samples: The data samples of one micro-batch.
+
+    Returns:
+        Its share of the images of the step, times the number of micro-batches; 1 if
+        :func:`announce_step` was not called.
+    """
+    meta = batch_data_samples[0].metainfo
+    if _STEP_IMAGES not in meta:
+        return 1.0
+    return len(batch_data_samples) * meta[_STEP_MICRO_BATCHES] / meta[_STEP_IMAGES]
 
 
 def bad_images(batch_data_samples: SampleList) -> list[tuple[str, str]]:

@@ -298,7 +298,13 @@ LAYOUTS = (
     Layout(
         'official DINOv2',
         r'patch_embed\.proj\.weight',
-        (*_COMMON, (r'register_tokens', _SAME)),
+        (
+            *_COMMON,
+            (r'register_tokens', _SAME),
+            # Training checkpoints have the blocks in chunks: blocks.CHUNK.BLOCK, where the number
+            # of the block counts from the first one of all.
+            (r'blocks\.\d+\.(\d+)\.((norm|ls)[12]|attn|mlp)\.(.+)', r'blocks.\1.\2.\4'),
+        ),
         _name_gated_layers,
         _MASK_TOKEN,
     ),

@@ -5,10 +5,12 @@ Importing this package registers the datasets, the loading of images and the mix
 
 from .box_mixing import BoxCutMix, BoxMixUp, PackWeightedDetInputs
 from .coco_dataset import ClassNameCocoDataset
+from .crops import PackCrops
 from .evaluators import fill_evaluator_ann_file
 from .findings import Finding, raise_on_errors
 from .loading import BadImageError, CheckedLoadImageFromFile
 from .other_samples import MixSamples
+from .photo_folder import PhotoFolder
 from .preflight import check_config
 from .random_tile import RandomTile
 from .shapes import generate_shapes
@@ -24,9 +26,11 @@ __all__ = [
     'ClassNameCocoDataset',
     'Finding',
     'MixSamples',
+    'PackCrops',
     'PackTiledInputs',
     'PackTwoViews',
     'PackWeightedDetInputs',
+    'PhotoFolder',
     'RandomTile',
     'ShapesDataset',
     'TiledLoadImageFromFile',

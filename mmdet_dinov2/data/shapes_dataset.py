@@ -34,14 +34,15 @@ def make_sample_data(cfg: Mapping[str, Any]) -> None:
         return
     if not isinstance(sample, Mapping) or 'root' not in sample:
         raise InputError(f'`sample_data` must be a dict with a root, but is {sample!r}')
+    root = os.path.abspath(sample['root'])
     drawn = {os.path.abspath(path) for path in shapes_annotations(sample['root'])}
-    read = {
-        os.path.abspath(annotation_path(config))
-        for split in ('train', 'val', 'test')
-        for _, config in iter_dataset_configs(cfg, split)
-    }
-    if drawn & read:
-        ensure_shapes(sample['root'], {k: v for k, v in sample.items() if k != 'root'})
+    for split in ('train', 'val', 'test'):
+        for _, config in iter_dataset_configs(cfg, split):
+            path = os.path.abspath(annotation_path(config) or config.get('data_root') or '')
+            # The pictures without the annotations: a folder in that of the dataset.
+            if path in drawn or (not annotation_path(config) and os.path.dirname(path) == root):
+                ensure_shapes(sample['root'], {k: v for k, v in sample.items() if k != 'root'})
+                return
 
 
 @DATASETS.register_module()

@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
 from ..data.largest_image import largest_image
+from ..errors import InputError
 from ..peak_memory import MIB, PeakMemory
 from .hooks.loader_memory import return_freed_memory
 
@@ -79,7 +80,15 @@ def find_largest_image(dataset: Dataset) -> LargestImage:
 
     Args:
         dataset: A training dataset of mmengine.
+
+    Raises:
+        InputError: If its images have no boxes.
     """
+    if 'instances' not in dataset.get_data_info(0):
+        raise InputError(
+            '--batch-size auto looks for the image with the most boxes, but the training images '
+            'have none at all; give a number'
+        )
     step = max(1, len(dataset) // _NUM_COUNTED)
     counts = [
         len(dataset.get_data_info(index).get('instances', ()))

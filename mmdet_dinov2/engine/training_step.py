@@ -82,6 +82,8 @@ class TrainingStep:
             if self._redo and get_world_size() > 1:
                 self._averaging = GradientExchange(model)
         self._recomputation = Recomputation(model)
+        # A model that adds something up over the micro-batches of a step.
+        self._begin_in_model = getattr(model, 'begin_step', lambda: None)
         self._last_tries = _LAST_TRIES
 
     def __call__(self, data_batch: dict) -> Sequence[dict[str, Tensor]]:
@@ -189,6 +191,7 @@ class TrainingStep:
         runner = self._runner
         micro_batches = self._micro_batches(data_batch, boxes, num_parts)
         runner.optim_wrapper.begin_step(len(micro_batches), self._averages_in_backward)
+        self._begin_in_model()
         losses: list[dict[str, Tensor]] = []
         try:
             for batch in micro_batches:

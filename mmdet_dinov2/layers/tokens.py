@@ -144,6 +144,30 @@ class TokenLayout:
         index = torch.cat(spans or [torch.empty(0, dtype=torch.int64)])
         return index.to(device, non_blocking=True)
 
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """Position in the stream of the first token of each image, which is its CLS token."""
+        return tuple(itertools.accumulate(self.lengths, initial=0))[:-1]
+
+    def patch_index(self, chosen: Sequence[Tensor]) -> Tensor:
+        """Returns the stream positions of chosen patches of the first images.
+
+        Args:
+            chosen: Which patches are chosen, for each of the first images, bool, row-major, shape
+                (rows * cols,), on the CPU.
+
+        Returns:
+            Positions, image after image and row-major within an image whatever the windows, int64,
+            shape (number of chosen patches,), on the CPU.
+        """
+        positions = [torch.empty(0, dtype=torch.int64)]
+        for image, (start, mask) in enumerate(zip(self.starts, chosen, strict=False)):
+            rows = mask.nonzero().flatten()
+            if self.window_size:
+                rows = self._order(image, mask.device)[1].index_select(0, rows)
+            positions.append(rows + start + self.num_prefix)
+        return torch.cat(positions)
+
     def to_stream_order(self, patches: Tensor, image: int) -> Tensor:
         """Reorders the row-major patch tokens (rows * cols, C) of one image for the stream."""
         return self._reordered(patches, image, 0)

@@ -1,6 +1,7 @@
 """Models in mmdet's registry, and the transformer that the detector builds."""
 
 from .classification_losses import IABCELoss, MALoss
+from .crop_preprocessor import CropDataPreprocessor
 from .data_preprocessor import SizedDataPreprocessor
 from .dino import PaddingAwareDINO
 from .dino_decoder import PaddingAwareDecoder
@@ -9,6 +10,7 @@ from .dino_head import BatchedDINOHead
 from .dinov2 import DINOv2
 from .dinov3 import DINOv3
 from .matching import BatchedHungarianAssigner, PositionModulatedCost
+from .self_distillation import SelfDistillation
 from .simple_feature_pyramid import SimpleFeaturePyramid
 from .transformer_layers import DecoderLayer, EncoderLayer
 from .tta import PackedTTAModel
@@ -17,6 +19,7 @@ from .vit import PackedViT
 __all__ = [
     'BatchedDINOHead',
     'BatchedHungarianAssigner',
+    'CropDataPreprocessor',
     'DINOv2',
     'DINOv3',
     'DecoderLayer',
@@ -29,6 +32,7 @@ __all__ = [
     'PaddingAwareDecoder',
     'PaddingAwareEncoder',
     'PositionModulatedCost',
+    'SelfDistillation',
     'SimpleFeaturePyramid',
     'SizedDataPreprocessor',
 ]

@@ -218,33 +218,85 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
         """
         noted = noted_sizes(x) if img_shapes is None else None
         shapes = _check_img_shapes(noted[0] if noted else img_shapes, x)
-        layout = TokenLayout(
-            tuple(valid_cells(shapes, self.patch_size)), 1 + self.num_registers, self.window_size
-        )
-        if self.frozen_in_bf16 or (torch.is_grad_enabled() and _is_autocast_to_bf16(x.device)):
-            self.hold_frozen()
+        layout = self._layout_of(shapes)
+        if all(shape == tuple(x.shape[-2:]) for shape in shapes):
+            groups = [x]
         else:
-            self.release_frozen()
-        stream = self.embed(x, shapes, layout)
-        streams = self.run_blocks(stream, layout, sample_seeds)
+            groups = [x[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(shapes)]
+        streams = self._run(groups, layout, sample_seeds)
         (size,) = valid_cells([x.shape[-2:]], self.patch_size)
         maps = tuple(self.to_maps(streams[i], layout, size) for i in self.out_indices)
         return tuple(note_sizes(m, shapes, self.patch_size) for m in maps) if noted else maps
 
-    def embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
-        """Makes the token stream of a batch.
+    def forward_packed(
+        self,
+        groups: Sequence[Tensor],
+        sample_seeds: Sequence[int] | None = None,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> tuple[Tensor, TokenLayout]:
+        """Computes the tokens of images of several sizes as one stream, CLS included.
 
         Args:
-            x: Normalised images, shape (B, 3, H, W).
-            shapes: Valid height and width of each image in pixels.
-            layout: Layout of the stream.
+            groups: Normalised images, those of one size in one tensor of shape (n, 3, H, W).
+            sample_seeds: Seed of the stochastic depth of each image, in the order of the groups;
+                None draws from PyTorch's global random numbers.
+            masked: Which patches the mask token takes the place of, as for :meth:`embed`.
+            mask_token: The mask token, as for :meth:`embed`.
+
+        Returns:
+            The tokens after the last of ``out_indices`` and the final norm, if there is one, shape
+            (T, C); and their layout, whose images are those of the groups, in order.
+        """
+        layout = self._layout_of([tuple(x.shape[-2:]) for x in groups for _ in range(len(x))])
+        streams = self._run(groups, layout, sample_seeds, masked, mask_token)
+        stream = streams[self.out_indices[-1]]
+        with self._mode(self.all_frozen, stream.device):
+            return self.norm(stream), layout
+
+    def _layout_of(self, shapes: Sequence[tuple[int, int]]) -> TokenLayout:
+        grids = tuple(valid_cells(shapes, self.patch_size))
+        return TokenLayout(grids, 1 + self.num_registers, self.window_size)
+
+    def _run(
+        self,
+        groups: Sequence[Tensor],
+        layout: TokenLayout,
+        seeds: Sequence[int] | None,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> dict[int, Tensor]:
+        """Embeds images and runs the blocks; see :meth:`embed` and :meth:`run_blocks`."""
+        device = groups[0].device
+        if self.frozen_in_bf16 or (torch.is_grad_enabled() and _is_autocast_to_bf16(device)):
+            self.hold_frozen()
+        else:
+            self.release_frozen()
+        stream = self.embed(groups, layout, masked, mask_token)
+        return self.run_blocks(stream, layout, seeds)
+
+    def embed(
+        self,
+        groups: Sequence[Tensor],
+        layout: TokenLayout,
+        masked: Tensor | None = None,
+        mask_token: Tensor | None = None,
+    ) -> Tensor:
+        """Makes the token stream of images.
+
+        Args:
+            groups: Normalised images, those of one size in one tensor of shape (n, 3, H, W).
+            layout: Layout of the stream; its images are those of the groups, in order.
+            masked: Which patches the mask token takes the place of, bool, image after image and
+                row-major within an image, shape (number of patches,); None masks nothing.
+            mask_token: The mask token, shape (C,). It gets the position of the patch.
 
         Returns:
             Tokens, with their positions if these are added, shape (T, C), in the dtype of the
             parameters.
         """
-        with self._mode(self._embeddings_frozen, x.device):
-            stream = self._embed(x, shapes, layout)
+        with self._mode(self._embeddings_frozen, groups[0].device):
+            stream = self._embed(groups, layout, masked, mask_token)
         # Autocast computes embeddings in low precision, which is too coarse for a sum of residuals.
         return stream.to(self.cls_token.dtype)
 
@@ -308,15 +360,17 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
                 stack.enter_context(torch.autocast(device.type, torch.bfloat16))
             yield
 
-    def _embed(self, x: Tensor, shapes: Sequence[tuple[int, int]], layout: TokenLayout) -> Tensor:
-        if all(shape == tuple(x.shape[-2:]) for shape in shapes):
-            patches = list(extract_patches(x, self.patch_size).flatten(1, 2))
-        else:
-            patches = [
-                extract_patches(x[i : i + 1, :, :h, :w], self.patch_size).flatten(0, 2)
-                for i, (h, w) in enumerate(shapes)
-            ]
+    def _embed(
+        self,
+        groups: Sequence[Tensor],
+        layout: TokenLayout,
+        masked: Tensor | None,
+        mask_token: Tensor | None,
+    ) -> Tensor:
+        patches = [extract_patches(x, self.patch_size).flatten(0, 2) for x in groups]
         embedded = self.patch_embed(torch.cat(patches))
+        if masked is not None:
+            embedded = torch.where(masked[:, None], mask_token.to(embedded.dtype), embedded)
         prefix = self.prefix_tokens()
         added = {grid: self._added_to_patches(grid) for grid in set(layout.grids)}
         pieces = []

@@ -17,7 +17,6 @@ from . import (
     real_time,
     redo,
     scale,
-    selection,
     threads,
     tiles,
     training_step,
@@ -39,6 +38,5 @@ SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'scale': scale.scale,
     'real-time': real_time.real_time,
     'tiles': tiles.tiles,
-    'selection': selection.selection,
     'gpu': gpu.everything,
 }

@@ -1,1 +1,0 @@
-"""Which photos to label: embeddings, near-duplicates, a diverse choice."""
