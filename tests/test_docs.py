@@ -45,6 +45,8 @@ ELSEWHERE = {
     '--suite tiles': ('test_benchmark/test_suites.py', "run_suite('tiles'"),
     '--suite scale': ('test_benchmark/test_scale.py', "SUITES['scale']"),
     'python reader.py': ('test_export/test_reader.py', "'reader.py'"),
+    '--suite selection': ('test_benchmark/test_suites.py', "run_suite('selection'"),
+    'mmdet_dinov2 select': ('test_selection/test_selecting.py', "'select', config"),
     'mmdet_dinov2 ablate': ('test_benchmark/test_ablation.py', "'ablate'"),
     '--checkpoint CHECKPOINT --num-queries': ('test_benchmark/test_tradeoff.py', "'--checkpoint'"),
     'self_distillation/dinov2_quickstart': (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from ..engine.training import check, read_config, set_up_training
 from ..errors import InputError, MissingFileError
 
 BASE = 'base'
+# Settings of all seeds, or of each.
+OfSeeds = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 _KEYS = ('config', 'changes', 'seeds', 'options', 'data', 'metric', 'references')
 
 
@@ -24,25 +26,33 @@ class Plan:
 
     Attributes:
         config: Config file or name of the base.
-        changes: For each name, settings that differ from the base, by dotted name; 'base' has none.
+        changes: For each name, settings that differ from the base, by dotted name, or a list of
+            them, one for each seed; 'base' has none.
         seeds: Seeds of the runs.
-        options: Settings of all runs, by dotted name.
+        options: Settings of all runs, by dotted name, or a list of them, one for each seed.
         data: Folder of a dataset to use instead of that of the config, or None.
         metric: Score that is compared, by its name in the log.
         references: Change that a change is compared with, where it is not 'base'.
     """
 
     config: str
-    changes: Mapping[str, Mapping[str, Any]]
+    changes: Mapping[str, OfSeeds]
     seeds: tuple[int, ...]
-    options: Mapping[str, Any]
+    options: OfSeeds
     data: str | None
     metric: str
     references: Mapping[str, str] = field(default_factory=dict)
 
     def options_of(self, change: str, seed: int) -> dict[str, Any]:
         """Returns the settings of a run by dotted name."""
-        return {**self.options, **self.changes[change], 'randomness.seed': seed}
+        place = self.seeds.index(seed)
+        parts = (
+            settings if isinstance(settings, Mapping) else settings[place]
+            for settings in (self.options, self.changes[change])
+        )
+        return {key: value for part in parts for key, value in part.items()} | {
+            'randomness.seed': seed
+        }
 
     def check(self, work_dir: str | Path) -> None:
         """Checks models, settings and data of all changes, before hours are spent.
@@ -99,10 +109,10 @@ def read_plan(path: str | Path) -> Plan:
             )
     changes = {BASE: {}, **found['changes']}
     for name, options in changes.items():
-        if not re.fullmatch(r'[\w.-]+', name) or not isinstance(options, dict):
+        if not re.fullmatch(r'[\w.-]+', name) or not _is_settings(options):
             raise InputError(
-                f'{path}: a change has a name of letters, digits and _ and a dict of settings, but '
-                f'found {name!r}: {options!r}'
+                f'{path}: a change has a name of letters, digits and _ and a dict of settings, or '
+                f'a list of them, but found {name!r}: {options!r}'
             )
     seeds = found['seeds']
     if not all(type(seed) is int and seed >= 0 for seed in seeds) or len({*seeds}) < len(seeds):
@@ -116,14 +126,26 @@ def read_plan(path: str | Path) -> Plan:
                 f'{path}: references name changes, but found {change!r}: {reference!r}; the '
                 f'changes are {", ".join(changes)}'
             )
+    common = found.get('options') or {}
+    for name, options in (('options', common), *changes.items()):
+        if not isinstance(options, dict) and len(options) != len(seeds):
+            raise InputError(
+                f'{path}: a list of settings has one dict for each of the {len(seeds)} seeds, but '
+                f'{name!r} has {len(options)}'
+            )
     if changes[BASE]:
         raise InputError(f"{path}: 'base' has no changes of its own; set them in options")
     return Plan(
         config=found['config'],
         changes=changes,
         seeds=tuple(seeds),
-        options=found.get('options') or {},
+        options=common,
         data=found.get('data'),
         metric=found.get('metric', 'coco/bbox_mAP'),
         references=references,
     )
+
+
+def _is_settings(settings: object) -> bool:
+    each = settings if isinstance(settings, (list, tuple)) else [settings]
+    return all(isinstance(one, dict) for one in each)

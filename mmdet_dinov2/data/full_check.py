@@ -14,7 +14,13 @@ from .annotation_columns import AnnotationColumns
 from .box_counts import BoxCounts, count_boxes, trained_on
 from .dataset_source import DatasetSource
 from .findings import Finding
-from .image_checks import check_inspected, check_shared_images, image_paths, inspect_images
+from .image_checks import (
+    check_inspected,
+    check_near_duplicates,
+    check_shared_images,
+    image_paths,
+    inspect_images,
+)
 from .preflight import SPLITS, check_files
 
 # Limits of the bins for sizes of boxes, in units of the finest stride.
@@ -65,6 +71,7 @@ def check_dataset(
         findings += _count_facts(source, coco, counts)
         findings += _size_facts(cfg, source, coco)
     findings += check_shared_images(entries, inspected)
+    findings += check_near_duplicates(entries, inspected)
     return DatasetReport(findings, files)
 
 

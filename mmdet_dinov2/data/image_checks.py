@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ from .image_header import (
     ignores_orientation,
     read_header,
 )
-from .image_pixels import read_pixels, value_range
+from .image_pixels import read_pixels, to_8_bits, value_range
+from .near_duplicates import SIDE, Thumbnails, find_copies, thumbnail
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class InspectedImage:
         digest: Hash of its bytes; empty if they cannot be read.
         problem: Why the image cannot be used; empty if it can.
         depth: Bits and range of its values, if they have more than 8 bits; otherwise empty.
+        thumbnail: Bytes of its thumbnail; empty if the image cannot be used.
     """
 
     header: ImageHeader | None
     digest: bytes
     problem: str
     depth: str = ''
+    thumbnail: bytes = b''
 
 
 def inspect_image(path: str) -> InspectedImage:
@@ -60,7 +63,8 @@ def inspect_image(path: str) -> InspectedImage:
     if pixels.dtype != np.uint8:
         low, high = value_range(pixels)
         depth = f'{8 * pixels.dtype.itemsize} bits, {low:g} to {high:g}'
-    return InspectedImage(header, digest, '', depth)
+    small = thumbnail(to_8_bits(pixels)).tobytes()
+    return InspectedImage(header, digest, '', depth, small)
 
 
 def image_paths(source: DatasetSource, coco: AnnotationColumns) -> dict[str, int]:
@@ -214,3 +218,44 @@ def check_shared_images(
                 )
             )
     return findings
+
+
+def check_near_duplicates(
+    places: Mapping[DatasetSource, Iterable[str]],
+    inspected: Mapping[str, InspectedImage],
+) -> list[Finding]:
+    """Checks that no scored image is one of the training, resized, compressed again or mirrored.
+
+    Images with the same bytes are left to :func:`check_shared_images`.
+
+    Args:
+        places: Paths of the images of every dataset.
+        inspected: Inspected files by path.
+    """
+    paths: dict[str, dict[str, None]] = defaultdict(dict)
+    for source, images in places.items():
+        paths[source.split].update((p, None) for p in images if inspected[p].thumbnail)
+    train = list(paths.pop('train', ()))
+    digests = {inspected[path].digest for path in train}
+    findings = []
+    for split, images in paths.items():
+        others = [path for path in images if inspected[path].digest not in digests]
+        copies = find_copies(_thumbnails(others, inspected), _thumbnails(train, inspected))
+        found = [f'{others[place]} = {train[copies.index[place]]}' for place in copies.found]
+        if found:
+            findings.append(
+                Finding(
+                    'warning',
+                    split,
+                    f'{len(found)} of {len(images)} images look like images of the training data '
+                    f'that are resized, compressed again or mirrored ({name_some(found, limit=3)}'
+                    '), so the scores are too high; look at them, and remove them from one of the '
+                    'two',
+                )
+            )
+    return findings
+
+
+def _thumbnails(paths: Sequence[str], inspected: Mapping[str, InspectedImage]) -> Thumbnails:
+    grey = b''.join(inspected[path].thumbnail for path in paths)
+    return Thumbnails(np.frombuffer(grey, np.uint8).reshape(-1, SIDE, SIDE))

@@ -147,6 +147,18 @@ def test_the_interval_is_that_of_students_t():
     )
 
 
+def test_each_seed_may_have_settings_of_its_own(plan):
+    text = plan.read_text().replace('options = {', "options = [{'a.b': 1}, {")
+    text = text.replace("'train_cfg.val_interval': 1}", "'train_cfg.val_interval': 1}]")
+    plan.write_text(text.replace('slow={', 'slow=[{}, {').replace('1e-5}', '1e-5}]'))
+    found = read_plan(plan)
+    assert found.options_of('base', 0) == {'a.b': 1, 'randomness.seed': 0}
+    assert found.options_of('slow', 0) == {'a.b': 1, 'randomness.seed': 0}
+    second = found.options_of('slow', 1)
+    assert second.pop('optim_wrapper.optimizer.lr') == 1e-5
+    assert second == found.options_of('base', 1) and second['train_cfg.max_epochs'] == 1
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
@@ -154,6 +166,7 @@ def test_the_interval_is_that_of_students_t():
         ("config = 'a'\nchange = dict(a={})", "no key 'change', .*did you mean changes"),
         ("config = 'a'\nchanges = {'a/b': {}}\nseeds = [0]", 'a change has a name of letters'),
         ("config = 'a'\nchanges = dict(a=1)\nseeds = [0]", "found 'a': 1"),
+        ("config = 'a'\nchanges = dict(a=[{}])\nseeds = [0, 1]", "2 seeds, but 'a' has 1"),
         ("config = 'a'\nchanges = dict(a={})\nseeds = [0, 0]", 'seeds must be different'),
         ("config = 'a'\nchanges = dict(base={'x': 1})\nseeds = [0]", "'base' has no changes"),
         (

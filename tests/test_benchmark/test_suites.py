@@ -75,6 +75,18 @@ def test_equal_sizes(tmp_path):
         assert row['ratio'].median == pytest.approx(row['case s'].median / row['peer s'].median)
 
 
+@pytest.mark.slow
+def test_selection(tmp_path):
+    (table,) = run_suite('selection', tmp_path)
+    assert [row['change'] for row in table.rows] == ['base', 'diverse', 'diverse_unsure']
+    assert {row['steps'] for row in table.rows} == {'2'}
+    chosen = (tmp_path / 'selection/diverse/chosen.txt').read_text().splitlines()
+    labeled = json.loads((tmp_path / 'selection/labeled/annotations/train.json').read_text())
+    names = {image['file_name'] for image in labeled['images']}
+    assert len(chosen) == 6 and len(names) == 4
+    assert not names & {path.rsplit('/', 1)[1] for path in chosen}
+
+
 def test_mixed_sizes(tmp_path):
     (table,) = run_suite('mixed-sizes', tmp_path)
     assert len(table.rows) == 2

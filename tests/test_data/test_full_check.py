@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from mmengine import Config
+from PIL import Image
 
 from mmdet_dinov2.data.findings import findings_table
 from mmdet_dinov2.data.full_check import check_dataset, finest_stride
@@ -93,6 +94,20 @@ def test_images_in_training_and_test(data):
     )
 
 
+def test_images_of_the_training_that_are_resized_or_mirrored(data):
+    train = Image.open(data.root / 'train' / '1.jpg')
+    train.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data.root / 'val' / '0.jpg', quality=90)
+    shutil.copy(data.root / 'train' / '2.jpg', data.root / 'val' / '1.jpg')
+    copy, near, *_ = problems(data, 'train', 'val')
+    assert '1 of 3 images are also in the training data' in copy.message
+    assert (near.severity, near.split) == ('warning', 'val')
+    assert_has(
+        near.message, '1 of 3 images look like images of the training data',
+        f'{data.root}/val/0.jpg = {data.root}/train/1.jpg',
+    )  # fmt: skip
+    assert len(problems(data, 'val')) == 0
+
+
 def test_images_that_exist_twice(data):
     shutil.copy(data.root / 'train' / '1.jpg', data.root / 'train' / '2.jpg')
     assert_has(
@@ -179,7 +194,10 @@ def test_the_published_blood_cells(shared):
         {f'{split}_dataloader': dict(dataset=dataset(split)) for split in ('train', 'val', 'test')}
     )
     found = [f for f in check_dataset(cfg, workers=2).findings if f.severity != 'fact']
-    train, val = found
+    train, val, near = found
+    # Both show the same cells.
+    assert_has(near.message, '1 of 87 images look like', 'BloodImage_00037.jpg = ')
+    assert 'BloodImage_00038.jpg' in near.message
     assert_has(train.message, '1 of 2805', 'zero or negative size', "on 'BloodImage_00343.jpg'")
     assert_has(val.message, '1 of 1138', 'zero or negative size', "on 'BloodImage_00338.jpg'")
     assert (train.severity, train.split, val.split) == ('warning', 'train', 'val')

@@ -17,6 +17,7 @@ from . import (
     real_time,
     redo,
     scale,
+    selection,
     threads,
     tiles,
     training_step,
@@ -38,5 +39,6 @@ SUITES: dict[str, Callable[[BenchmarkReport, Settings], None]] = {
     'scale': scale.scale,
     'real-time': real_time.real_time,
     'tiles': tiles.tiles,
+    'selection': selection.selection,
     'gpu': gpu.everything,
 }

@@ -16,6 +16,7 @@ COMMANDS = dict(
     train='train a detector',
     test='evaluate a checkpoint on COCO metrics',
     predict='detect objects in images and videos',
+    select='choose photos to label, and find near-duplicates',
     check='check the annotations and images of a dataset',
     report='write an HTML page about a run',
     curves='draw the losses and scores of runs',

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...analysis.feature_input import load_backbone_of, prepare_image, weights_title
 from ...analysis.features import draw_features, extract_features
+from ...inference.backbone_input import load_backbone_of, prepare_image, weights_title
 from ..arguments import add_config_arguments
 from ..configs import config_name, read_config
 from ..messages import one_sentence_errors

@@ -44,8 +44,8 @@ def load_backbone_of(
     if checkpoint is not None:
         part['init_cfg'] = None
     backbone = MODELS.build(part)
-    backbone.init_weights()
     if checkpoint is None:
+        backbone.init_weights()
         return backbone, init_cfg['checkpoint'] if init_cfg else None
     state = own_names(state_dict_of(read_checkpoint(checkpoint), checkpoint), str(checkpoint))
     prefix = 'backbone.'

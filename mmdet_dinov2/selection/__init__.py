@@ -1,0 +1,1 @@
+"""Which photos to label: embeddings, near-duplicates, a diverse choice."""
