@@ -259,7 +259,7 @@ def _measure_video(report: BenchmarkReport, settings: Settings, variant: Variant
         f'`predict` on a video: {CONFIG}, longest side {variant.side}',
         ('model', 'frames', 'model alone s', 'predict s', 'speed ratio', 'limit'),
         [
-            f'{num_frames} frames of {size[0]}x{size[1]}, decoded, predicted, and drawn and written '
+            f'{num_frames} frames of {size[0]}x{size[1]}, decoded, predicted, drawn and written, '
             f'with about {DETECTIONS} objects each; '
             'the model alone has the resized frames in memory; '
             f'{settings.repeats or 2} rounds in turns'
