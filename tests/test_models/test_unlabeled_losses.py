@@ -90,9 +90,12 @@ def test_queries_on_unsure_boxes_are_no_background(model, batch, monkeypatch):
     photos = weighted(samples, (None, 0.5, 0.25))
     losses_of(model, images, photos)
     sizes = BoxTargets.collate(samples).sizes
-    predicted = corners_of(seen.pop('call')[1][1]) * sizes[:, None]
-    # Boxes that queries predict, and one that none predicts exactly.
-    unsure = [torch.zeros(0, 4), predicted[1, 3:5], predicted[2, :1] + 3]
+    _, boxes, matches, *_ = seen.pop('call')
+    predicted = corners_of(boxes[1]) * sizes[:, None]
+    matched = matches.query[(matches.layer == 1) & (matches.image == 1)]
+    # Boxes that queries predict, some of which have a box, and one that none predicts exactly.
+    rows = torch.cat((matched, torch.tensor([3, 4])))
+    unsure = [torch.zeros(0, 4), predicted[1, rows], predicted[2, :1] + 3]
     for photo, of_photo in zip(photos[1:], unsure[1:], strict=True):
         photo.set_field(of_photo, UNSURE_BOXES)
     losses_of(model, images, photos)
