@@ -19,7 +19,7 @@ from torch import Tensor
 # Side of a thumbnail in pixels.
 SIDE = 32
 # Least correlation of near-duplicates.
-MIN_CORRELATION = 0.975
+MIN_CORRELATION = 0.97
 # Standard deviation in grey levels below which a thumbnail shows nothing but noise.
 _MIN_CONTRAST = 2.0
 # Rows and columns of a block of similarities.
