@@ -219,6 +219,7 @@ def test_the_plan_of_the_project_builds(tmp_path, monkeypatch):
     dataclasses.replace(plan, options=small).check(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_plans_with_unlabeled_photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = read_plan(ROOT / 'tools/ablations/unlabeled.py')
