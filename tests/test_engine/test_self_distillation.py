@@ -101,6 +101,26 @@ custom_hooks += [
     assert 'memory was exhausted 2 times' in capfd.readouterr().out
 
 
+def test_a_collapse_ends_the_run_and_leaves_its_last_sound_weights(run, tmp_path, capfd):
+    collapsing = """
+custom_hooks = [
+    dict(type='SelfDistillationHook', teacher_temperature=(0.03, 9.0), temperature_warmup=1.0),
+    dict(type='CollapseGuardHook', patience=3, horizon=1, interval=1, max_cross_entropy=9.0)]
+train_cfg = dict(max_iters=12)
+"""
+    (tmp_path / 'shapes').symlink_to(run / 'shapes')
+    config = write_self_distillation(tmp_path, collapsing)
+    work = tmp_path / 'work'
+    message = failure_of(capfd, 'train', config, '--work-dir', work)
+    assert 'the self-distillation has collapsed: for 3 steps, target_entropy is' in message
+    assert f'which were sound, are in {work}/last_good.pth' in message
+    content = torch.load(work / 'last_good.pth', weights_only=False)
+    assert f'the weights after step {content["meta"]["iter"]},' in message
+    assert content['meta']['iter'] < 9
+    backbone = content['state_dict']['teacher.backbone.norm.weight']
+    assert backbone.isfinite().all() and 'optimizer' in content
+
+
 def test_what_does_not_work_says_so(run, capfd):
     config = run / 'tiny_ssl.py'
     work = ('--work-dir', run / 'failed')
