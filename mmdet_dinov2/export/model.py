@@ -37,8 +37,6 @@ class ExportModel(nn.Module):
         mask_stride: Pixels of the input along the side of a cell of the masks; None without masks.
         with_stages: Whether ``forward`` also returns what :func:`.stages.recorded_stages` records.
         stage_names: Names of these, from the last call.
-        order: Cells of the proposals that become queries, (B, queries), in the place of the best
-            ones; None takes the best.
 
     Raises:
         InputError: If the detector is not a ``PaddingAwareDINO``, or has masks on grids that its
@@ -60,7 +58,6 @@ class ExportModel(nn.Module):
             self.mask_stride = float(self.detector.strides[0] / 2**mask_head.num_upsamples)
         self.with_stages = False
         self.stage_names: tuple[str, ...] = ()
-        self.order: Tensor | None = None
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detects objects.
@@ -124,15 +121,13 @@ class ExportModel(nn.Module):
         detector = self.detector
         grids = detector.neck.grids([size], detector.backbone.patch_size)
         kind = _GridLayout if detector.coordinates == 'grid' else _Layout
-        layout = kind(
+        return kind(
             image.shape[0],
             size,
             [of_level[0] for of_level in grids],
             detector.strides,
             image.device,
         )
-        layout.order = self.order
-        return layout
 
     def _detections(
         self, hidden_states: Tensor, references: list[Tensor], size: tuple[int, int]
@@ -173,28 +168,19 @@ class ExportModel(nn.Module):
         return (logits + of_place.unflatten(0, states.shape[:2])).unflatten(2, grid)
 
 
-class _Ordered:
-    """Notes which cells were chosen, and can be told which to choose."""
-
-    order: Tensor | None = None
+class _Noted:
+    """Notes which cells were chosen."""
 
     def best(self, scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        if self.order is None:
-            self.ranking, self.chosen = super().best(scores, count)
-        else:
-            # Where an image has fewer cells, numbers lead beyond them.
-            ends = scores.shape[0] // self.batch * torch.arange(1, self.batch + 1)[:, None]
-            missing = self.order >= ends.to(self.order.device)
-            ranking = scores[self.order.masked_fill(missing, 0)]
-            self.ranking, self.chosen = ranking.masked_fill(missing, -torch.inf), self.order
+        self.ranking, self.chosen = super().best(scores, count)
         return self.ranking, self.chosen
 
 
-class _Layout(_Ordered, OneSizePyramidLayout):
+class _Layout(_Noted, OneSizePyramidLayout):
     pass
 
 
-class _GridLayout(_Ordered, OneSizeGridPyramidLayout):
+class _GridLayout(_Noted, OneSizeGridPyramidLayout):
     pass
 
 

@@ -29,6 +29,7 @@ from .comparing import (
 from .images import ProofImage, Truth, network_input, other_sizes
 from .model import ExportModel
 from .stages import recorded_stages
+from .ties import given_order
 
 # A detection of PyTorch stands for an annotation from this score on, where there are none, or where
 # the detector is so bad that AP says nothing.
@@ -221,10 +222,10 @@ def _compare_batch(
         raise _refusal(f'it cannot be run ({error})', stage) from error
     difference = _difference(expected, found, tolerance)
     if _beyond(difference, tolerance):
-        order = _order_of_ties(model, exported, batch)
-        if order is not None:
+        tied = _with_ties(detector, exported, batch)
+        if tied is not None:
             proof.ties += 1
-            expected = _with_order(model, batch, order)
+            expected = tied
             difference = _difference(expected, found, tolerance)
     if _beyond(difference, tolerance):
         raise _refusal(
@@ -282,6 +283,19 @@ def detections_of(detector: Detector, batch: Tensor) -> list[Detections]:
         )
         for sample in samples
     ]
+
+
+def _with_ties(detector: Detector, exported: Exported, batch: Tensor) -> list[Detections] | None:
+    """Runs the detector with the proposals of a file, if these are the best but for near-ties."""
+    try:
+        order = exported.stages(batch.cpu().numpy(), ['order']).get('order')
+    except ReaderError:
+        return None
+    if order is None or order.shape != (len(batch), detector.model.test_num_queries):
+        return None
+    with given_order(detector.model, torch.from_numpy(order.astype(np.int64))) as apart:
+        detections = detections_of(detector, batch)
+    return detections if max(apart) <= _TIE_OF_PROPOSALS else None
 
 
 def _run(model: ExportModel, exported: Exported, batch: Tensor) -> list[Detections]:
@@ -422,41 +436,11 @@ def _grids(model: ExportModel, batch: Tensor) -> list[list[tuple[int, int]]]:
 
 
 @torch.no_grad()
-def _stages(model: ExportModel, batch: Tensor, order: Tensor | None = None) -> dict[str, Tensor]:
-    model.with_stages, model.order = True, order
+def _stages(model: ExportModel, batch: Tensor) -> dict[str, Tensor]:
+    model.with_stages = True
     try:
         outputs = model(batch)
     finally:
-        model.with_stages, model.order = False, None
+        model.with_stages = False
     first = len(outputs) - len(model.stage_names)
     return dict(zip(model.stage_names, outputs[first:], strict=True))
-
-
-def _order_of_ties(model: ExportModel, exported: Exported, batch: Tensor) -> Tensor | None:
-    """Returns the order of the proposals of a file if it differs in near-ties only, else None."""
-    try:
-        order = exported.stages(batch.cpu().numpy(), ['order']).get('order')
-    except ReaderError:
-        return None
-    if order is None:
-        return None
-    order = torch.from_numpy(order.astype(np.int64)).to(batch.device)
-    stages = _stages(model, batch)
-    if order.shape != stages['order'].shape or torch.equal(order, stages['order']):
-        return None
-    best, own = stages['ranking'], _stages(model, batch, order)['ranking']
-    usable = torch.isfinite(best)
-    if not torch.equal(usable, torch.isfinite(own)):
-        return None
-    apart = (best - own)[usable].abs().max() / best[usable].abs().max()
-    return order if apart <= _TIE_OF_PROPOSALS else None
-
-
-@torch.no_grad()
-def _with_order(model: ExportModel, batch: Tensor, order: Tensor) -> list[Detections]:
-    model.order = order
-    try:
-        outputs = model(batch)
-    finally:
-        model.order = None
-    return _from_outputs(model, [values.cpu().numpy() for values in outputs], batch)

@@ -11,6 +11,7 @@ from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.export.comparing import first_divergence
 from mmdet_dinov2.export.model import ExportModel
 from mmdet_dinov2.export.stages import recorded_stages
+from mmdet_dinov2.export.ties import given_order
 from mmdet_dinov2.models.mask_prediction import masks_from_logits
 
 from ..families import build_family
@@ -135,18 +136,30 @@ def test_more_queries_than_proposals():
 @torch.no_grad()
 def test_the_order_of_the_proposals_can_be_given():
     torch.manual_seed(0)
-    model = ExportModel(build({}))
+    detector = build({})
+    model = ExportModel(detector)
     model.with_stages = True
-    images = torch.randn(2, 3, 120, 90)
+    images, size = torch.randn(2, 3, 120, 90), (120, 90)
     outputs = model(images)
-    before = dict(zip(model.stage_names, outputs[3:]))
-    model.order = before['order'].flip(1)
-    after = dict(zip(model.stage_names, model(images)[3:]))
-    assert torch.equal(after['ranking'], before['ranking'].flip(1))
-    assert torch.equal(after['proposals'], before['proposals'].flip(1))
-    model.order = before['order']
-    again = model(images)
-    assert all(torch.equal(a, b) for a, b in zip(again, outputs))
+    order = dict(zip(model.stage_names, outputs[3:]))['order']
+
+    def predicted():
+        samples = [DetDataSample(metainfo=dict(img_shape=size)) for _ in images]
+        with recorded_stages(detector) as stages:
+            samples = detector.predict(images, samples, rescale=False)
+        return stages['proposals'], torch.stack([s.pred_instances.scores for s in samples])
+
+    proposals, scores = predicted()
+    with given_order(detector, order) as same:
+        given = predicted()
+    assert torch.equal(given[0], proposals) and torch.equal(given[1], scores)
+    with given_order(detector, order.flip(1)) as other:
+        assert torch.equal(predicted()[0], proposals.flip(1))
+    assert max(same) < 1e-5 < 0.01 < max(other)
+    with given_order(detector, order + 10**6) as lacking:
+        predicted()
+    assert lacking == [float('inf')]
+    assert torch.equal(predicted()[1], scores)
 
 
 def test_other_detectors_are_refused():
