@@ -47,23 +47,24 @@ class TokenwiseModule(nn.Module):
     """A module with methods that ``tokenwise`` may compile.
 
     Args:
+        *args: Passed on to the next class.
         compiled: Whether these methods run compiled.
         **kwargs: Passed on to the next class.
     """
 
-    def __init__(self, *, compiled: bool = False, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *args, compiled: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
         self.compiled = compiled
 
 
 def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
     """Marks a method of a ``TokenwiseModule`` that may run compiled.
 
-    All its arguments are token streams of shape (T, ...), and so are its results; each token is
-    computed from the same token of the arguments. Modules of the same kind share the compiled code.
-    There is one version for each situation (data type, with or without gradients, autocast), but
-    not for each number of tokens. Names of parameters, copies and wrappers of the module are not
-    affected.
+    Its first argument and its results are token streams of shape (T, ...); each token is computed
+    from the same token of the arguments. Further arguments are token streams, tensors that have the
+    same shape in each call, or modules. Modules of the same kind share the compiled code. There is
+    one version for each situation (data type, with or without gradients, autocast), but not for
+    each number of tokens. Names of parameters, copies and wrappers of the module are not affected.
 
     Args:
         method: The method.
@@ -81,16 +82,17 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
         return torch.compile(method, dynamic=True, backend=backend)
 
     @functools.wraps(method)
-    def run(self: TokenwiseModule, *streams: Tensor) -> Streams:
-        if not self.compiled or torch.compiler.is_compiling() or not len(streams[0]):
-            return method(self, *streams)
+    def run(self: TokenwiseModule, *args: Tensor | nn.Module) -> Streams:
+        # The compiler makes a further version for a single token, and none for no tokens.
+        if not self.compiled or torch.compiler.is_compiling() or len(args[0]) < 2:
+            return method(self, *args)
         function = compiled(_BACKEND)
         # Private: `torch.compiler` does not export this error.
         from torch._dynamo.exc import BackendCompilerFailed
 
         try:
             with _AROUND():
-                return function(self, *(_standalone(stream) for stream in streams))
+                return function(self, *map(_standalone, args))
         except BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().splitlines()[0]
             raise InputError(
@@ -102,12 +104,14 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
     return run
 
 
-def _standalone(stream: Tensor) -> Tensor:
+def _standalone(argument: Tensor | nn.Module) -> Tensor | nn.Module:
     """Returns the same memory as a tensor that is not a view.
 
     The compiler follows a view to its base. It would compile again when the shapes of the two
     relate differently, as they do with one image, images of one size and images of several sizes.
     """
-    stream = stream.contiguous()
+    if not isinstance(argument, Tensor):
+        return argument
+    stream = argument.contiguous()
     # Private: the public ways either return a view or copy the memory.
     return torch.ops.aten._unsafe_view(stream, stream.shape) if stream._is_view() else stream

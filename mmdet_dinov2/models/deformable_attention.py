@@ -152,50 +152,83 @@ class DeformableAttention(MultiScaleDeformableAttention):
             ValueError: If the reference points are neither points nor boxes, or shapes do not fit.
             InputError: If the requested implementation cannot run.
         """
-        values = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
-        with torch.autocast(query.device.type, enabled=False):
-            points = self._sampling_points(
-                query + query_pos, reference_points, spatial_shapes, query_images
-            )
-        sampled = self._sample(values, spatial_shapes, query_images, *points)
-        return self.dropout(self.output_proj(sampled)) + (query if identity is None else identity)
+        sides = None
+        if reference_points.shape[-1] == 2:
+            sides = spatial_shapes.to(query.device).flip(2)[query_images]
+        points = self.points(query, query_pos, reference_points, sides)
+        sampled = self.sample(self.values(value), spatial_shapes, query_images, *points)
+        return self.output(sampled, query if identity is None else identity)
 
     def exact_layers(self) -> tuple[nn.Module, ...]:
         """Returns the layers that run in fp32 under autocast."""
         return self.sampling_offsets, self.attention_weights
 
-    def _sampling_points(
-        self, query: Tensor, reference_points: Tensor, shapes: Tensor, images: Tensor
+    def values(self, value: Tensor) -> Tensor:
+        """Projects cells to what is sampled, from (N, C) to (N, heads, C / heads)."""
+        return self.value_proj(value).unflatten(-1, (self.num_heads, -1))
+
+    def points(
+        self,
+        query: Tensor,
+        query_pos: Tensor,
+        reference_points: Tensor,
+        sides: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Computes where each query samples and with which weight.
+
+        Args:
+            query: As for ``forward``.
+            query_pos: As for ``forward``.
+            reference_points: As for ``forward``.
+            sides: Columns and rows of the levels of each query, shape (Q, levels, 2); not used with
+                boxes.
 
         Returns:
             Locations (Q, heads, levels, points, 2) and weights (Q, heads, levels, points).
         """
         points = (self.num_heads, self.num_levels, self.num_points)
-        query = query.to(self.sampling_offsets.weight.dtype)
-        exact = torch.promote_types(query.dtype, torch.float32)
-        offsets = self.sampling_offsets(query).to(exact).unflatten(-1, (*points, 2))
-        logits = self.attention_weights(query).to(exact).unflatten(-1, (self.num_heads, -1))
-        weights = logits.softmax(-1).unflatten(-1, points[1:])
-        # (Q, levels, 2 or 4) -> (Q, 1, levels, 1, 2 or 4)
-        reference = reference_points.to(exact)[:, None, :, None]
-        if reference.shape[-1] == 2:
-            sides = shapes.to(query.device).flip(2)
-            offsets = offsets / sides[images][:, None, :, None]
-        elif reference.shape[-1] == 4:
-            reference, side = reference.split(2, -1)
-            offsets = offsets * (side * (0.5 / self.num_points))
-        else:
-            raise ValueError(
-                'reference_points must be points (..., levels, 2) or boxes (..., levels, 4), got '
-                f'{tuple(reference_points.shape)}'
-            )
-        return reference + offsets, weights
+        with torch.autocast(query.device.type, enabled=False):
+            query = (query + query_pos).to(self.sampling_offsets.weight.dtype)
+            exact = torch.promote_types(query.dtype, torch.float32)
+            offsets = self.sampling_offsets(query).to(exact).unflatten(-1, (*points, 2))
+            logits = self.attention_weights(query).to(exact).unflatten(-1, (self.num_heads, -1))
+            weights = logits.softmax(-1).unflatten(-1, points[1:])
+            # (Q, levels, 2 or 4) -> (Q, 1, levels, 1, 2 or 4)
+            reference = reference_points.to(exact)[:, None, :, None]
+            if reference.shape[-1] == 2:
+                offsets = offsets / sides[:, None, :, None]
+            elif reference.shape[-1] == 4:
+                reference, side = reference.split(2, -1)
+                offsets = offsets * (side * (0.5 / self.num_points))
+            else:
+                raise ValueError(
+                    'reference_points must be points (..., levels, 2) or boxes (..., levels, 4), '
+                    f'got {tuple(reference_points.shape)}'
+                )
+            return reference + offsets, weights
 
-    def _sample(
+    def output(self, sampled: Tensor, identity: Tensor) -> Tensor:
+        """Projects what was sampled and adds it to the queries, both of shape (Q, C)."""
+        return self.dropout(self.output_proj(sampled)) + identity
+
+    def sample(
         self, value: Tensor, shapes: Tensor, images: Tensor, locations: Tensor, weights: Tensor
     ) -> Tensor:
+        """Adds up what each query samples.
+
+        Args:
+            value: What ``values`` returned.
+            shapes: ``spatial_shapes`` of ``forward``.
+            images: ``query_images`` of ``forward``.
+            locations: What ``points`` returned first.
+            weights: What ``points`` returned second.
+
+        Returns:
+            Shape (Q, C).
+
+        Raises:
+            InputError: If the requested implementation cannot run.
+        """
         if self.implementation == GATHER:
             return gather_attention(value, shapes, images, locations, weights)
         chosen = choose_implementation(value.device, value.dtype, self.implementation)

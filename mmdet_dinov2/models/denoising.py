@@ -12,6 +12,7 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..layers import TokenwiseModule, tokenwise
 from .targets import BoxTargets
 
 # Random numbers of a query: label chosen, new label, distance and sign of four coordinates.
@@ -74,7 +75,7 @@ class DenoisingLayout:
         return self.valid / groups[:, None]
 
 
-class DenoisingQueryGenerator(CdnQueryGenerator):
+class DenoisingQueryGenerator(TokenwiseModule, CdnQueryGenerator):
     """Contrastive denoising queries (DINO, arXiv:2203.03605, section 3.3).
 
     Differences from mmdet's ``CdnQueryGenerator``:
@@ -92,14 +93,17 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
         *args: As for mmdet's ``CdnQueryGenerator``.
         max_boxes: Largest number of boxes per image that get queries, at least 1. None takes
             ``num_dn_queries`` with dynamic groups, and all boxes with static groups.
+        compiled: Whether the noise is computed by compiled code.
         **kwargs: As for mmdet's ``CdnQueryGenerator``.
 
     Raises:
         ValueError: If ``max_boxes`` is less than 1.
     """
 
-    def __init__(self, *args, max_boxes: int | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args, max_boxes: int | None = None, compiled: bool = False, **kwargs
+    ) -> None:
+        super().__init__(*args, compiled=compiled, **kwargs)
         if max_boxes is not None and max_boxes < 1:
             raise ValueError(f'dn_cfg.max_boxes must be at least 1, got {max_boxes}')
         if max_boxes is None and self.dynamic_dn_groups:
@@ -143,9 +147,9 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
             boxes = chosen.boxes.gather(1, placed.target[..., None].expand(-1, -1, 4))
         else:  # none of the images has a box
             labels, boxes = chosen.labels, chosen.boxes
-        valid = placed.valid[..., None]
-        content = self.label_embedding(self._noisy_labels(labels, noise[..., :2])) * valid
-        boxes = self._noisy_boxes(boxes, placed.negative, noise[..., 2:])
+        per_query = (labels, boxes, placed.negative, placed.valid, noise)
+        noisy_labels, logits = self._with_noise(*(t.flatten(0, 1) for t in per_query))
+        content = self.label_embedding(noisy_labels.view(labels.shape)) * placed.valid[..., None]
         dn_meta = dict(
             num_denoising_queries=content.shape[1],
             layout=layout,
@@ -153,15 +157,23 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
             denoised=chosen,
             max_boxes=self.max_boxes,
         )
-        logits = inverse_sigmoid(boxes, eps=1e-3) * valid
-        return content, logits, self._attention_mask(placed), dn_meta
+        return content, logits.view(boxes.shape), self._attention_mask(placed), dn_meta
+
+    @tokenwise
+    def _with_noise(
+        self, labels: Tensor, boxes: Tensor, negative: Tensor, valid: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns noisy labels (N,) and the logits of noisy boxes, 0 at padding, shape (N, 4)."""
+        boxes = self._noisy_boxes(boxes, negative, noise[..., 2:])
+        logits = inverse_sigmoid(boxes, eps=1e-3) * valid[..., None]
+        return self._noisy_labels(labels, noise[..., :2]), logits
 
     def _noisy_labels(self, labels: Tensor, noise: Tensor) -> Tensor:
         """Replaces a share of ``label_noise_scale / 2`` of the labels with random classes.
 
         Args:
-            labels: Shape (B, D).
-            noise: Random numbers in [0, 1), shape (B, D, 2).
+            labels: Shape (...).
+            noise: Random numbers in [0, 1), shape (..., 2).
         """
         chosen = noise[..., 0] < self.label_noise_scale / 2
         return torch.where(chosen, (noise[..., 1] * self.num_classes).long(), labels)
@@ -173,14 +185,14 @@ class DenoisingQueryGenerator(CdnQueryGenerator):
         negative queries by up to twice as much.
 
         Args:
-            boxes: Boxes (cx, cy, w, h) relative to the image, shape (B, D, 4).
-            negative: Shape (B, D).
-            noise: Random numbers in [0, 1), shape (B, D, 8).
+            boxes: Boxes (cx, cy, w, h) relative to the image, shape (..., 4).
+            negative: Shape (...).
+            noise: Random numbers in [0, 1), shape (..., 8).
         """
         corners = bbox_cxcywh_to_xyxy(boxes)
         distance = noise[..., :4] + negative[..., None]
         sign = torch.where(noise[..., 4:] < 0.5, -1.0, 1.0)
-        sides = boxes[..., 2:].repeat(1, 1, 2)
+        sides = torch.cat((boxes[..., 2:], boxes[..., 2:]), -1)
         corners = corners + distance * sign * sides * self.box_noise_scale / 2
         return bbox_xyxy_to_cxcywh(corners.clamp(0.0, 1.0))
 

@@ -74,8 +74,8 @@ class PaddingAwareDINO(DINO):
         deformable_attention: How encoder and decoder sample the levels: 'auto', 'triton', 'mmcv' or
             'pytorch'; see :func:`.deformable_attention.choose_implementation`.
         compiled: Whether what works on each token alone runs compiled by ``torch.compile``, in
-            backbone, encoder and decoder (see :mod:`mmdet_dinov2.layers.compiling`). This setting
-            and the one above yield to that of a part's own config.
+            backbone, encoder, decoder and head (see :mod:`mmdet_dinov2.layers.compiling`). This
+            setting and the one above yield to that of a part's own config.
         mask_head: Arguments of :class:`.MaskHead`, whose ``embed_dims`` are those of the encoder:
             detections then have ``masks``, and training samples need them. None for no masks.
         tile: Attributes of a :class:`.tiling.Tiling`: images that are larger than a tile are
@@ -121,7 +121,7 @@ class PaddingAwareDINO(DINO):
         if coordinates not in COORDINATES:
             raise ValueError(f'coordinates must be one of {COORDINATES}, got {coordinates!r}')
         if compiled:
-            backbone = {'compiled': True, **backbone}
+            backbone, bbox_head = ({'compiled': True, **part} for part in (backbone, bbox_head))
         _check_number('num_query_groups', num_query_groups)
         switches = dict(deformable_attention=deformable_attention, compiled=compiled)
         # Not the constructor of mmdet's DINO, which would build its own query generator, but the
@@ -141,7 +141,7 @@ class PaddingAwareDINO(DINO):
             num_classes=self.bbox_head.num_classes,
             embed_dims=self.embed_dims,
             num_matching_queries=self.num_queries,
-            **(dn_cfg or {}),
+            **{'compiled': compiled, **(dn_cfg or {})},
         )
         if not hasattr(self.backbone, 'patch_size') or not hasattr(self.neck, 'strides'):
             raise ValueError(

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..layers import PyramidLayout
+from ..layers import PyramidLayout, TokenwiseModule, tokenwise
 from .dino_encoder import sampling_shift
 from .query_attention import additive_mask
 from .sine_encoding import encode_boxes, sine_periods
@@ -19,7 +19,7 @@ from .transformer_layers import DecoderLayer, build_layers
 _TEMPERATURE = 10000
 
 
-class PaddingAwareDecoder(BaseModule):
+class PaddingAwareDecoder(TokenwiseModule, BaseModule):
     """DINO decoder (arXiv:2203.03605) for images that fill different shares of their canvas.
 
     The position of a query is encoded relative to its image. mmdet and the official code encode it
@@ -61,7 +61,7 @@ class PaddingAwareDecoder(BaseModule):
         post_norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(compiled=compiled, init_cfg=init_cfg)
         if not return_intermediate or post_norm_cfg is not None:
             raise InputError(
                 'decoder must have return_intermediate=True and post_norm_cfg=None, got '
@@ -105,33 +105,40 @@ class PaddingAwareDecoder(BaseModule):
             Queries after each of these layers, shape (layers, B, Q, C), and the boxes before the
             first and after each layer, shape (layers + 1, B, Q, 4).
         """
-        # Boxes relative to each level, (B, 1, levels, 4).
-        to_levels = torch.cat((layout.extents, layout.extents), -1)[:, None]
-        shift = F.pad(sampling_shift(layout), (0, 2))[:, None]  # of the centre
-        batch, num_queries = query.shape[:2]
-        images = torch.arange(batch, device=query.device).repeat_interleave(num_queries)
+        batch = query.shape[:2]
+        images = torch.arange(batch[0], device=query.device).repeat_interleave(batch[1])
+        # Boxes relative to each level, (B * Q, levels, 4).
+        to_levels = torch.cat((layout.extents, layout.extents), -1)[images]
+        shift = F.pad(sampling_shift(layout), (0, 2))[images]  # of the centre
         periods = sine_periods(self.embed_dims // 2, _TEMPERATURE, query.device)
         if self_attn_mask is not None:
             self_attn_mask = additive_mask(self_attn_mask, query)
-        reference_points = reference_points.float()
-        states, references = [], [reference_points]
+        # The batch is a stream of queries.
+        boxes = reference_points.float().flatten(0, 1)
+        states, references = [], [boxes]
         for layer, reg_branch in zip(self.layers[:num_layers], reg_branches, strict=False):
             query = layer(
                 query,
-                query_pos=self.ref_point_head(encode_boxes(reference_points, periods)),
+                query_pos=self._positions(boxes, periods).unflatten(0, batch),
                 value=value,
-                reference_points=torch.addcmul(
-                    shift, reference_points[:, :, None], to_levels
-                ).flatten(0, 1),
+                reference_points=torch.addcmul(shift, boxes[:, None], to_levels),
                 spatial_shapes=layout.shapes,
                 query_images=images,
                 self_attn_mask=self_attn_mask,
                 group_size=group_size,
             )
-            with torch.autocast(query.device.type, enabled=False):
-                offset = reg_branch(query.float())
-            refined = (offset + inverse_sigmoid(reference_points, eps=1e-3)).sigmoid()
-            reference_points = refined.detach()
-            references.append(refined if self.look_forward_twice else reference_points)
+            refined = self._refined(query.flatten(0, 1), boxes, reg_branch)
+            boxes = refined.detach()
+            references.append(refined if self.look_forward_twice else boxes)
             states.append(query)
-        return self.norm(torch.stack(states)), torch.stack(references)
+        return self.norm(torch.stack(states)), torch.stack(references).unflatten(1, batch)
+
+    @tokenwise
+    def _positions(self, boxes: Tensor, periods: Tensor) -> Tensor:
+        return self.ref_point_head(encode_boxes(boxes, periods))
+
+    @tokenwise
+    def _refined(self, query: Tensor, boxes: Tensor, reg_branch: nn.Module) -> Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            offsets = reg_branch(query.float())
+        return (offsets + inverse_sigmoid(boxes, eps=1e-3)).sigmoid()

@@ -65,11 +65,13 @@ class PaddingAwareEncoder(BaseModule):
         if not self.layers:
             return query
         reference_points = self.reference_points(layout)
+        sides = layout.shapes.flip(2)[layout.images]
         for layer in self.layers:
             query = layer(
                 query,
                 query_pos,
                 reference_points=reference_points,
+                sides=sides,
                 spatial_shapes=layout.shapes,
                 query_images=layout.images,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from mmdet.models.dense_heads import DINOHead
@@ -17,8 +18,9 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers import carl_weights
+from ..layers import TokenwiseModule, carl_weights, tokenwise
 from ..layers.boxes import corners_of, giou_loss
+from ..layers.stacked import run_stacked
 from ..sample_meta import announced_step
 from .classification_losses import as_query_loss
 from .denoising import DenoisingLayout
@@ -30,8 +32,55 @@ from .targets import BoxTargets
 _UNSURE_IOU = 0.5
 
 
+@dataclass(frozen=True)
+class QuerySet:
+    """Queries of L layers, of which some should predict a box; the others are background.
+
+    Attributes:
+        scores: Class logits, shape (L, B, Q, classes).
+        boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
+        matches: Pairs of queries and boxes, M / L of each layer.
+        targets: The boxes, whose weights count in all losses.
+        num_boxes: What the sums of losses are divided by.
+        weights: Weight of the loss of each query, shape (B, Q); None takes 1.
+        background: Further weight of the loss of the background, a shape that broadcasts to
+            (L, B, Q); None takes 1.
+    """
+
+    scores: Tensor
+    boxes: Tensor
+    matches: Matches
+    targets: BoxTargets
+    num_boxes: Tensor
+    weights: Tensor | None = None
+    background: Tensor | None = None
+
+    def rows(self) -> Tensor:
+        """Returns the number of the query of each pair among all L * B * Q, shape (M,)."""
+        _, num_images, num_queries = self.scores.shape[:3]
+        image = torch.add(self.matches.image, self.matches.layer, alpha=num_images)
+        return torch.add(self.matches.query, image, alpha=num_queries)
+
+    def wanted(self) -> tuple[Tensor, ...]:
+        """Returns what each pair wants.
+
+        Returns:
+            Boxes relative to the image (M, 4), labels (M,), width, height, width, height of the
+            image in pixels (M, 4), and the weight of the pair (M,).
+        """
+        image, target = self.matches.image, self.matches.target
+        boxes, labels = self.targets.boxes[image, target], self.targets.labels[image, target]
+        if self.weights is None:
+            weights = boxes.new_ones(len(boxes))
+        else:
+            weights = self.weights[image, self.matches.query]
+        if self.targets.weights is not None:
+            weights = weights * self.targets.weights[image, target]
+        return boxes, labels, self.targets.sizes[image], weights
+
+
 @MODELS.register_module()
-class BatchedDINOHead(DINOHead):
+class BatchedDINOHead(TokenwiseModule, DINOHead):
     """mmdet's ``DINOHead``, which computes the losses of all layers and images at once.
 
     The denoising loss of an image is the mean over its own groups (see
@@ -52,6 +101,7 @@ class BatchedDINOHead(DINOHead):
             inverse of the sigmoid is taken: 1e-5 in mmdet, 1e-3 in detrex.
         carl: Arguments ``k`` and ``bias`` of :func:`.layers.carl_weights`, for a further loss
             ``loss_carl``: the L1 loss with these weights, as in mmdet's PISA (there 1 and 0.2).
+        compiled: Whether what works on each query, or each matched pair, alone runs compiled.
         **kwargs: As for mmdet's ``DINOHead``; ``train_cfg.assigner`` must be a
             ``BatchedHungarianAssigner``, ``loss_cls`` a ``FocalLoss``, ``IABCELoss`` or ``MALoss``
             of logits.
@@ -69,9 +119,10 @@ class BatchedDINOHead(DINOHead):
         *args,
         reference_eps: float = 1e-5,
         carl: Mapping[str, float] | None = None,
+        compiled: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, compiled=compiled, **kwargs)
         self.reference_eps = reference_eps
         self.names_queries = False
         if carl is not None and (
@@ -87,7 +138,7 @@ class BatchedDINOHead(DINOHead):
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
                 f'got {type(self.assigner).__name__}'
             )
-        as_query_loss(self.loss_cls, type(self).__name__)
+        self.loss_cls = as_query_loss(self.loss_cls, type(self).__name__)
 
     def _predict_by_feat_single(
         self, cls_score: Tensor, bbox_pred: Tensor, img_meta: dict, rescale: bool = True
@@ -111,11 +162,19 @@ class BatchedDINOHead(DINOHead):
             Class logits, shape (L, B, Q, classes), and boxes (cx, cy, w, h) relative to the image,
             shape (L, B, Q, 4).
         """
-        scores = [f(states) for f, states in zip(self.cls_branches, hidden_states)]
-        offsets = [f(states) for f, states in zip(self.reg_branches, hidden_states)]
-        references = torch.stack(tuple(references[: len(offsets)]))
-        logits = torch.stack(offsets) + inverse_sigmoid(references, eps=self.reference_eps)
-        return torch.stack(scores), logits.sigmoid()
+        num_layers, *batch = hidden_states.shape[:3]
+        states = hidden_states.flatten(1, 2)
+        scores, offsets = (
+            run_stacked(list(branches)[:num_layers], states)
+            for branches in (self.cls_branches, self.reg_branches)
+        )
+        references = torch.stack(tuple(references[:num_layers])).flatten(0, 2)
+        boxes = self._refined(offsets.flatten(0, 1), references)
+        return scores.unflatten(1, batch), boxes.unflatten(0, (num_layers, *batch))
+
+    @tokenwise
+    def _refined(self, offsets: Tensor, references: Tensor) -> Tensor:
+        return (offsets + inverse_sigmoid(references, eps=self.reference_eps)).sigmoid()
 
     def loss(
         self,
@@ -193,9 +252,11 @@ class BatchedDINOHead(DINOHead):
 
         # The proposals are matched like one more layer before the first, each group of queries
         # like a layer of its own.
-        scores = torch.cat((enc_cls_scores[None], all_layers_cls_scores[:, :, num_dn_queries:]))
-        boxes = torch.cat((enc_bbox_preds[None], all_layers_bbox_preds[:, :, num_dn_queries:]))
-        scores, boxes = _by_group(scores, num_groups), _by_group(boxes, num_groups)
+        sizes = (num_dn_queries, all_layers_cls_scores.shape[2] - num_dn_queries)
+        dn_scores, scores = all_layers_cls_scores.split(sizes, 2)
+        dn_boxes, boxes = all_layers_bbox_preds.split(sizes, 2)
+        scores = _by_group(torch.cat((enc_cls_scores[None], scores)), num_groups)
+        boxes = _by_group(torch.cat((enc_bbox_preds[None], boxes)), num_groups)
         mask_costs = ()
         if masks is not None and self.assigner.compares_masks:
             of_images = masks.match_costs(
@@ -204,17 +265,21 @@ class BatchedDINOHead(DINOHead):
             mask_costs = (_by_group(costs, num_groups) for costs in of_images)
         matches = self.assigner.assign_batch(scores, boxes, targets, mask_costs)
         background = _background_weights(boxes, matches, targets)
-        losses = self._set_losses(scores, boxes, matches, targets, num_boxes, background=background)
         dn_matches = _denoising_matches(dn_meta['layout'], num_layers, targets.labels.device)
         dn_weights = dn_meta['layout'].weights().to(targets.labels.device, non_blocking=True)
-        dn_losses = self._set_losses(
-            all_layers_cls_scores[:, :, :num_dn_queries],
-            all_layers_bbox_preds[:, :, :num_dn_queries],
-            dn_matches,
-            dn_meta['denoised'],
-            num_denoised,
-            weights=dn_weights,
-            background=None if background is None else targets.image_weights[:, None],
+        losses, dn_losses = self._set_losses(
+            (
+                QuerySet(scores, boxes, matches, targets, num_boxes, background=background),
+                QuerySet(
+                    dn_scores,
+                    dn_boxes,
+                    dn_matches,
+                    dn_meta['denoised'],
+                    num_denoised,
+                    dn_weights,
+                    None if background is None else targets.image_weights[:, None],
+                ),
+            )
         )
         if masks is not None:
             matched = _mask_pairs(
@@ -227,7 +292,10 @@ class BatchedDINOHead(DINOHead):
             of_matched, of_denoised = masks.losses(all_layers_bbox_preds, (matched, denoised))
             losses.update(of_matched)
             dn_losses.update(of_denoised)
-        losses = {name: loss.reshape(-1, num_groups).mean(1) for name, loss in losses.items()}
+        if num_groups > 1:
+            losses = {
+                name: loss.unflatten(0, (-1, num_groups)).mean(1) for name, loss in losses.items()
+            }
         decoder = [f'd{index}.' for index in range(num_layers - 1)] + ['']
         named = {}
         for name, values in losses.items():
@@ -239,82 +307,91 @@ class BatchedDINOHead(DINOHead):
                 named[f'{prefix}dn_{name}'] = value
         return named
 
-    def _set_losses(
-        self,
-        scores: Tensor,
-        boxes: Tensor,
-        matches: Matches,
-        targets: BoxTargets,
-        num_boxes: Tensor,
-        weights: Tensor | None = None,
-        background: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Computes the losses of layers whose queries are matched.
+    def _set_losses(self, sets: Sequence[QuerySet]) -> list[dict[str, Tensor]]:
+        """Computes the losses of sets of queries, all queries and all pairs at once.
 
         Args:
-            scores: Class logits, shape (L, B, Q, classes).
-            boxes: Boxes (cx, cy, w, h) relative to the image, shape (L, B, Q, 4).
-            matches: Queries that should predict a box; the others are background.
-            targets: The boxes, whose weights count in all losses.
-            num_boxes: What the sums are divided by.
-            weights: Weight of the loss of each query, shape (B, Q); None takes 1.
-            background: Further weight of the loss of the background, a shape that broadcasts to
-                (L, B, Q); None takes 1.
+            sets: The sets.
 
         Returns:
-            Losses of each layer, shape (L,).
+            For each set the losses of each layer, shape (L,).
         """
-        num_layers, num_pairs = len(scores), len(matches.query)
-        if weights is None:
-            weights = targets.boxes.new_ones(scores.shape[1:3])
-        weights_of_pairs = weights[matches.image, matches.query]
-        if targets.weights is not None:
-            weights_of_pairs = weights_of_pairs * targets.weights[matches.image, matches.target]
-
-        def of_layers(loss_of_pairs: Tensor) -> Tensor:
-            if loss_of_pairs.dim() > 1:
-                loss_of_pairs = loss_of_pairs.sum(1)
-            weighted = loss_of_pairs * weights_of_pairs
-            return weighted.reshape(num_layers, num_pairs // num_layers).sum(1)
-
-        predicted = boxes[matches.layer, matches.image, matches.query]
-        wanted = targets.boxes[matches.image, matches.target]
-        sizes = targets.sizes[matches.image]
-        corners = corners_of(predicted) * sizes
-        wanted_corners = corners_of(wanted) * sizes
-
+        # All queries of all sets are one stream.
+        scores = torch.cat([queries.scores.flatten(0, 2) for queries in sets])
+        boxes = torch.cat([queries.boxes.flatten(0, 2) for queries in sets])
+        num_queries = [queries.boxes[..., 0].numel() for queries in sets]
+        starts = [sum(num_queries[:index]) for index in range(len(sets))]
+        rows = torch.cat(
+            [queries.rows() + start for queries, start in zip(sets, starts, strict=True)]
+        )
+        wanted, labels, sizes, weights = map(
+            torch.cat, zip(*(queries.wanted() for queries in sets), strict=True)
+        )
+        # Not `scores[rows, labels]`, whose backward pass sorts the rows.
+        index = torch.add(labels, rows, alpha=scores.shape[1])
+        logits = scores.flatten().index_select(0, index)
+        predicted = boxes.index_select(0, rows)
         # The loss with all classes of all queries as negatives, then the difference at positives.
-        classify = as_query_loss(self.loss_cls, type(self).__name__)
-        negative = classify.negative(scores) * weights
-        if background is not None:
-            negative = negative * background
-        negative = negative.sum((1, 2))
-        labels = targets.labels[matches.image, matches.target]
-        logits = scores[matches.layer, matches.image, matches.query, labels].float()
-        overlaps = None
-        if classify.takes_overlaps:
-            overlaps = bbox_overlaps(corners.detach(), wanted_corners, is_aligned=True)
-        gap = classify.gap(logits, overlaps)
-        loss_cls = classify.loss_weight * (negative + of_layers(gap))
+        negatives = self._negative_losses(scores).split(num_queries)
+        num_pairs = [len(queries.matches.query) for queries in sets]
+        pairs = self._pair_losses(predicted, wanted, sizes, logits, weights).split(num_pairs)
+        losses = []
+        for queries, negative, of_pairs, logit in zip(
+            sets, negatives, pairs, logits.split(num_pairs), strict=True
+        ):
+            num_layers, num_images = queries.scores.shape[:2]
+            negative = negative.view(queries.scores.shape[:3])
+            for factor in (queries.weights, queries.background):
+                negative = negative if factor is None else negative * factor
+            by_layer = (num_layers, len(of_pairs) // num_layers)
+            loss_cls, loss_bbox, loss_iou = of_pairs.view(*by_layer, 3).sum(1).unbind(1)
+            loss_cls = torch.add(loss_cls, negative.sum((1, 2)), alpha=self.loss_cls.loss_weight)
+            of_set = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, loss_iou=loss_iou)
+            if self.carl is not None:
+                by_score = carl_weights(
+                    logit.sigmoid(),
+                    torch.add(queries.matches.image, queries.matches.layer, alpha=num_images),
+                    num_layers * num_images,
+                    **self.carl,
+                )
+                of_set['loss_carl'] = (by_score * of_pairs[:, 1]).view(by_layer).sum(1)
+            losses.append({name: loss / queries.num_boxes for name, loss in of_set.items()})
+        return losses
 
-        if num_pairs:
+    @tokenwise
+    def _negative_losses(self, scores: Tensor) -> Tensor:
+        """Computes the classification loss of queries (N, classes) without a box, shape (N,)."""
+        return self.loss_cls.negative(scores)
+
+    @tokenwise
+    def _pair_losses(
+        self, predicted: Tensor, wanted: Tensor, sizes: Tensor, logits: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Computes the losses of matched pairs.
+
+        Args:
+            predicted: Boxes (cx, cy, w, h) relative to the image, shape (M, 4).
+            wanted: The boxes that they should be, shape (M, 4).
+            sizes: Width, height, width, height of the image in pixels, shape (M, 4).
+            logits: Logit of the class of the box, shape (M,).
+            weights: Weight of the pair, shape (M,).
+
+        Returns:
+            Difference of the classification loss to that of a negative, loss of the box and loss of
+            its overlap, shape (M, 3).
+        """
+        corners, wanted_corners = corners_of(predicted) * sizes, corners_of(wanted) * sizes
+        overlaps = None
+        if self.loss_cls.takes_overlaps:
+            overlaps = bbox_overlaps(corners.detach(), wanted_corners, is_aligned=True)
+        gap = self.loss_cls.loss_weight * self.loss_cls.gap(logits.float(), overlaps)
+        if len(predicted):
             loss_bbox = self.loss_bbox(predicted, wanted, reduction_override='none')
             loss_iou = self._overlap_loss(corners, wanted_corners)
         else:  # mmdet's losses return a single zero if there are no pairs
             loss_bbox = loss_iou = predicted
-        losses = dict(
-            loss_cls=loss_cls, loss_bbox=of_layers(loss_bbox), loss_iou=of_layers(loss_iou)
-        )
-        if self.carl is not None:
-            num_images = scores.shape[1]
-            by_score = carl_weights(
-                logits.sigmoid(),
-                matches.layer * num_images + matches.image,
-                num_layers * num_images,
-                **self.carl,
-            )
-            losses['loss_carl'] = of_layers(by_score[:, None] * loss_bbox)
-        return {name: loss / num_boxes for name, loss in losses.items()}
+        losses = [loss if loss.dim() == 1 else loss.sum(1) for loss in (gap, loss_bbox, loss_iou)]
+        return torch.stack(losses, 1) * weights[:, None]
 
     def _overlap_loss(self, predicted: Tensor, wanted: Tensor) -> Tensor:
         """Computes ``loss_iou`` of pairs of boxes (x1, y1, x2, y2) in pixels, shape (M,)."""

@@ -50,6 +50,11 @@ class QuerySelfAttention(MultiheadAttention):
         Returns:
             Shape (B, Q, C).
         """
+        attended = self.attend(self.project(query, query_pos), attn_mask, group_size)
+        return self.output(attended, query if identity is None else identity)
+
+    def project(self, query: Tensor, query_pos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes queries, keys and values of all heads, each of shape (..., C)."""
         attn = self.attn
         dims = attn.embed_dim
         weight, bias = attn.in_proj_weight, attn.in_proj_bias
@@ -58,19 +63,32 @@ class QuerySelfAttention(MultiheadAttention):
             t.split((2 * dims, dims)) for t in (weight, bias)
         )
         qk = F.linear(query + query_pos, qk_weight, qk_bias)
-        v = F.linear(query, v_weight, v_bias)
-        qkv = (*qk.chunk(2, -1), v)
+        return *qk.chunk(2, -1), F.linear(query, v_weight, v_bias)
+
+    def attend(
+        self, qkv: Sequence[Tensor], attn_mask: Tensor | None, group_size: int | None
+    ) -> Tensor:
+        """Computes the part between the linear layers.
+
+        Args:
+            qkv: What ``project`` returned, each of shape (B, Q, C).
+            attn_mask: As for ``forward``.
+            group_size: As for ``forward``.
+
+        Returns:
+            Shape (B, Q, C).
+        """
         if group_size is None:
-            attended = self._attend(qkv, attn_mask)
-        else:
-            first = attn_mask.shape[-1]
-            attended = self._attend([t[:, :first] for t in qkv], attn_mask)
-            groups = [t[:, first:].unflatten(1, (-1, group_size)).flatten(0, 1) for t in qkv]
-            others = self._attend(groups, None).unflatten(0, (len(query), -1)).flatten(1, 2)
-            attended = torch.cat((attended, others), 1)
-        attended = attn.out_proj(attended)
-        identity = query if identity is None else identity
-        return identity + self.dropout_layer(self.proj_drop(attended))
+            return self._attend(qkv, attn_mask)
+        first = attn_mask.shape[-1]
+        attended = self._attend([t[:, :first] for t in qkv], attn_mask)
+        groups = [t[:, first:].unflatten(1, (-1, group_size)).flatten(0, 1) for t in qkv]
+        others = self._attend(groups, None).unflatten(0, (len(attended), -1)).flatten(1, 2)
+        return torch.cat((attended, others), 1)
+
+    def output(self, attended: Tensor, identity: Tensor) -> Tensor:
+        """Projects what the queries attended to and adds it to them, both of shape (..., C)."""
+        return identity + self.dropout_layer(self.proj_drop(self.attn.out_proj(attended)))
 
     def _attend(self, qkv: Sequence[Tensor], attn_mask: Tensor | None) -> Tensor:
         # (B, Q, C) -> (B, heads, Q, C / heads)

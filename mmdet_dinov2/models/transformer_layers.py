@@ -29,7 +29,7 @@ class EncoderLayer(TokenwiseModule, BaseModule):
             residual sum (post-norm, as published), as in ``torch.nn.TransformerEncoderLayer``.
         deformable_attention: Implementation of the attention.
         with_cp: Whether to compute activations again in the backward pass.
-        compiled: Whether what follows the attention runs compiled.
+        compiled: Whether what works on each cell alone runs compiled.
         init_cfg: Initialisation config.
     """
 
@@ -60,6 +60,7 @@ class EncoderLayer(TokenwiseModule, BaseModule):
         query: Tensor,
         query_pos: Tensor,
         reference_points: Tensor,
+        sides: Tensor,
         spatial_shapes: Tensor,
         query_images: Tensor,
     ) -> Tensor:
@@ -69,26 +70,28 @@ class EncoderLayer(TokenwiseModule, BaseModule):
             query: Stream of cells, shape (T, C).
             query_pos: Their positions, shape (T, C).
             reference_points: See :class:`.DeformableAttention`, shape (T, levels, 2).
+            sides: Columns and rows of the levels of the image of each cell, shape (T, levels, 2).
             spatial_shapes: Rows and columns of each level, shape (images, levels, 2).
             query_images: Image of each cell, shape (T,).
 
         Returns:
             Shape (T, C).
         """
-        normed = self.norms[0](query) if self.norm_first else query
-        attended = self.self_attn(
-            normed,
-            normed,
-            query_pos,
-            reference_points,
-            spatial_shapes,
-            query_images,
-            identity=query,
-        )
-        return self._after_attention(attended)
+        values, *points = self._before_sampling(query, query_pos, reference_points, sides)
+        sampled = self.self_attn.sample(values, spatial_shapes, query_images, *points)
+        return self._after_sampling(query, sampled)
 
     @tokenwise
-    def _after_attention(self, tokens: Tensor) -> Tensor:
+    def _before_sampling(
+        self, query: Tensor, query_pos: Tensor, reference_points: Tensor, sides: Tensor
+    ) -> tuple[Tensor, ...]:
+        normed = self.norms[0](query) if self.norm_first else query
+        points = self.self_attn.points(normed, query_pos, reference_points, sides)
+        return self.self_attn.values(normed), *points
+
+    @tokenwise
+    def _after_sampling(self, query: Tensor, sampled: Tensor) -> Tensor:
+        tokens = self.self_attn.output(sampled, query)
         if self.norm_first:
             return self.ffn(self.norms[1](tokens), identity=tokens)
         return self.norms[1](self.ffn(self.norms[0](tokens)))
@@ -108,7 +111,7 @@ class DecoderLayer(TokenwiseModule, BaseModule):
             residual sum (post-norm, as published), as in ``torch.nn.TransformerEncoderLayer``.
         deformable_attention: Implementation of the deformable attention.
         with_cp: Whether to compute activations again in the backward pass.
-        compiled: Whether what follows the deformable attention runs compiled.
+        compiled: Whether what works on each query alone runs compiled.
         init_cfg: Initialisation config.
     """
 
@@ -162,25 +165,37 @@ class DecoderLayer(TokenwiseModule, BaseModule):
         Returns:
             Shape (B, Q, C).
         """
-        normed = self.norms[0](query) if self.norm_first else query
-        attended = self.self_attn(normed, query_pos, self_attn_mask, group_size, identity=query)
-        if not self.norm_first:
-            attended = self.norms[0](attended)
+        batch = query.shape[:2]
         # The batch is a stream of queries.
-        attended = attended.flatten(0, 1)
-        attended = self.cross_attn(
-            self.norms[1](attended) if self.norm_first else attended,
-            value,
-            query_pos.flatten(0, 1),
-            reference_points,
-            spatial_shapes,
-            query_images,
-            identity=attended,
+        query, query_pos = query.flatten(0, 1), query_pos.flatten(0, 1)
+        qkv = [t.unflatten(0, batch) for t in self._qkv(query, query_pos)]
+        attended = self.self_attn.attend(qkv, self_attn_mask, group_size)
+        tokens, *points = self._before_sampling(
+            query, attended.flatten(0, 1), query_pos, reference_points
         )
-        return self._after_attention(attended).view(query.shape)
+        values = self.cross_attn.values(value)
+        sampled = self.cross_attn.sample(values, spatial_shapes, query_images, *points)
+        return self._after_sampling(tokens, sampled).unflatten(0, batch)
 
     @tokenwise
-    def _after_attention(self, tokens: Tensor) -> Tensor:
+    def _qkv(self, query: Tensor, query_pos: Tensor) -> tuple[Tensor, ...]:
+        normed = self.norms[0](query) if self.norm_first else query
+        return self.self_attn.project(normed, query_pos)
+
+    @tokenwise
+    def _before_sampling(
+        self, query: Tensor, attended: Tensor, query_pos: Tensor, reference_points: Tensor
+    ) -> tuple[Tensor, ...]:
+        tokens = self.self_attn.output(attended, query)
+        if self.norm_first:
+            normed = self.norms[1](tokens)
+        else:
+            normed = tokens = self.norms[0](tokens)
+        return tokens, *self.cross_attn.points(normed, query_pos, reference_points)
+
+    @tokenwise
+    def _after_sampling(self, tokens: Tensor, sampled: Tensor) -> Tensor:
+        tokens = self.cross_attn.output(sampled, tokens)
         if self.norm_first:
             return self.ffn(self.norms[2](tokens), identity=tokens)
         return self.norms[2](self.ffn(self.norms[1](tokens)))

@@ -134,17 +134,17 @@ def test_frozen_weights_in_bf16_predict_and_train_like_autocast():
 
 def test_the_switch_reaches_every_layer_unless_a_part_has_its_own():
     def compiled(model):
-        parts = (model.backbone, model.encoder, model.decoder)
+        parts = (model.backbone, model.encoder, model.decoder, model.bbox_head)
         modules = [[m for m in p.modules() if isinstance(m, TokenwiseModule)] for p in parts]
-        assert [len(of_part) for of_part in modules] == [4, 1, 2]
+        assert [len(of_part) for of_part in modules] == [4, 1, 3, 1]
         return [{m.compiled for m in of_part} for of_part in modules]
 
-    assert compiled(build()) == [{False}] * 3
-    assert compiled(build(compiled=True)) == [{True}] * 3
+    assert compiled(build()) == [{False}] * 4
+    assert compiled(build(compiled=True)) == [{True}] * 4
     cfg = detector_cfg(backbone=dict(compiled=True))
-    assert compiled(MODELS.build(cfg)) == [{True}, {False}, {False}]
+    assert compiled(MODELS.build(cfg)) == [{True}, {False}, {False}, {False}]
     cfg['encoder']['compiled'] = False
-    assert compiled(MODELS.build(dict(cfg, compiled=True))) == [{True}, {False}, {True}]
+    assert compiled(MODELS.build(dict(cfg, compiled=True))) == [{True}, {False}, {True}, {True}]
 
 
 @pytest.mark.slow

@@ -180,7 +180,8 @@ def test_pre_norm_layers_add_to_what_is_not_normed():
     normed = layer.norms[0](cells)
     x = cells + residual(layer.self_attn, normed, normed, position, *sampled)
     x = x + layer.ffn.layers(layer.norms[1](x))
-    torch.testing.assert_close(layer(cells, position, *sampled), x)
+    sides = shapes.flip(2).expand(6, -1, -1)
+    torch.testing.assert_close(layer(cells, position, points, sides, shapes, images), x)
 
     layer = randomize(DecoderLayer(attention, deformable, ffn, norm_first=True))
     sampled = (torch.rand(6, 1, 4), shapes, images)
