@@ -10,7 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from mmdet_dinov2.errors import InputError
-from mmdet_dinov2.layers import compiling
+from mmdet_dinov2.layers import TokenwiseModule, compiling, tokenwise
 
 from ..tiny import pad_batch, tiny_backbone
 
@@ -100,6 +100,23 @@ def test_copies_and_autocast(use_backend):
     ):
         assert (got - expected).norm() <= 0.03 * expected.norm()
     assert counters['stats']['unique_graphs']
+
+
+class Scaling(TokenwiseModule):
+    @tokenwise
+    def scaled(self, tokens, scale, network):
+        return network(tokens) * scale
+
+
+def test_modules_and_tensors_of_one_shape_are_arguments(use_backend):
+    use_backend('eager')
+    module, scale = Scaling(compiled=True), torch.randn(3)
+    networks = [torch.nn.Linear(5, 3) for _ in range(4)]
+    for count, network in zip((7, 2, 0, 1), networks, strict=True):
+        tokens = torch.randn(count, 5)
+        torch.testing.assert_close(module.scaled(tokens, scale, network), network(tokens) * scale)
+    # Neither another network nor another number of tokens; few tokens run as they are.
+    assert counters['stats']['unique_graphs'] == 1
 
 
 def test_nothing_is_compiled_without_the_switch(use_backend):

@@ -53,8 +53,7 @@ def test_one_network_for_all_inputs():
 def test_more_networks_are_not_more_operators():
     networks = [NETWORKS['sequence']() for _ in range(6)]
     counts = [
-        count_operators(lambda n=n: run_stacked(networks[:n], torch.ones(n, 4, 5)))
-        for n in (2, 6)
+        count_operators(lambda n=n: run_stacked(networks[:n], torch.ones(n, 4, 5))) for n in (2, 6)
     ]
     # Two stacks and a product for each linear layer, the activation, and the inputs.
     assert counts[0] == counts[1] == 2 * 3 + 1 + 1
