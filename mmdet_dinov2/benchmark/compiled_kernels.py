@@ -7,9 +7,9 @@ what the graph itself says:
 - A matrix product, and any operator that is not named below, is one kernel.
 - A sum over tokens, such as the gradient of a bias, is one kernel.
 - Views are none.
-- All else, that is element-wise operators, conversions, concatenations and norms of rows, is one
-  kernel for each set of operators that lead to each other with none of the former in between. The
-  conversion of a weight to bf16 leads to a product alone, so it is a kernel of its own.
+- All else, that is element-wise operators, conversions, concatenations, sums and norms of rows, is
+  one kernel for each set of operators that lead to each other with none of the former in between.
+  The conversion of a weight to bf16 leads to a product alone, so it is a kernel of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ _FUSIBLE = {
     torch.ops.aten.zeros, torch.ops.aten.zeros_like, torch.ops.aten.ones_like,
     torch.ops.aten.arange, torch.ops.aten.slice_backward, torch.ops.aten.constant_pad_nd,
     torch.ops.aten.scalar_tensor,
+}  # fmt: skip
+# Fusible where they leave the first dimension, that of the tokens, as it is.
+_REDUCTIONS = {
+    torch.ops.aten.sum, torch.ops.aten.mean, torch.ops.aten.amax, torch.ops.aten.amin,
+    torch.ops.aten.all, torch.ops.aten.any, torch.ops.aten.prod,
 }  # fmt: skip
 
 
@@ -110,4 +115,17 @@ def _is_free(node: fx.Node) -> bool:
 
 
 def _is_fusible(node: fx.Node) -> bool:
-    return torch.Tag.pointwise in node.target.tags or node.target.overloadpacket in _FUSIBLE
+    operator = node.target.overloadpacket
+    if operator in _REDUCTIONS:
+        return _reduces_rows(node)
+    return torch.Tag.pointwise in node.target.tags or operator in _FUSIBLE
+
+
+def _reduces_rows(node: fx.Node) -> bool:
+    """Returns whether a reduction gives a result for each token."""
+    source, *further = node.args
+    dims = further[0] if further else None
+    if dims is None or dims == []:
+        return False
+    dims = dims if isinstance(dims, (list, tuple)) else [dims]
+    return all(dim % source.meta['val'].dim() for dim in dims)

@@ -27,9 +27,15 @@ def giou_loss(predicted: Tensor, wanted: Tensor, eps: float = 1e-6) -> Tensor:
         Shape (M,), 0 to 2.
     """
     (low, high), (other_low, other_high) = (t.split(2, -1) for t in (predicted, wanted))
-    overlap = (high.minimum(other_high) - low.maximum(other_low)).clamp(min=0).prod(-1)
-    areas = (high - low).prod(-1) + (other_high - other_low).prod(-1)
+    overlap = _area((high.minimum(other_high) - low.maximum(other_low)).clamp(min=0))
+    areas = _area(high - low) + _area(other_high - other_low)
     union = (areas - overlap).clamp(min=eps)
-    hull = (high.maximum(other_high) - low.minimum(other_low)).clamp(min=0).prod(-1)
+    hull = _area((high.maximum(other_high) - low.minimum(other_low)).clamp(min=0))
     hull = hull.clamp(min=eps)
     return 1 - (overlap / union - (hull - union) / hull)
+
+
+def _area(sides: Tensor) -> Tensor:
+    # Not `sides.prod(-1)`, whose backward pass looks for zeros on the host.
+    width, height = sides.unbind(-1)
+    return width * height

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from mmdet.models.layers.transformer import CdnQueryGenerator, inverse_sigmoid
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_xyxy_to_cxcywh
+from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..layers import TokenwiseModule, tokenwise
+from ..layers.boxes import corners_of
 from .targets import BoxTargets
 
 # Random numbers of a query: label chosen, new label, distance and sign of four coordinates.
@@ -189,7 +190,7 @@ class DenoisingQueryGenerator(TokenwiseModule, CdnQueryGenerator):
             negative: Shape (...).
             noise: Random numbers in [0, 1), shape (..., 8).
         """
-        corners = bbox_cxcywh_to_xyxy(boxes)
+        corners = corners_of(boxes)
         distance = noise[..., :4] + negative[..., None]
         sign = torch.where(noise[..., 4:] < 0.5, -1.0, 1.0)
         sides = torch.cat((boxes[..., 2:], boxes[..., 2:]), -1)

@@ -19,12 +19,12 @@ from mmdet.models.task_modules.assigners.match_cost import (
     IoUCost,
 )
 from mmdet.registry import TASK_UTILS
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import InputError
 from ..layers import focal_gap
+from ..layers.boxes import corners_of
 from .targets import BoxTargets
 
 # Areas in pixels are at least this, so that nothing is divided by 0; mmdet's value.
@@ -248,7 +248,7 @@ def _overlaps(mode: str, boxes: Tensor, targets: BoxTargets) -> Tensor:
     """
     sizes = targets.sizes[:, None]
     (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = _coordinates(
-        bbox_cxcywh_to_xyxy(boxes) * sizes, bbox_cxcywh_to_xyxy(targets.boxes) * sizes
+        corners_of(boxes) * sizes, corners_of(targets.boxes) * sizes
     )
     width = right.minimum(other_right).sub_(left.maximum(other_left)).clamp_(min=0)
     height = bottom.minimum(other_bottom).sub_(top.maximum(other_top)).clamp_(min=0)

@@ -102,6 +102,18 @@ def test_kernels_of_a_graph():
     assert 4 <= count_kernels(graph) <= 6
 
 
+def test_sums_of_rows_are_fused_and_sums_over_rows_are_not():
+    x = torch.ones(5, 4)
+    for work, kernels in (
+        (lambda x: (x * 2).sum(1).exp(), 1),
+        (lambda x: (x * 2).sum(-1, keepdim=True) * x.amax(1, keepdim=True), 1),
+        (lambda x: (x * 2).sum(0) + 1, 3),
+        (lambda x: (x * 2).sum() + 1, 3),
+        (lambda x: (x * 2).sum((0, 1)) + 1, 3),
+    ):
+        assert count_kernels(make_fx(work)(x).graph) == kernels
+
+
 def test_compiled_graphs_count_as_kernels():
     torch._dynamo.reset()
     backend = KernelCountingBackend()
