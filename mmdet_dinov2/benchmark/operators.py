@@ -13,7 +13,7 @@ _aten = torch.ops.aten
 # Operators that compute nothing, besides views.
 _FREE = {
     _aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.promote_types,
-    _aten._unsafe_view,
+    _aten.new_empty_strided, _aten._unsafe_view,
 }  # fmt: skip
 # What no part claims.
 OTHER = 'other'

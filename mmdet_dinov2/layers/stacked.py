@@ -25,9 +25,10 @@ def run_stacked(networks: Sequence[nn.Module], inputs: Tensor) -> Tensor:
         if isinstance(modules[0], nn.Linear):
             weight = torch.stack([module.weight for module in modules])
             bias = torch.stack([module.bias for module in modules])
-            inputs = torch.baddbmm(bias[:, None], inputs, weight.mT)
+            # In this order gradients of weights are laid out as the weights are, and not copied.
+            inputs = torch.baddbmm(bias[..., None], weight, inputs.mT).mT
         elif any(True for _ in modules[0].parameters()):
             inputs = torch.stack([run(x) for run, x in zip(modules, inputs, strict=True)])
         else:
             inputs = modules[0](inputs)
-    return inputs
+    return inputs.contiguous()

@@ -55,5 +55,12 @@ def test_more_networks_are_not_more_operators():
     counts = [
         count_operators(lambda n=n: run_stacked(networks[:n], torch.ones(n, 4, 5))) for n in (2, 6)
     ]
-    # Two stacks and a product for each linear layer, the activation, and the inputs.
-    assert counts[0] == counts[1] == 2 * 3 + 1 + 1
+    # Two stacks and a product for each linear layer, the activation, the inputs and the layout.
+    assert counts[0] == counts[1] == 2 * 3 + 1 + 1 + 1
+
+
+def test_gradients_of_weights_are_not_copied():
+    networks = [NETWORKS['linear']() for _ in range(3)]
+    loss = run_stacked(networks, torch.randn(3, 4, 5)).square().sum()
+    gradients = torch.autograd.grad(loss, [network.weight for network in networks])
+    assert all(gradient.is_contiguous() for gradient in gradients)
