@@ -76,7 +76,7 @@ custom_hooks = [
         temperature_warmup=0.3,
         last_layer_freeze=0.1,
     ),
-    dict(type='CollapseGuardHook', patience=30, interval=50),
+    dict(type='CollapseGuardHook', patience=30, interval=25, max_entropy=0.9),
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=125))
 

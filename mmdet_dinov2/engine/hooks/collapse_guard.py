@@ -15,7 +15,7 @@ LAST_GOOD = 'last_good.pth'
 _STATE = 'collapse_guard'
 _REMEDIES = {
     'uniform': (
-        'lower teacher_temperature of SelfDistillationHook (such as 0.015 to 0.02 for small '
+        'lower teacher_temperature of SelfDistillationHook (such as 0.03 for small '
         'batches), take a larger batch, or more momentum'
     ),
     'same': (
@@ -40,7 +40,8 @@ class CollapseGuardHook(Hook):
         horizon: Number of steps that the running means cover, at least 1.
         interval: Number of steps between two writings of ``last_good.pth``, at least 1.
         max_entropy: Largest entropy of the targets of CLS tokens and of patches, relative to
-            uniform ones: above it, all prototypes fit everything.
+            uniform ones: above it, all prototypes fit everything. With many prototypes targets
+            start near 0.9; with some hundred, a run that stays there does not learn.
         min_entropy: Least entropy of them: below it, one prototype is left.
         max_cross_entropy: Largest cross-entropy of the patches, relative to guessing uniformly.
         min_spread: Least spread of the CLS tokens: below it, all images look the same.
