@@ -10,6 +10,10 @@ what the graph itself says:
 - All else, that is element-wise operators, conversions, concatenations, sums and norms of rows, is
   one kernel for each set of operators that lead to each other with none of the former in between.
   The conversion of a weight to bf16 leads to a product alone, so it is a kernel of its own.
+
+The estimate is too high, as compilers also join operators that do not lead to each other. On a CPU,
+PyTorch 2.14.1 made, forward and backward, of what precedes the sampling of a decoder layer 16
+kernels where the estimate is 20 in fp32 and 32 in bf16, and of the losses of pairs 2 where it is 5.
 """
 
 from __future__ import annotations
