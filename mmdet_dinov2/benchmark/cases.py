@@ -180,7 +180,7 @@ def training_operators(spec: dict, sizes: Sequence[Size], seed: int) -> dict:
     """Counts the operators of a training step, and how often the host waits for the device.
 
     The operators are those of the second step: the first one makes the states of the optimizer, and
-    compiles. What is compiled counts as :func:`.compiled_kernels.count_kernels` estimates. Waits
+    compiles. What is compiled counts as :func:`.compiled_kernels.count_kernels` says. Waits
     are counted on a CPU, without compilation (:mod:`.waits`).
 
     Args:

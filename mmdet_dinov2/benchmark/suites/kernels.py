@@ -38,7 +38,7 @@ def kernels(report: BenchmarkReport, settings: Settings) -> None:
         f'images of {" and ".join(f"{h}x{w}" for h, w in sizes)}; seed {settings.seed}; counted on '
         'a CPU; views and allocations are left out',
         'step: forward and backward pass, without data and optimizer',
-        'compiled: estimated from the compiled graphs',
+        'compiled: kernels as the compiler makes them for a CPU',
     ]
     parts = (*PARTS, OTHER)
     operators = report.table(
