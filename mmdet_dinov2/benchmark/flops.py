@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from mmcv.ops import MultiScaleDeformableAttention
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import (
     FlopCounterMode,
     flop_registry,
     register_flop_formula,
     sdpa_flop_count,
 )
+
+from ..models.deformable_attention import DeformableAttention
 
 
 @dataclass(frozen=True)
@@ -77,23 +80,29 @@ def _deformable_calls(model: nn.Module) -> Iterator[list[int]]:
     """Collects the operations of each deformable attention that the body calls."""
     calls: list[int] = []
 
-    def record(module: MultiScaleDeformableAttention, args: tuple, kwargs: dict, output) -> None:
-        query = args[0] if args else kwargs['query']
+    def record(module: MultiScaleDeformableAttention, num_queries: int) -> None:
         samples = module.num_levels * module.num_points
         heads = module.num_heads
-        queries = query.numel() // query.shape[-1]
-        calls.append(deformable_flops(queries, heads, samples, module.embed_dims // heads))
+        calls.append(deformable_flops(num_queries, heads, samples, module.embed_dims // heads))
 
-    hooks = [
-        module.register_forward_hook(record, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, MultiScaleDeformableAttention)
-    ]
-    try:
+    def after(module: MultiScaleDeformableAttention, args: tuple, kwargs: dict, output) -> None:
+        query = args[0] if args else kwargs['query']
+        record(module, query.numel() // query.shape[-1])
+
+    def sample(module: DeformableAttention, value: Tensor, *args: Tensor) -> Tensor:
+        sampled = type(module).sample(module, value, *args)
+        record(module, len(sampled))
+        return sampled
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            # The layers of this project call the parts of the module.
+            if isinstance(module, DeformableAttention):
+                module.sample = functools.partial(sample, module)
+                stack.callback(delattr, module, 'sample')
+            elif isinstance(module, MultiScaleDeformableAttention):
+                stack.callback(module.register_forward_hook(after, with_kwargs=True).remove)
         yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _count_cpu_attention(query, key, value, *args, out_shape=None, **kwargs) -> int:

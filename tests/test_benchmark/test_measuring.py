@@ -1,6 +1,7 @@
 """Times in turns, counted operations, isolated processes, the stock detector."""
 
 import importlib
+import re
 import subprocess
 from functools import partial
 
@@ -65,13 +66,14 @@ def test_the_count_of_mmdets_tool_differs_by_attention_and_norms():
     with FlopCounterMode(display=False) as counter:
         model.predict(image, samples)
     counts = counter.get_flop_counts()['Global']
-    attention = sum(number for name, number in counts.items() if 'attention' in str(name))
-    assert 0 < attention < ours.dense
+    # It does not know products of stacked matrices either.
+    unknown = sum(n for name, n in counts.items() if re.search('attention|baddbmm', str(name)))
+    assert 0 < unknown < ours.dense
     model.forward = partial(model.forward, data_samples=samples)
     theirs = FlopAnalyzer(model, (image,)).by_operator()
     assert set(theirs) == {'linear', 'conv', 'einsum', 'layer_norm'}
     del theirs['layer_norm']
-    assert 2 * sum(theirs.values()) == pytest.approx(ours.dense - attention, rel=1e-3)
+    assert 2 * sum(theirs.values()) == pytest.approx(ours.dense - unknown, rel=1e-3)
 
 
 def test_operations_of_deformable_attention():

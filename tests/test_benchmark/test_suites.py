@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 
 import cv2
 import pytest
@@ -205,8 +206,29 @@ def kept_threads():
     torch.set_num_threads(threads)
 
 
+class WithoutExport(WorkerHere):
+    """Serves calls but those of an exported file, which takes long to trace."""
+
+    def call(self, name, **arguments):
+        if name == 'forward_exported':
+            raise CaseError('not in this test')
+        return super().call(name, **arguments)
+
+
+@pytest.mark.slow
+def test_real_time_of_exported_files(tmp_path, kept_threads):
+    pytest.importorskip('onnxruntime')
+    sizes, _ = run_suite('real-time', tmp_path)
+    for row in sizes.rows:
+        assert isinstance(row['exported s'], Spread) and row['exported / eager'].median > 0
+
+
 def test_real_time(tmp_path, kept_threads):
-    sizes, video = run_suite('real-time', tmp_path)
+    report = BenchmarkReport(
+        tmp_path, 'rt', 'test', describe_machine('cpu'), echo=lambda line: None
+    )
+    SUITES['real-time'](report, replace(SETTINGS, start_worker=WithoutExport))
+    sizes, video = report.tables
     square, photos = sizes.rows
     assert (square['images'], photos['images']) == ('96x96', '72x96')
     assert square['parameters M'] == photos['parameters M'] > 0
@@ -214,6 +236,7 @@ def test_real_time(tmp_path, kept_threads):
     for row in sizes.rows:
         assert isinstance(row['forward, 1 thread s'], Spread)
         assert 'ratio, 1 thread' not in row  # there is no peer in the dry run
+        assert row['exported s'] == f'{NOT_MEASURED}: not in this test'
     assert isinstance(square['training step s'], Spread) and square['peak MiB'] is not None
     (row,) = video.rows
     assert row['frames'] == 3 and row['speed ratio'].median > 0
@@ -232,6 +255,7 @@ class Served(WorkerHere):
         self.calls = dict(
             train=lambda **call: sum(range(20_000)) if self.is_ours else None,
             forward=lambda **call: sum(range(20_000)) if self.is_ours else None,
+            forward_exported=lambda **call: sum(range(2_000)) if self.is_ours else None,
             memory=lambda: 1e3 if self.is_ours else 2e3,
             describe=lambda **call: described,
         )
@@ -254,6 +278,8 @@ def test_real_time_beside_the_peer(tmp_path):
     for column in ('ratio, 1 thread', 'ratio, all threads'):
         assert square[column].median > 1 and photos[column].median > 1
     assert square['step ratio'].median > 1 and 'step ratio' not in photos
+    assert square['exported ratio'].median > 1 > square['exported / eager'].median
+    assert 'exported ratio' not in peer and isinstance(peer['exported / eager'], Spread)
     assert (square['peak MiB'], peer['peak MiB'], square['memory ratio']) == (1e3, 2e3, 0.5)
 
 
