@@ -168,7 +168,9 @@ class Attention(nn.Module):
         heads = self.qkv(x).unflatten(1, (3, self.num_heads, self.head_dim))
         if rotary is None:
             return heads.unbind(1)
-        return *rotate(heads[:, :2], rotary).unbind(1), heads[:, 2]
+        # The gradients of pieces of a split are one concatenation, those of slices are more.
+        qk, v = heads.split((2, 1), 1)
+        return *rotate(qk, rotary).unbind(1), v.squeeze(1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
         """Computes the part between the linear layers, from (T, heads, head_dim) to (T, C)."""

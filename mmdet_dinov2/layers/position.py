@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,5 +167,27 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
             table = table.unsqueeze(2)
         cos, sin = table.unbind(1)
         exact = x.to(torch.promote_types(x.dtype, table.dtype))
-        swapped = exact.roll(x.shape[-1] // 2, -1)
-        return torch.addcmul(exact * cos, swapped, sin).to(x.dtype)
+        if torch.compiler.is_compiling():  # which joins the operators itself
+            return torch.addcmul(exact * cos, exact.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+        return _Rotation.apply(exact, cos, sin).to(x.dtype)
+
+
+class _Rotation(torch.autograd.Function):
+    """Rotation with as few passes over the memory as possible; its gradient is another one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin.chunk(2, -1))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin.chunk(2, -1)[::-1]), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sins: Sequence[Tensor]) -> Tensor:
+    turned = x * cos
+    for half, other, sin in zip(turned.chunk(2, -1), x.chunk(2, -1)[::-1], sins, strict=True):
+        half.addcmul_(other, sin)
+    return turned

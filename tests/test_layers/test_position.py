@@ -26,6 +26,13 @@ def test_queries_turn_as_defined(grid, dim):
                 )
 
 
+def test_gradients_of_a_rotation():
+    # The table has no gradient.
+    x = torch.randn(3, 2, 2, 8, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(3, 2, 8, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, table), x)
+
+
 def test_scores_depend_on_the_difference_of_places():
     """The score of a query at one cell and a key three cells to the right is the same anywhere."""
     rows, cols = 4, 9
