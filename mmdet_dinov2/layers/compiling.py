@@ -87,11 +87,13 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
         if not self.compiled or torch.compiler.is_compiling() or len(args[0]) < 2:
             return method(self, *args)
         function = compiled(_BACKEND)
-        # Private: `torch.compiler` does not export this error.
+        # Private: `torch.compiler` exports neither.
         from torch._dynamo.exc import BackendCompilerFailed
+        from torch._functorch import config
 
         try:
-            with _AROUND():
+            # As without a compiler: what runs in fp32 under autocast has its gradients in fp32.
+            with _AROUND(), config.patch(backward_pass_autocast='off'):
                 return function(self, *map(_standalone, args))
         except BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().splitlines()[0]

@@ -180,11 +180,21 @@ class OneSizePyramidLayout:
         return self._of_each_image(torch.stack([_pair(sides, self.device) for sides in self.grid]))
 
     @cached_property
+    def columns_rows(self) -> Tensor:
+        """Columns and rows of each level, shape (images, levels, 2), int64."""
+        return self.shapes.flip(2)
+
+    @cached_property
     def extents(self) -> Tensor:
         """Width and height of the images relative to their grids, (images, levels, 2), fp32."""
         sides = _pair(self.size, self.device).flip(0)
         strides = torch.tensor(self.strides, device=self.device)
-        return sides / (self.shapes.flip(2) * strides[:, None])
+        return sides / (self.columns_rows * strides[:, None])
+
+    @cached_property
+    def shifts(self) -> Tensor:
+        """As of :class:`.PyramidLayout`, shape (images, levels, 2), fp32."""
+        return self.shift_in_cells / self.columns_rows.float()
 
     @cached_property
     def images(self) -> Tensor:
@@ -205,7 +215,7 @@ class OneSizePyramidLayout:
     def centers(self) -> Tensor:
         """Centre (x, y) of each cell, relative to its image, shape (T, 2), fp32."""
         # In cells, then relative to the image.
-        sizes = (self.shapes.flip(2) * self.extents)[0]
+        sizes = (self.columns_rows * self.extents)[0]
         return (self.cells + 0.5) / sizes[self.levels]
 
     @cached_property
@@ -221,7 +231,7 @@ class OneSizePyramidLayout:
     @cached_property
     def sides(self) -> Tensor:
         """Number of columns and rows of the level of each cell, shape (T, 2), int64."""
-        return self.shapes[0].flip(1)[self.levels]
+        return self.columns_rows[0][self.levels]
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
         """Collects the cells of maps (images, C, rows, columns) of the grids, shape (T, C)."""

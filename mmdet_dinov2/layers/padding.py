@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,10 +42,11 @@ def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Ten
     """
     if all(valid == tuple(size) for valid in cells):
         return None
-    limits = torch.tensor(list(cells)).to(device, non_blocking=True)
-    rows = torch.arange(size[0], device=device)[None] >= limits[:, :1]
-    cols = torch.arange(size[1], device=device)[None] >= limits[:, 1:]
-    return rows[:, :, None] | cols[:, None, :]
+    # On the host: sizes are known there, and a GPU would run five small kernels for each map.
+    rows, cols = (np.arange(side) for side in size)
+    limits = np.array(cells)
+    mask = (rows >= limits[:, :1])[:, :, None] | (cols >= limits[:, 1:])[:, None]
+    return torch.from_numpy(mask).to(device, non_blocking=True)
 
 
 def zero_padding(maps: Tensor, mask: Tensor | None, value: float = 0.0) -> Tensor:

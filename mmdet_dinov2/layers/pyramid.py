@@ -64,6 +64,11 @@ class PyramidLayout:
         return torch.tensor(self.grids).to(self.device, non_blocking=True)
 
     @cached_property
+    def columns_rows(self) -> Tensor:
+        """Columns and rows of each level, shape (images, levels, 2), int64."""
+        return self.shapes.flip(2)
+
+    @cached_property
     def extents(self) -> Tensor:
         """Width and height of each image relative to its grids, shape (images, levels, 2), fp32.
 
@@ -71,7 +76,12 @@ class PyramidLayout:
         """
         sides = torch.tensor(self.img_shapes).flip(1).to(self.device, non_blocking=True)
         strides = torch.tensor(self.strides).to(self.device, non_blocking=True)
-        return sides[:, None] / (self.shapes.flip(2) * strides[:, None])
+        return sides[:, None] / (self.columns_rows * strides[:, None])
+
+    @cached_property
+    def shifts(self) -> Tensor:
+        """Shift (x, y) of ``shift_in_cells``, relative to each grid, (images, levels, 2), fp32."""
+        return self.shift_in_cells / self.columns_rows.float()
 
     @cached_property
     def images(self) -> Tensor:
@@ -87,7 +97,7 @@ class PyramidLayout:
     def centers(self) -> Tensor:
         """Centre (x, y) of each cell, relative to its image, shape (T, 2), fp32."""
         # In cells, then relative to the image.
-        sizes = (self.shapes.flip(2) * self.extents).flatten(0, 1)
+        sizes = (self.columns_rows * self.extents).flatten(0, 1)
         return (self.cells + 0.5) / sizes.index_select(0, self._map)
 
     @cached_property
@@ -103,7 +113,7 @@ class PyramidLayout:
     @cached_property
     def sides(self) -> Tensor:
         """Number of columns and rows of the level of each cell, shape (T, 2), int64."""
-        return self.shapes.flip(2).flatten(0, 1).index_select(0, self._map)
+        return self.columns_rows.flatten(0, 1).index_select(0, self._map)
 
     def pack(self, maps: Sequence[Tensor]) -> Tensor:
         """Collects the valid cells of padded maps.

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..layers import PyramidLayout, TokenwiseModule, tokenwise
-from .dino_encoder import sampling_shift
 from .query_attention import additive_mask
 from .sine_encoding import encode_boxes, sine_periods
 from .transformer_layers import DecoderLayer, build_layers
@@ -109,7 +108,7 @@ class PaddingAwareDecoder(TokenwiseModule, BaseModule):
         images = torch.arange(batch[0], device=query.device).repeat_interleave(batch[1])
         # Boxes relative to each level, (B * Q, levels, 4).
         to_levels = torch.cat((layout.extents, layout.extents), -1)[images]
-        shift = F.pad(sampling_shift(layout), (0, 2))[images]  # of the centre
+        shift = F.pad(layout.shifts, (0, 2))[images]  # of the centre
         periods = sine_periods(self.embed_dims // 2, _TEMPERATURE, query.device)
         if self_attn_mask is not None:
             self_attn_mask = additive_mask(self_attn_mask, query)

@@ -65,7 +65,7 @@ class PaddingAwareEncoder(BaseModule):
         if not self.layers:
             return query
         reference_points = self.reference_points(layout)
-        sides = layout.shapes.flip(2)[layout.images]
+        sides = layout.columns_rows[layout.images]
         for layer in self.layers:
             query = layer(
                 query,
@@ -84,30 +84,17 @@ class PaddingAwareEncoder(BaseModule):
         A cell lies at the same place of the image on all levels. (mmdet uses the valid share of
         each level, and rounding makes these shares unequal.)
 
+        Sampling starts here plus an offset of whole cells. In images whose sides are multiples of
+        the strides, these points would be kinks of the bilinear interpolation, where rounding
+        decides the gradient: gradients of the offsets would differ by up to 20 % between an image
+        alone and the same image in a batch. So all points are shifted by a thousandth of a cell
+        (``shifts`` of the layout).
+
         Args:
             layout: Where the cells come from.
 
         Returns:
-            Points (x, y), shape (T, levels, 2); see :func:`sampling_shift`.
+            Points (x, y), shape (T, levels, 2).
         """
-        to_levels, shift = (t[layout.images] for t in (layout.extents, sampling_shift(layout)))
+        to_levels, shift = (t[layout.images] for t in (layout.extents, layout.shifts))
         return layout.centers[:, None] * to_levels + shift
-
-
-def sampling_shift(layout: PyramidLayout) -> Tensor:
-    """Returns the shift that moves sampling points off the kinks of the bilinear interpolation.
-
-    A :class:`.layers.GridPyramidLayout` has none.
-
-    Sampling starts at the centre of a cell plus an offset of whole cells. In images whose sides are
-    multiples of the strides, these points are kinks of the interpolation, where rounding decides
-    the gradient. Without the shift of a thousandth of a cell, gradients of the offsets differ by up
-    to 20 % between an image alone and the same image in a batch.
-
-    Args:
-        layout: Where the cells come from.
-
-    Returns:
-        Shift (x, y) relative to each level, shape (images, levels, 2).
-    """
-    return layout.shift_in_cells / layout.shapes.flip(2).float()

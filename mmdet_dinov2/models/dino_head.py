@@ -138,6 +138,8 @@ class BatchedDINOHead(TokenwiseModule, DINOHead):
                 f'{type(self).__name__} needs train_cfg.assigner of type BatchedHungarianAssigner, '
                 f'got {type(self.assigner).__name__}'
             )
+        if self.train_cfg:
+            self.assigner.compiled = compiled
         self.loss_cls = as_query_loss(self.loss_cls, type(self).__name__)
 
     def _predict_by_feat_single(
@@ -344,8 +346,12 @@ class BatchedDINOHead(TokenwiseModule, DINOHead):
             for factor in (queries.weights, queries.background):
                 negative = negative if factor is None else negative * factor
             by_layer = (num_layers, len(of_pairs) // num_layers)
-            loss_cls, loss_bbox, loss_iou = of_pairs.view(*by_layer, 3).sum(1).unbind(1)
-            loss_cls = torch.add(loss_cls, negative.sum((1, 2)), alpha=self.loss_cls.loss_weight)
+            per_box = of_pairs.view(*by_layer, 3).sum(1) / queries.num_boxes
+            loss_cls, loss_bbox, loss_iou = per_box.unbind(1)
+            of_negatives = negative.sum((1, 2))
+            loss_cls = torch.addcdiv(
+                loss_cls, of_negatives, queries.num_boxes, value=self.loss_cls.loss_weight
+            )
             of_set = dict(loss_cls=loss_cls, loss_bbox=loss_bbox, loss_iou=loss_iou)
             if self.carl is not None:
                 by_score = carl_weights(
@@ -354,8 +360,9 @@ class BatchedDINOHead(TokenwiseModule, DINOHead):
                     num_layers * num_images,
                     **self.carl,
                 )
-                of_set['loss_carl'] = (by_score * of_pairs[:, 1]).view(by_layer).sum(1)
-            losses.append({name: loss / queries.num_boxes for name, loss in of_set.items()})
+                carl = (by_score * of_pairs[:, 1]).view(by_layer).sum(1)
+                of_set['loss_carl'] = carl / queries.num_boxes
+            losses.append(of_set)
         return losses
 
     @tokenwise

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..errors import InputError
-from ..layers import focal_gap
+from ..layers import focal_gap, tokenwise
 from ..layers.boxes import corners_of
 from .targets import BoxTargets
 
@@ -56,6 +57,24 @@ class Matches:
     query: Tensor
     target: Tensor
     counts: tuple[int, ...]
+
+
+class Pairs(NamedTuple):
+    """Pairs of a query and a box. All tensors broadcast to one shape, that of the costs.
+
+    Attributes:
+        logits: Logit of the class of the box.
+        predicted: The four numbers of the query's box (cx, cy, w, h), relative to the image.
+        wanted: Those of the box.
+        predicted_corners: Those of the query's box (x1, y1, x2, y2), in pixels.
+        wanted_corners: Those of the box.
+    """
+
+    logits: Tensor
+    predicted: Sequence[Tensor]
+    wanted: Sequence[Tensor]
+    predicted_corners: Sequence[Tensor]
+    wanted_corners: Sequence[Tensor]
 
 
 @TASK_UTILS.register_module()
@@ -98,6 +117,7 @@ class BatchedHungarianAssigner(HungarianAssigner):
 
     Attributes:
         compares_masks: Whether one of them is for masks.
+        compiled: Whether the costs of boxes are computed by compiled code.
 
     Raises:
         InputError: If a different cost is configured.
@@ -105,6 +125,7 @@ class BatchedHungarianAssigner(HungarianAssigner):
 
     def __init__(self, match_costs: dict | list[dict]) -> None:
         super().__init__(match_costs)
+        self.compiled = False
         self.num_nonfinite = 0
         for cost in self.match_costs:
             if type(cost) not in {**_COSTS, **_MASK_COSTS} or not _is_supported(cost):
@@ -191,7 +212,60 @@ class BatchedHungarianAssigner(HungarianAssigner):
 
     def _costs(self, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
         """Adds up the costs, shape (L, B, T, Q): scipy works on the shorter side first."""
-        costs = (_COSTS[type(cost)](cost, scores, boxes, targets) for cost in self.match_costs)
+        device = scores.device
+        num_layers, num_images, num_queries = boxes.shape[:3]
+        num_boxes = targets.labels.shape[1]
+        if self.compiled:
+            shape = (num_layers, num_images, num_boxes, num_queries)
+            query = torch.arange(boxes[..., 0].numel(), device=device)
+            box = torch.arange(targets.labels.numel(), device=device)
+            costs = self._costs_of_pairs(
+                query.view(num_layers, num_images, 1, num_queries).expand(shape).flatten(),
+                box.view(num_images, num_boxes, 1).expand(shape).flatten(),
+                scores.flatten(0, 2),
+                boxes.flatten(0, 2),
+                targets.labels.flatten(),
+                targets.boxes.flatten(0, 1),
+                targets.sizes.repeat_interleave(num_boxes, 0, output_size=len(box)),
+            )
+            return costs.view(shape)
+        image, sizes = torch.arange(num_images, device=device)[:, None], targets.sizes[:, None]
+        pairs = Pairs(
+            scores.mT[:, image, targets.labels],
+            *_coordinates(boxes, targets.boxes),
+            *_coordinates(corners_of(boxes) * sizes, corners_of(targets.boxes) * sizes),
+        )
+        return self._added_up(pairs)
+
+    @tokenwise
+    def _costs_of_pairs(
+        self,
+        query: Tensor,
+        box: Tensor,
+        scores: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
+        wanted: Tensor,
+        sizes: Tensor,
+    ) -> Tensor:
+        """Adds up the costs of pairs, shape (P,).
+
+        Args:
+            query: Number of the query of each pair, shape (P,).
+            box: Number of the box, shape (P,).
+            scores: Class logits of the queries, shape (N, classes).
+            boxes: Boxes (cx, cy, w, h) of the queries relative to the image, shape (N, 4).
+            labels: Class of each box, shape (M,).
+            wanted: The boxes, shape (M, 4).
+            sizes: Width, height, width, height of their images in pixels, shape (M, 4).
+        """
+        predicted, wanted, sizes = boxes[query], wanted[box], sizes[box]
+        corners = (corners_of(b) * sizes for b in (predicted, wanted))
+        numbers = (b.unbind(1) for b in (predicted, wanted, *corners))
+        return self._added_up(Pairs(scores[query, labels[box]], *numbers))
+
+    def _added_up(self, pairs: Pairs) -> Tensor:
+        costs = (_COSTS[type(cost)](cost, pairs) for cost in self.match_costs)
         return reduce(Tensor.add_, costs)
 
     def _finite(self, costs: np.ndarray) -> np.ndarray:
@@ -202,54 +276,41 @@ class BatchedHungarianAssigner(HungarianAssigner):
         return np.where(bad, _WORST_COST, costs)
 
 
-def _focal_cost(cost: FocalLossCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Returns the focal loss of each box's class as positive minus as negative, (L, B, T, Q)."""
-    image = torch.arange(len(targets.labels), device=scores.device)[:, None]
-
-    def of_boxes(values: Tensor) -> Tensor:
-        return values.mT[:, image, targets.labels]
-
-    if scores.shape[-1] <= targets.labels.shape[1]:
-        return of_boxes(focal_gap(scores, cost.alpha, cost.gamma)).mul_(cost.weight)
-    return focal_gap(of_boxes(scores), cost.alpha, cost.gamma).mul_(cost.weight)
+def _focal_cost(cost: FocalLossCost, pairs: Pairs) -> Tensor:
+    """Returns the focal loss of the box's class as positive minus as negative."""
+    return focal_gap(pairs.logits, cost.alpha, cost.gamma).mul_(cost.weight)
 
 
-def _l1_cost(cost: BBoxL1Cost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Returns the L1 distance of boxes relative to the image, shape (L, B, T, Q)."""
-    pairs = zip(*_coordinates(boxes, targets.boxes), strict=True)
-    distances = ((predicted - wanted).abs_() for predicted, wanted in pairs)
+def _l1_cost(cost: BBoxL1Cost, pairs: Pairs) -> Tensor:
+    """Returns the L1 distance of boxes relative to the image."""
+    numbers = zip(pairs.predicted, pairs.wanted, strict=True)
+    distances = ((predicted - wanted).abs_() for predicted, wanted in numbers)
     return reduce(Tensor.add_, distances).mul_(cost.weight)
 
 
-def _iou_cost(cost: IoUCost, scores: Tensor, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Returns the negative overlap of boxes in pixels, shape (L, B, T, Q)."""
-    return _overlaps(cost.iou_mode, boxes, targets).mul_(-cost.weight)
+def _iou_cost(cost: IoUCost, pairs: Pairs) -> Tensor:
+    """Returns the negative overlap of boxes in pixels."""
+    return _overlaps(cost.iou_mode, pairs).mul_(-cost.weight)
 
 
-def _position_modulated_cost(
-    cost: PositionModulatedCost, scores: Tensor, boxes: Tensor, targets: BoxTargets
-) -> Tensor:
+def _position_modulated_cost(cost: PositionModulatedCost, pairs: Pairs) -> Tensor:
     """Returns the focal loss as positive minus as negative of lowered probabilities."""
-    image = torch.arange(len(targets.labels), device=scores.device)[:, None]
-    probability = scores.sigmoid().mT[:, image, targets.labels]
     # Rounding leaves the GIoU of boxes far apart a little below -1.
-    overlap = _overlaps('giou', boxes, targets).add_(1).div_(2).clamp_(min=0)
-    probability = probability * overlap.pow_(cost.beta)
+    overlap = _overlaps('giou', pairs).add_(1).div_(2).clamp_(min=0)
+    probability = pairs.logits.sigmoid() * overlap.pow_(cost.beta)
     miss = 1 - probability
     positive = cost.alpha * miss.pow(cost.gamma) * -(probability + _TINY).log()
     negative = (1 - cost.alpha) * probability.pow(cost.gamma) * -(miss + _TINY).log()
     return (positive - negative).mul_(cost.weight)
 
 
-def _overlaps(mode: str, boxes: Tensor, targets: BoxTargets) -> Tensor:
-    """Returns the overlap of boxes in pixels, shape (L, B, T, Q): 'iou' or 'giou'.
+def _overlaps(mode: str, pairs: Pairs) -> Tensor:
+    """Returns the overlap of boxes in pixels: 'iou' or 'giou'.
 
     The values are those of mmdet's ``bbox_overlaps``.
     """
-    sizes = targets.sizes[:, None]
-    (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = _coordinates(
-        corners_of(boxes) * sizes, corners_of(targets.boxes) * sizes
-    )
+    left, top, right, bottom = pairs.predicted_corners
+    other_left, other_top, other_right, other_bottom = pairs.wanted_corners
     width = right.minimum(other_right).sub_(left.maximum(other_left)).clamp_(min=0)
     height = bottom.minimum(other_bottom).sub_(top.maximum(other_top)).clamp_(min=0)
     overlap = width.mul_(height)

@@ -119,6 +119,28 @@ def test_modules_and_tensors_of_one_shape_are_arguments(use_backend):
     assert counters['stats']['unique_graphs'] == 1
 
 
+class Exact(TokenwiseModule):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.exact = torch.nn.Linear(64, 64)
+
+    @tokenwise
+    def project(self, tokens):
+        with torch.autocast('cpu', enabled=False):
+            return self.exact(tokens)
+
+
+def test_what_leaves_autocast_has_its_gradients_in_fp32(use_backend):
+    use_backend('aot_eager')
+    module, tokens = Exact(compiled=True), torch.randn(50, 64)
+    with torch.autocast('cpu', torch.bfloat16):
+        projected = module.project(tokens)
+    assert counters['stats']['unique_graphs'] == 1
+    (gradient,) = torch.autograd.grad(projected.square().sum(), module.exact.weight)
+    expected = (2 * module.exact(tokens)).T @ tokens
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-4)
+
+
 def test_nothing_is_compiled_without_the_switch(use_backend):
     use_backend('aot_eager')
     run(tiny_backbone().train(), torch.randn(1, 3, 28, 28), [(28, 28)])

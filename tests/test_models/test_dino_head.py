@@ -15,8 +15,10 @@ from mmdet.models.task_modules.assigners import (
 )
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData
+from torch._dynamo.utils import counters
 
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.layers import compiling
 from mmdet_dinov2.models import BatchedDINOHead, BatchedHungarianAssigner, matching
 from mmdet_dinov2.models.denoising import DenoisingQueryGenerator
 from mmdet_dinov2.models.query_attention import QuerySelfAttention, additive_mask
@@ -108,6 +110,22 @@ def test_non_finite_costs_lose_and_are_counted():
     assert len(pairs) == 4
 
 
+def test_compiled_costs_are_the_same(monkeypatch):
+    monkeypatch.setattr(compiling, '_BACKEND', 'aot_eager')
+    torch._dynamo.reset()
+    counters.clear()
+    costs = [*copy.deepcopy(MATCH_COSTS), dict(type='PositionModulatedCost', weight=3.0)]
+    plain, compiled = (BatchedHungarianAssigner(copy.deepcopy(costs)) for _ in range(2))
+    compiled.compiled = True
+    for counts, queries in (((4, 0, 7), 6), ((3, 5), 9), ((2, 3, 1, 8), 5), ((6, 2, 1), 7)):
+        targets = BoxTargets.collate(ground_truth(counts, [(60, 80)] * len(counts)))
+        of_batch = predictions(2, len(counts), queries)
+        expected, got = (one._costs(*of_batch, targets) for one in (plain, compiled))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert counters['stats']['unique_graphs'] == 1
+    torch._dynamo.reset()
+
+
 def test_extreme_scores_have_finite_costs():
     scores, boxes = predictions(1, 3, 4)
     scores[:] = 1e4
@@ -133,7 +151,9 @@ def test_costs_are_those_of_mmdet(cost, counts):
     boxes[0, 0, 0] = torch.nan
     boxes[0, 1, 2, 2:] = 0.0  # an area of 0
     targets = BoxTargets.collate(samples)
-    got = matching._COSTS[type(cost)](cost, scores, boxes, targets)
+    assigner = BatchedHungarianAssigner(MATCH_COSTS)
+    assigner.match_costs = [cost]
+    got = assigner._costs(scores, boxes, targets)
     assert got.shape == (2, 3, max(counts), 6)
     for layer in range(2):
         for image, sample in enumerate(samples):

@@ -9,7 +9,6 @@ from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.layers import carl_weights
 from mmdet_dinov2.models import BatchedDINOHead, BatchedHungarianAssigner, PositionModulatedCost
-from mmdet_dinov2.models.matching import _COSTS
 from mmdet_dinov2.models.targets import BoxTargets
 
 from ..reference import query_losses as reference
@@ -160,8 +159,8 @@ def test_the_position_modulated_cost_is_that_of_the_paper():
     samples = ground_truth((2, 0, 5))
     scores, boxes = predictions(2, 3, 6)
     targets = BoxTargets.collate(samples)
-    cost = PositionModulatedCost(**settings)
-    got = _COSTS[PositionModulatedCost](cost, scores, boxes, targets)
+    assigner = BatchedHungarianAssigner([dict(type='PositionModulatedCost', **settings)])
+    got = assigner._costs(scores, boxes, targets)
     for layer in range(2):
         for image, count in enumerate(targets.counts):
             for target in range(count):
@@ -174,7 +173,6 @@ def test_the_position_modulated_cost_is_that_of_the_paper():
                     assert got[layer, image, target, query].item() == pytest.approx(
                         expected, rel=1e-3, abs=1e-4
                     )
-    assert BatchedHungarianAssigner([dict(type='PositionModulatedCost')]).match_costs
     with pytest.raises(InputError, match='beta of PositionModulatedCost must be at least 0'):
         PositionModulatedCost(beta=-1)
 
