@@ -72,6 +72,7 @@ setup(
     install_requires=read_requirements('runtime'),
     extras_require={
         'export': read_requirements('export'),
+        'large-images': read_requirements('large-images'),
         'openmmlab': read_requirements('mminstall'),
         'tests': read_requirements('tests'),
     },

@@ -15,6 +15,7 @@ from mmdet.registry import TRANSFORMS
 from ..errors import InputError
 from ..large_image import LargeImage, attach
 from .loading import BadImageError, CheckedLoadImageFromFile
+from .row_reading import open_rows
 from .tiff_reading import open_tiff
 
 # Key of the results of a pipeline.
@@ -49,15 +50,16 @@ class DecodedImage:
 class TiledLoadImageFromFile(CheckedLoadImageFromFile):
     """Loads an image so that tiles of it can be read.
 
-    TIFF files of tiles or strips are not read as a whole, if the package tifffile is installed: a
-    reduced image stands for them. All other files are decoded once.
+    TIFF files of tiles or strips are not read as a whole, if the package tifffile is installed,
+    and neither are large JPEG and PNG files, if pyvips is: a reduced image stands for them. All
+    other files are decoded once.
 
     Args:
         reduced: Whether to load the image, or what stands for it, as ``img``. Training on tiles
             needs tiles only.
         reduced_side: Longest side of ``img`` in pixels; None leaves decoded images as they are.
         keep: Number of decoded images that each process keeps: training cuts tiles of the same
-            images again and again.
+            images again and again. If there are any, JPEG and PNG files are decoded as a whole.
         **kwargs: As for :class:`.CheckedLoadImageFromFile`.
 
     Raises:
@@ -113,8 +115,10 @@ class TiledLoadImageFromFile(CheckedLoadImageFromFile):
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
+        image: LargeImage | None = None
         # Files elsewhere are read through their backend, as a whole.
-        image = open_tiff(Path(path)) if self.backend_args is None and '://' not in path else None
+        if self.backend_args is None and '://' not in path:
+            image = open_tiff(Path(path)) or (None if self.keep else open_rows(Path(path)))
         if image is None:
             image = DecodedImage(self._load(results))
         if self.keep:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -156,9 +156,8 @@ def predict_in_tiles(predict: Predict, data: Data, tiling: Tiling) -> list[DetDa
 
 def _in_tiles(
     predict: Predict, image: LargeImage, boxes: Sequence[Box], tiling: Tiling
-) -> list[InstanceData]:
-    """Returns the detections of each tile, in pixels of the image."""
-    found: list[InstanceData] = []
+) -> Iterator[InstanceData]:
+    """Yields the detections of each tile, in pixels of the image."""
     for start in range(0, len(boxes), tiling.batch):
         part = boxes[start : start + tiling.batch]
         pixels = [_read(image, box, tiling.scale) for box in part]
@@ -171,8 +170,7 @@ def _in_tiles(
             instances.bboxes += corner.repeat(2)
             if 'masks' in instances:
                 instances.corners = corner.expand(len(instances), -1)
-            found.append(instances)
-    return found
+            yield instances
 
 
 def _moved(
@@ -212,7 +210,7 @@ def _sample(box: Box, pixels: Tensor) -> DetDataSample:
 
 
 def merge(
-    parts: Sequence[InstanceData],
+    parts: Iterable[InstanceData],
     tiles: Sequence[Box],
     shape: tuple[int, int],
     tiling: Tiling,
@@ -227,7 +225,7 @@ def merge(
 
     Args:
         parts: Detections of each tile in pixels of the image: ``bboxes``, ``scores`` and
-            ``labels``.
+            ``labels``. Only the best of them stay in memory.
         tiles: Corners x1, y1, x2, y2 of each tile in pixels.
         shape: Height and width of the image.
         tiling: How it was divided.
@@ -237,21 +235,32 @@ def merge(
         The detections that are kept, the highest score first. They depend on the detections and
         their order only.
     """
-    cut = [_is_cut(part.bboxes, box, shape) for part, box in zip(parts, tiles, strict=True)]
+    limit = _CANDIDATES * tiling.max_per_img
+    waiting: list[InstanceData] = []
+    for part, box in zip(parts, tiles, strict=True):
+        part.is_cut = _is_cut(part.bboxes, box, shape)
+        waiting.append(part)
+        if sum(map(len, waiting)) > 2 * limit:
+            waiting = [_best(waiting, limit)]
     if whole is not None:
         sides = whole.bboxes[:, 2:] - whole.bboxes[:, :2]
-        parts = [*parts, whole[sides.amax(1) > tiling.shared]]
-        cut.append(torch.zeros_like(parts[-1].labels, dtype=torch.bool))
-    found = InstanceData.cat(list(parts))
-    best = found.scores.sort(descending=True, stable=True).indices
-    best = best[: _CANDIDATES * tiling.max_per_img]
-    found, is_cut = found[best], torch.cat(cut)[best]
+        large = whole[sides.amax(1) > tiling.shared]
+        large.is_cut = torch.zeros_like(large.labels, dtype=torch.bool)
+        waiting.append(large)
+    found = _best(waiting, limit)
+    is_cut = found.pop('is_cut')
     found = found[~_loses(found, is_cut)]
     # In double precision: NMS of many classes at once moves the boxes of each far away.
     kept = ops.batched_nms(
         found.bboxes.double(), found.scores.double(), found.labels, tiling.iou_threshold
     )
     return found[kept[: tiling.max_per_img]]
+
+
+def _best(parts: Sequence[InstanceData], count: int) -> InstanceData:
+    """Returns the detections with the highest scores, the highest first."""
+    found = InstanceData.cat(list(parts))
+    return found[found.scores.sort(descending=True, stable=True).indices[:count]]
 
 
 def _is_cut(boxes: Tensor, tile: Box, shape: tuple[int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Images of which tiles are read: the pixels are those of the whole image, from any file."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 from mmcv.transforms import Compose
 from PIL import Image
 
+from mmdet_dinov2.data import row_reading
 from mmdet_dinov2.data.loading import BadImageError, CheckedLoadImageFromFile
+from mmdet_dinov2.data.row_reading import open_rows
 from mmdet_dinov2.data.tiff_reading import open_tiff
 from mmdet_dinov2.data.tiled_loading import (
     DecodedImage,
@@ -93,6 +96,80 @@ def test_a_damaged_tile_is_one_sentence(tmp_path, pixels):
     with pytest.raises(InputError, match='a.tif cannot be decoded'):
         open_tiff(path).read(140, 90, 150, 101)
     with pytest.raises(BadImageError, match='a.tif'):
+        TiledLoadImageFromFile().transform(dict(img_path=str(path)))
+
+
+@pytest.fixture
+def all_sizes_in_rows(monkeypatch):
+    pytest.importorskip('pyvips')
+    monkeypatch.setattr(row_reading, '_MIN_PIXELS', 1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        ('a.jpg', {}),
+        ('a.jpg', dict(subsampling=0, quality=98)),
+        ('a.png', {}),
+        ('grey.jpg', {}),
+        ('grey.png', {}),
+        ('palette.png', {}),
+    ],
+)
+def test_rows_of_a_file_are_those_of_the_image(all_sizes_in_rows, tmp_path, pixels, name, options):
+    image = Image.fromarray(pixels[..., ::-1].copy())
+    mode = dict(grey='L', palette='P').get(name.partition('.')[0])
+    path = tmp_path / name
+    (image.convert(mode) if mode else image).save(path, **options)
+    whole = CheckedLoadImageFromFile().transform(dict(img_path=str(path)))['img']
+    opened = open_rows(path)
+    assert opened.shape == (101, 150)
+    opened.read(0, 5, 9, 60)
+    for read in (opened.read, pickle.loads(pickle.dumps(opened)).read):
+        # From top to bottom, with rows left out, within the rows at hand, and back again.
+        for x1, y1, x2, y2 in [(3, 90, 20, 95), *BOXES, (7, 64, 9, 65), (0, 3, 150, 101)]:
+            assert np.array_equal(read(x1, y1, x2, y2), whole[y1:y2, x1:x2])
+    loaded = TiledLoadImageFromFile().transform(dict(img_path=str(path)))
+    assert isinstance(loaded['large_image'], row_reading.RowFile)
+    assert np.array_equal(loaded['img'], whole)
+
+
+def test_files_without_such_rows_are_read_as_a_whole(all_sizes_in_rows, tmp_path, pixels):
+    image = Image.fromarray(pixels[..., ::-1].copy())
+    image.save(tmp_path / 'progressive.jpg', progressive=True)
+    image.convert('CMYK').save(tmp_path / 'cmyk.jpg')
+    image.convert('RGBA').save(tmp_path / 'rgba.png')
+    image.save(tmp_path / 'a.webp')
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / 'turned.jpg', exif=exif)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 99).save(tmp_path / 'deep.png')
+    image.save(tmp_path / 'a.jpg')
+    content = (tmp_path / 'a.jpg').read_bytes()
+    (tmp_path / 'cut.jpg').write_bytes(content[:-2])
+    for path in sorted(set(tmp_path.iterdir()) - {tmp_path / 'a.jpg'}):
+        assert open_rows(path) is None, path.name
+    assert open_rows(tmp_path / 'none.jpg') is None
+    kept = TiledLoadImageFromFile(keep=1).transform(dict(img_path=str(tmp_path / 'a.jpg')))
+    assert isinstance(kept['large_image'], DecodedImage)
+
+
+def test_small_files_and_those_without_pyvips_are_read_as_a_whole(tmp_path, pixels, monkeypatch):
+    Image.fromarray(pixels).save(tmp_path / 'a.jpg')
+    assert open_rows(tmp_path / 'a.jpg') is None
+    monkeypatch.setattr(row_reading, '_MIN_PIXELS', 1)
+    monkeypatch.setitem(sys.modules, 'pyvips', None)
+    assert open_rows(tmp_path / 'a.jpg') is None
+
+
+def test_a_file_cut_off_is_one_sentence(all_sizes_in_rows, tmp_path, pixels):
+    path = tmp_path / 'a.png'
+    Image.fromarray(pixels).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match='a.png cannot be decoded'):
+        open_rows(path).read(0, 90, 150, 101)
+    with pytest.raises(BadImageError, match='a.png'):
         TiledLoadImageFromFile().transform(dict(img_path=str(path)))
 
 

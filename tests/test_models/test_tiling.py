@@ -14,6 +14,7 @@ from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.instance_masks import decode_mask, encode_masks
 from mmdet_dinov2.large_image import attach
 from mmdet_dinov2.layers.tiles import tile_boxes
+from mmdet_dinov2.models import tiling as tiling_module
 from mmdet_dinov2.models.tiling import Tiling, merge, predict_in_tiles
 
 from ..reference import merged_tiles
@@ -204,6 +205,20 @@ def test_merging_box_by_box(seed):
         assert len(found) == len(expected) == 40
         torch.testing.assert_close(found.bboxes, instances(expected).bboxes)
         assert torch.equal(found.labels, instances(expected).labels)
+
+
+def test_detections_that_cannot_be_kept_are_forgotten_early(monkeypatch):
+    monkeypatch.setattr(tiling_module, '_CANDIDATES', 1)
+    tiles = tile_boxes(*SHAPE, SIZE, OVERLAP)
+    parts, _ = random_parts(0, tiles)
+    tiling = Tiling(SIZE, OVERLAP, max_per_img=20)
+    scores = sorted((score for part in parts for _, score, _ in part), reverse=True)
+    assert len(scores) == 5 * 20
+    best = [[row for row in part if row[1] >= scores[19]] for part in parts]
+    found, expected = (
+        merge((instances(part) for part in some), tiles, SHAPE, tiling) for some in (parts, best)
+    )
+    assert torch.equal(found.bboxes, expected.bboxes) and len(found)
 
 
 def test_an_object_on_a_seam_is_found_once_and_as_a_whole():
