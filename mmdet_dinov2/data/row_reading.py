@@ -19,8 +19,8 @@ _UPRIGHT = 1
 _JPEG_BEGIN, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
 # Smaller images may be in memory as a whole: 24 MiB.
 _MIN_PIXELS = 2**23
-# Rows that are decoded at once to get past them.
-_ROWS = 256
+# Rows that are decoded at once.
+_ROWS = 16
 
 
 class RowFile:
@@ -56,13 +56,15 @@ class RowFile:
         if y1 < self._top:
             self._rewind()
         bottom = self._top + len(self._rows)
-        for top in range(bottom, y1, _ROWS):
-            self._decoded(top, min(top + _ROWS, y1))
-        self._rows = self._rows[y1 - self._top :]
-        self._top = y1
-        if y2 > bottom:
-            self._rows = np.concatenate((self._rows, self._decoded(max(bottom, y1), y2)))
-        part = self._rows[: y2 - y1, x1:x2, ::-1]
+        rows = np.empty((max(y2, bottom) - y1, *self._rows.shape[1:]), np.uint8)
+        kept = self._rows[y1 - self._top :]
+        rows[: len(kept)] = kept
+        for top in range(bottom, y2, _ROWS):
+            decoded = self._decoded(top, min(top + _ROWS, y2))[max(0, y1 - top) :]
+            begin = max(top, y1) - y1
+            rows[begin : begin + len(decoded)] = decoded
+        self._top, self._rows = y1, rows
+        part = rows[: y2 - y1, x1:x2, ::-1]
         return np.repeat(part, 3, 2) if self._bands == 1 else part
 
     def _decoded(self, top: int, bottom: int) -> np.ndarray:
@@ -118,7 +120,6 @@ def open_rows(path: Path) -> RowFile | None:
 def _open(path: Path) -> Any:
     import pyvips
 
-    # Without `revalidate`, libvips would continue where it stopped in the same file before.
-    return pyvips.Image.new_from_file(
-        str(path), access='sequential', fail_on='truncated', revalidate=True
-    )
+    # Its cache would hold the buffers of files that are read, and their place in the file.
+    pyvips.cache_set_max(0)
+    return pyvips.Image.new_from_file(str(path), access='sequential', fail_on='truncated')

@@ -23,8 +23,8 @@ LARGE_IMAGE = 'large_image'
 _REDUCTION = 'reduction'
 # The longer side of what stands for an image that is not read as a whole.
 _REDUCED_SIDE = 2048
-# Rows that are read at once to reduce an image.
-_ROWS = 512
+# Pixels that are read at once to reduce an image.
+_PIXELS = 2**20
 
 
 class DecodedImage:
@@ -142,7 +142,7 @@ def reduce_image(image: LargeImage, side: int) -> np.ndarray:
     factor = max(1, -(-max(height, width) // side))
     columns = max(1, width // factor)
     parts = []
-    step = max(factor, _ROWS // factor * factor)
+    step = max(factor, _PIXELS // width // factor * factor)
     for top in range(0, height, step):
         rows = image.read(0, top, width, min(top + step, height))
         kept = max(1, len(rows) // factor)

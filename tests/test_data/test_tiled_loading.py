@@ -175,7 +175,7 @@ def test_a_file_cut_off_is_one_sentence(all_sizes_in_rows, tmp_path, pixels):
 
 @pytest.mark.parametrize('side', [150, 149, 75, 40, 9])
 def test_a_reduced_image_is_the_mean_of_its_pixels(pixels, side, monkeypatch):
-    monkeypatch.setattr('mmdet_dinov2.data.tiled_loading._ROWS', 20)
+    monkeypatch.setattr('mmdet_dinov2.data.tiled_loading._PIXELS', 20 * 150)
     reduced = reduce_image(DecodedImage(pixels), side)
     factor = -(-150 // side)
     assert max(reduced.shape[:2]) <= side and reduced.shape[2] == 3

@@ -46,13 +46,14 @@ def environment():
     return dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 
 
-def curves(folder, processes, *runs):
+def curves(folder, processes, *runs, steps=30):
     """Returns the losses of the steps of runs.
 
     Args:
         folder: Folder for the runs.
         processes: Number of processes.
         *runs: Batch size, options of the command and more of the config.
+        steps: Number of steps of a run.
     """
     trainings = []
     for batch_size, options, extra in runs:
@@ -62,7 +63,7 @@ def curves(folder, processes, *runs):
         trainings.append([config, '--work-dir', folder / name, *options])
     train_in_turns(trainings, processes, cwd=folder)
     found = [losses_of(training[2]) for training in trainings]
-    assert all(len(losses) == 30 for losses in found)
+    assert all(len(losses) == steps for losses in found)
     return found
 
 

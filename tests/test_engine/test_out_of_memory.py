@@ -80,17 +80,18 @@ def test_an_image_that_does_not_fit_alone_is_named_and_the_state_is_saved(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize('processes', [1, 2])
-def test_twenty_faults_in_thirty_steps(tmp_path, processes):
+def test_twenty_faults_in_sixty_steps(tmp_path, processes):
     """Faults hit either of the processes, at any place, up to twice in one step."""
     draw = random.Random(0)
-    steps = draw.sample(range(1, 31), 18)
+    steps = draw.sample(range(1, 61), 18)
     faults = [
         (step, draw.randrange(processes), draw.choice(PLACES[:-1]), draw.randint(1, 2))
         for step in steps
-    ] + [(step, draw.randrange(processes), 'optimizer', 1) for step in draw.sample(range(1, 31), 2)]
+    ] + [(step, draw.randrange(processes), 'optimizer', 1) for step in draw.sample(range(1, 61), 2)]
     size = 4 // processes
-    runs = ((size, [], ''), (size, [], faults_of(faults)))
-    expected, losses = curves(tmp_path, processes, *runs)
+    longer = 'train_cfg["max_epochs"] = 6\n'
+    runs = ((size, [], longer), (size, [], longer + faults_of(faults)))
+    expected, losses = curves(tmp_path, processes, *runs, steps=60)
     assert largest_difference(losses, expected) <= 1e-5
 
 

@@ -158,7 +158,7 @@ def _memory(
     table = report.table(
         f'Peak memory of images of {sides[1]} and {sides[0]} pixels a side',
         ('file', f'{sides[0]} MiB', f'{sides[1]} MiB', 'ratio', 'limit'),
-        ['growth of a process of its own, after a small image; one image, ours'],
+        ['growth of memory in use, in a process of its own, after a small image; one image, ours'],
     )
     writers = {'JPEG': _write, 'TIFF in tiles': _write_tiff}
     warm_up = _write(folder / 'small.png', np.zeros((64, 64, 3), np.uint8))
