@@ -16,17 +16,11 @@ model = dict(
         checkpoint='work_dirs/dinov2_l_100ep/iter_125000.pth',
         backbone=dict(
             type='DINOv2',
-            arch=dict(
-                embed_dims=1024,
-                num_layers=24,
-                num_heads=16,
-                feedforward_channels=2736,
-                ffn='swiglu',
-            ),
+            arch=_base_.model.backbone.arch,
             patch_size=14,
             img_size=224,
             frozen_stages='all',
         ),
-        head=dict(num_prototypes=65536, hidden=2048, bottleneck=256, num_layers=3),
+        head=_base_.model.head,
     ),
 )
