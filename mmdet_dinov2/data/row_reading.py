@@ -56,8 +56,9 @@ class RowFile:
         if y1 < self._top:
             self._rewind()
         bottom = self._top + len(self._rows)
-        rows = np.empty((max(y2, bottom) - y1, *self._rows.shape[1:]), np.uint8)
-        kept = self._rows[y1 - self._top :]
+        kept = self._rows[y1 - self._top :].copy()
+        self._rows = kept  # the others are forgotten before the next ones are decoded
+        rows = np.empty((max(y2, bottom) - y1, *kept.shape[1:]), np.uint8)
         rows[: len(kept)] = kept
         for top in range(bottom, y2, _ROWS):
             decoded = self._decoded(top, min(top + _ROWS, y2))[max(0, y1 - top) :]
