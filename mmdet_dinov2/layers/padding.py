@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,11 +41,14 @@ def padding_mask(cells: Sequence[Size], size: Size, device: torch.device) -> Ten
     """
     if all(valid == tuple(size) for valid in cells):
         return None
-    # On the host: sizes are known there, and a GPU would run five small kernels for each map.
-    rows, cols = (np.arange(side) for side in size)
-    limits = np.array(cells)
-    mask = (rows >= limits[:, :1])[:, :, None] | (cols >= limits[:, 1:])[:, None]
-    return torch.from_numpy(mask).to(device, non_blocking=True)
+    # Made on the host, where sizes are known: a GPU would run five small kernels for each map.
+    rows, cols = (
+        torch.tensor([[place >= limit for place in range(side)] for limit in limits]).to(
+            device, non_blocking=True
+        )
+        for side, limits in zip(size, zip(*cells, strict=True), strict=True)
+    )
+    return rows[:, :, None] | cols[:, None]
 
 
 def zero_padding(maps: Tensor, mask: Tensor | None, value: float = 0.0) -> Tensor:
