@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -79,7 +79,7 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
     # Importing the compiler takes seconds. Only those who use it wait for it.
     @functools.cache
     def compiled(backend: str | Callable) -> Callable[..., Streams]:
-        return torch.compile(method, dynamic=True, backend=backend)
+        return torch.compile(method, dynamic=True, backend=_with_exact_gradients(backend))
 
     @functools.wraps(method)
     def run(self: TokenwiseModule, *args: Tensor | nn.Module) -> Streams:
@@ -87,13 +87,11 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
         if not self.compiled or torch.compiler.is_compiling() or len(args[0]) < 2:
             return method(self, *args)
         function = compiled(_BACKEND)
-        # Private: `torch.compiler` exports neither.
+        # Private: `torch.compiler` does not export this error.
         from torch._dynamo.exc import BackendCompilerFailed
-        from torch._functorch import config
 
         try:
-            # As without a compiler: what runs in fp32 under autocast has its gradients in fp32.
-            with _AROUND(), config.patch(backward_pass_autocast='off'):
+            with _AROUND():
                 return function(self, *map(_standalone, args))
         except BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().splitlines()[0]
@@ -104,6 +102,23 @@ def tokenwise(method: Callable[..., Streams]) -> Callable[..., Streams]:
             ) from error
 
     return run
+
+
+def _with_exact_gradients(backend: str | Callable) -> Callable:
+    """Returns a backend whose gradients are in fp32 where the forward pass leaves autocast.
+
+    As without a compiler. By itself, the compiler traces all of the backward pass under the
+    autocast of the forward pass.
+    """
+    # Private: `torch.compiler` exports neither.
+    from torch._dynamo import lookup_backend
+    from torch._functorch import config
+
+    def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable:
+        with config.patch(backward_pass_autocast='off'):
+            return lookup_backend(backend)(graph, inputs)
+
+    return compile_graph
 
 
 def _standalone(argument: Tensor | nn.Module) -> Tensor | nn.Module:

@@ -237,11 +237,13 @@ def merge(
     """
     limit = _CANDIDATES * tiling.max_per_img
     waiting: list[InstanceData] = []
+    count = 0
     for part, box in zip(parts, tiles, strict=True):
         part.is_cut = _is_cut(part.bboxes, box, shape)
         waiting.append(part)
-        if sum(map(len, waiting)) > 2 * limit:
-            waiting = [_best(waiting, limit)]
+        count += len(part)
+        if count > 2 * limit:
+            waiting, count = [_best(waiting, limit)], limit
     if whole is not None:
         sides = whole.bboxes[:, 2:] - whole.bboxes[:, :2]
         large = whole[sides.amax(1) > tiling.shared]
