@@ -29,7 +29,7 @@ _MOST_FREQUENT = 12
 
 def kernels(report: BenchmarkReport, settings: Settings) -> None:
     """Counts operators and waits of the parts of a training step, ours and mmdet's."""
-    # So few queries that mmdet finds as many cells in small images; the numbers do not change.
+    # So few queries that mmdet finds as many cells in small images; the number hardly matters.
     options: dict = {'model.num_queries': 100}
     config, sizes = 'dino_dinov2_s_12ep', [(128, 192), (192, 160)]
     precisions = ('fp32', 'bf16')
