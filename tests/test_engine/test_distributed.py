@@ -157,8 +157,9 @@ custom_hooks = [{hook}]
     )  # fmt: skip
     assert result.returncode != 0
     assert time.time() - float((tmp_path / 'work/fault').read_text()) < 30
-    summary = result.stderr[result.stderr.rindex('Root Cause') :]
-    assert message in summary and 'rank      : 1' in summary
+    # Where both are seen dead at once, torchrun may call the process that lost its peer the first.
+    failures = result.stderr[result.stderr.rindex('ChildFailedError') :]
+    assert message in failures and 'rank      : 1' in failures
 
 
 @pytest.mark.slow
