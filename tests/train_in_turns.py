@@ -11,8 +11,14 @@ from mmdet_dinov2.cli.commands import train
 from .tools import run_command
 
 if __name__ == '__main__':
-    # Else the first training ends the process.
-    train.work_and_exit = lambda work, launcher: work()
-    for separator, arguments in groupby(sys.argv[1:], '--'.__eq__):
-        if not separator:
-            run_command('train', *arguments, '--launcher', 'pytorch')
+    trainings = [
+        list(arguments)
+        for separator, arguments in groupby(sys.argv[1:], '--'.__eq__)
+        if not separator
+    ]
+    work_and_exit = train.work_and_exit
+    for arguments in trainings:
+        # Only the last training ends the process.
+        last = arguments is trainings[-1]
+        train.work_and_exit = work_and_exit if last else lambda work, launcher: work()
+        run_command('train', *arguments, '--launcher', 'pytorch')

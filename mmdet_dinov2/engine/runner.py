@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import torch
 from mmengine.config import Config
@@ -245,8 +245,8 @@ class StrictRunner(Runner):
     def build_visualizer(self, visualizer: Visualizer | dict | None = None) -> Visualizer:
         """Builds the visualizer; see mmengine's ``Runner.build_visualizer``.
 
-        It is that of this run alone: mmengine keeps visualizers by their names, and a second run of
-        the same process would write into the folder of the first.
+        It is that of this run alone: mmengine keeps visualizers by their names, and a config may
+        give all its runs the same.
         """
         if isinstance(visualizer, dict):
             visualizer = {**visualizer, 'name': self.experiment_name}
@@ -292,6 +292,7 @@ class StrictRunner(Runner):
             _init_cpu_processes(self.launcher, env_cfg.get('dist_cfg', {}).get('timeout'))
         with _gpus_of_task(self.launcher):
             super().setup_env(env_cfg)
+        self._timestamp = _new_timestamp(self._timestamp)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wraps the model for distributed training; see mmengine's ``Runner.wrap_model``."""
@@ -469,6 +470,23 @@ class StrictRunner(Runner):
             return None
         loop = getattr(self, f'{self.running}_loop')
         return loop.dataloader.dataset.metainfo.get('classes')
+
+
+_timestamps: set[str] = set()
+
+
+def _new_timestamp(timestamp: str) -> str:
+    """Returns the timestamp, later by as many seconds as this process needs for one of its own.
+
+    Runs are named by the second they begin in, and mmengine keeps their logs by name: a second run
+    would write into the folder of the first.
+    """
+    time_format = '%Y%m%d_%H%M%S'
+    while timestamp in _timestamps:
+        later = datetime.strptime(timestamp, time_format) + timedelta(seconds=1)
+        timestamp = later.strftime(time_format)
+    _timestamps.add(timestamp)
+    return timestamp
 
 
 @contextmanager

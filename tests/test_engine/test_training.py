@@ -1,13 +1,15 @@
 """Trainings that are started from Python."""
 
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
 
 import mmdet_dinov2
 from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 from mmdet_dinov2.engine.runner import StrictRunner
-from mmdet_dinov2.engine.training import check, read_config
+from mmdet_dinov2.engine.training import build_runner, check, read_config
 from mmdet_dinov2.errors import InputError
 
 from ..tools import write_config
@@ -33,6 +35,24 @@ def test_a_training_returns_its_folder_and_scores(tmp_path, capsys):
     for folder in ('a', 'b'):
         (scalars,) = (tmp_path / folder).glob('*/vis_data/scalars.json')
         assert scalars.read_text().count('"loss"') == 8  # steps
+
+
+def test_runs_of_the_same_second_have_logs_of_their_own(tmp_path, monkeypatch):
+    config = str(write_config(tmp_path))
+    monkeypatch.setattr(
+        'mmengine.runner.runner.time',
+        SimpleNamespace(time=lambda: 0.0, localtime=time.localtime, strftime=time.strftime),
+    )
+    runners = []
+    for name in 'abc':
+        cfg = read_config(config)
+        cfg.work_dir = str(tmp_path / name)
+        runners.append(build_runner(cfg))
+    assert len({runner.experiment_name for runner in runners}) == 3
+    assert len({runner.message_hub for runner in runners}) == 3
+    for name, runner in zip('abc', runners, strict=True):
+        backend = runner.visualizer.get_backend('LocalVisBackend')
+        assert backend._save_dir.startswith(str(tmp_path / name))
 
 
 def test_errors_are_exceptions(tmp_path):
