@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 
 # libvips' names of decoders, and of pixels of 8 bits that are what they look like.
-_DECODERS = ('jpegload', 'pngload')
+_DECODERS = ('jpegload_source', 'pngload_source')
 _BANDS = {'b-w': 1, 'srgb': 3}
 # Files that hold the image several times over, coarse to fine, are decoded as a whole.
 _PROGRESSIVE = ('jpeg-multiscan', 'interlaced')
@@ -21,6 +21,43 @@ _JPEG_BEGIN, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
 _MIN_PIXELS = 2**23
 # Rows that are decoded at once.
 _ROWS = 16
+
+
+class _Decoder:
+    """Decodes a file once, from top to bottom.
+
+    The file is read in pieces: libvips maps a file that it opens itself, and memory would come to
+    hold all of it.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        image: The image of pyvips. It reads from this object, which must be kept as long.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyvips
+
+        # Its cache would hold the buffers of files that are read, and their place in the file.
+        pyvips.cache_set_max(0)
+        self._file = path.open('rb')
+        self._source = pyvips.SourceCustom()
+        self._source.on_read(self._file.read)
+        self._source.on_seek(self._file.seek)
+        self.image: Any = pyvips.Image.new_from_source(
+            self._source, '', access='sequential', fail_on='truncated'
+        )
+        self._region = pyvips.Region.new(self.image)
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def rows(self, top: int, bottom: int) -> np.ndarray:
+        """Returns rows below those of the last call, H x W x bands, uint8."""
+        width, bands = self.image.width, self.image.bands
+        data = self._region.fetch(0, top, width, bottom - top)
+        return np.frombuffer(data, np.uint8).reshape(bottom - top, width, bands)
 
 
 class RowFile:
@@ -38,14 +75,16 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        image = _open(path)
+        image = _Decoder(path).image
         self.shape = (image.height, image.width)
         self._bands = image.bands
+        self._buffer = np.empty((0, image.width, image.bands), np.uint8)
         self._rewind()
 
     def __getstate__(self) -> dict[str, Any]:
         # Processes open the file themselves.
-        return {**vars(self), '_region': None, '_top': 0, '_rows': self._rows[:0]}
+        empty = self._buffer[:0]
+        return {**vars(self), '_decoder': None, '_top': 0, '_buffer': empty, '_rows': empty}
 
     def read(self, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
         """Returns the pixels between two corners, H x W x 3, uint8, BGR.
@@ -56,36 +95,38 @@ class RowFile:
         if y1 < self._top:
             self._rewind()
         bottom = self._top + len(self._rows)
-        kept = self._rows[y1 - self._top :].copy()
-        self._rows = kept  # the others are forgotten before the next ones are decoded
-        rows = np.empty((max(y2, bottom) - y1, *kept.shape[1:]), np.uint8)
-        rows[: len(kept)] = kept
+        kept = self._rows[y1 - self._top :]
+        num_rows = max(y2, bottom) - y1
+        buffer = self._buffer
+        if len(buffer) < num_rows:
+            buffer = np.empty((num_rows, *kept.shape[1:]), np.uint8)
+        buffer[: len(kept)] = kept
         for top in range(bottom, y2, _ROWS):
             decoded = self._decoded(top, min(top + _ROWS, y2))[max(0, y1 - top) :]
             begin = max(top, y1) - y1
-            rows[begin : begin + len(decoded)] = decoded
-        self._top, self._rows = y1, rows
-        part = rows[: y2 - y1, x1:x2, ::-1]
-        return np.repeat(part, 3, 2) if self._bands == 1 else part
+            buffer[begin : begin + len(decoded)] = decoded
+        self._top, self._buffer, self._rows = y1, buffer, buffer[:num_rows]
+        # A copy, as the buffer is used again.
+        part = buffer[: y2 - y1, x1:x2, ::-1]
+        return np.repeat(part, 3, 2) if self._bands == 1 else part.copy()
 
     def _decoded(self, top: int, bottom: int) -> np.ndarray:
         """Decodes the next rows."""
         import pyvips
 
-        width = self.shape[1]
         try:
-            if self._region is None:
-                self._region = pyvips.Region.new(_open(self._path))
-            data = self._region.fetch(0, top, width, bottom - top)
+            if self._decoder is None:
+                self._decoder = _Decoder(self._path)
+            return self._decoder.rows(top, bottom)
         except pyvips.Error as error:
+            self._rewind()
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f'{self._path} cannot be decoded ({reason})') from error
-        return np.frombuffer(data, np.uint8).reshape(bottom - top, width, self._bands)
 
     def _rewind(self) -> None:
-        self._region: Any = None
+        self._decoder: _Decoder | None = None
         self._top = 0
-        self._rows = np.empty((0, self.shape[1], self._bands), np.uint8)
+        self._rows = self._buffer[:0]
 
 
 def open_rows(path: Path) -> RowFile | None:
@@ -102,7 +143,7 @@ def open_rows(path: Path) -> RowFile | None:
             begin = file.read(2)
             file.seek(-2, 2)
             whole = begin != _JPEG_BEGIN or file.read() == _JPEG_END
-        image = _open(path)
+        image = _Decoder(path).image
         fields = {name: image.get(name) for name in image.get_fields()}
         fits = (
             whole
@@ -116,11 +157,3 @@ def open_rows(path: Path) -> RowFile | None:
         return RowFile(path) if fits else None
     except Exception:  # such as a broken header
         return None  # the whole file is read, which says what is wrong with it
-
-
-def _open(path: Path) -> Any:
-    import pyvips
-
-    # Its cache would hold the buffers of files that are read, and their place in the file.
-    pyvips.cache_set_max(0)
-    return pyvips.Image.new_from_file(str(path), access='sequential', fail_on='truncated')

@@ -90,7 +90,7 @@ def _against_sahi(
         f'Tiles of {tile["size"]} pixels, overlap {tile["overlap"]:g}, on {settings.device}, fp32',
         ('method', 's per image', 'time ratio', 'limit', 'AP', 'AP, small', 'repeated', 'MiB'),
         [
-            f'{len(images)} drawn images of {columns.widths[0]} x {columns.heights[0]}, '
+            f'{len(images)} drawn images of {columns.widths[0]:g} x {columns.heights[0]:g}, '
             f'{columns.num_annotations} shapes; {weights}; seed {settings.seed}; {repeats} rounds '
             'in turns in one process, decoding included, detections from a score of '
             f'{SCORE_THRESHOLD:g}; memory: that of a process of its own, without the detector',
