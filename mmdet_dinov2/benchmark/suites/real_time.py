@@ -252,7 +252,7 @@ def _measure(settings: Settings, ours: Any, theirs: Any, name: str, all_threads:
 
 def _measure_video(report: BenchmarkReport, settings: Settings, variant: Variant) -> None:
     """Adds the table of `predict` on a video."""
-    size, num_frames = (480, 640), 20
+    size, num_frames, repeats = (480, 640), 300, min(settings.repeats or 2, 3)
     if settings.dry_run:
         size, num_frames = (60, 80), 3
     table = report.table(
@@ -262,7 +262,7 @@ def _measure_video(report: BenchmarkReport, settings: Settings, variant: Variant
             f'{num_frames} frames of {size[0]}x{size[1]}, decoded, predicted, drawn and written, '
             f'with about {DETECTIONS} objects each; '
             'the model alone has the resized frames in memory; '
-            f'{settings.repeats or 2} rounds in turns'
+            f'{repeats} rounds in turns'
         ],
     )
     row: dict = {'model': CONFIG, 'limit': f'>= {LIMITS["video"]}'}
@@ -274,7 +274,7 @@ def _measure_video(report: BenchmarkReport, settings: Settings, variant: Variant
             size=size,
             num_frames=num_frames,
             longest_side=variant.side,
-            repeats=settings.repeats or 2,
+            repeats=repeats,
         )
         row |= {
             'frames': min(times['frames']),
