@@ -130,7 +130,8 @@ def stock_detector_config(model: Mapping[str, Any]) -> dict:
     """Returns the config of mmdet's DINO with mmpretrain's ViT, in the size of our detector.
 
     The pyramid is the same, but does not know the padding. mmdet pads a batch to the next multiple
-    of the patch size. What mmpretrain's ViT does not have, such as windows, is left out.
+    of the patch size. What mmpretrain's ViT does not have, such as windows, is left out, and the
+    focal loss takes the place of losses that mmdet does not have.
 
     Args:
         model: Model config of a detector of this project.
@@ -163,8 +164,12 @@ def stock_detector_config(model: Mapping[str, Any]) -> dict:
     model['encoder'], model['decoder'] = (
         _only(model[part], known) for part, known in (('encoder', _ENCODER), ('decoder', _DECODER))
     )
-    head = {k: v for k, v in model['bbox_head'].items() if k != 'reference_eps'}
-    model['bbox_head'] = dict(head, type='DINOHead')
+    head = dict(_only(model['bbox_head'], _HEAD), type='DINOHead')
+    if head['loss_cls']['type'] in ('IABCELoss', 'MALoss'):
+        head['loss_cls'] = dict(
+            type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
+        )
+    model['bbox_head'] = head
     model['dn_cfg'] = {k: v for k, v in model['dn_cfg'].items() if k != 'max_boxes'}
     assigner = dict(model['train_cfg']['assigner'], type='HungarianAssigner')
     model['train_cfg'] = dict(model['train_cfg'], assigner=assigner)
@@ -182,6 +187,10 @@ _DETECTOR = {
 }  # fmt: skip
 _ENCODER = {'num_layers', 'layer_cfg'}
 _DECODER = {'num_layers', 'layer_cfg', 'return_intermediate', 'post_norm_cfg'}
+_HEAD = {
+    'num_classes', 'embed_dims', 'num_reg_fcs', 'sync_cls_avg_factor', 'loss_cls', 'loss_bbox',
+    'loss_iou', 'share_pred_layer', 'num_pred_layer', 'as_two_stage',
+}  # fmt: skip
 
 
 def _only(cfg: Mapping[str, Any], known: set[str]) -> dict:

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from mmdet.models.detectors import DINO
+from mmdet.models.losses import FocalLoss
 from mmdet.registry import MODELS
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
@@ -22,6 +23,7 @@ from mmdet_dinov2.benchmark.timing import Spread, measure_in_turns, ratio
 from mmdet_dinov2.benchmark.workloads import detr_sizes, random_batch, valid_share
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models import DINOv2
+from mmdet_dinov2.models.classification_losses import MALoss
 
 from ..tiny import ARCH, data_sample, tiny_detector
 
@@ -131,6 +133,8 @@ def test_stock_detector_has_the_same_size():
     assert parameters(stock.decoder.layers) == parameters(ours.decoder.layers)
     assert parameters(stock.neck) == parameters(ours.neck)
     assert parameters(stock.backbone) == parameters(ours.backbone)
+    # mmdet does not have the loss of the quick start.
+    assert type(ours.bbox_head.loss_cls) is MALoss and type(stock.bbox_head.loss_cls) is FocalLoss
 
 
 def test_stock_detector_of_the_published_config(root):

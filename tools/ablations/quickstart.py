@@ -1,10 +1,18 @@
 """Parts of the recipe, one at a time, on the quick start.
 
 Command:    mmdet_dinov2 ablate tools/ablations/quickstart.py
+
+The base has the focal loss of the published recipe, and no part.
 """
 
 config = 'dino_dinov2_quickstart'
 seeds = [0, 1, 2]
+classification = 'model.bbox_head.loss_cls'
+options = {
+    classification: dict(
+        _delete_=True, type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
+    )
+}
 
 loading = [
     dict(type='mmdet_dinov2.LoadImageFromFile'),
@@ -40,7 +48,6 @@ def mixed(transform, *after):
     }
 
 
-classification = 'model.bbox_head.loss_cls'
 # That of the quick start, with the probability lowered where boxes are far apart.
 near = dict(type='PositionModulatedCost', weight=12.0)
 mosaic = dict(type='Mosaic', img_scale=(84, 84), pad_val=114.0)
