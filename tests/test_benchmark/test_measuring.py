@@ -23,7 +23,7 @@ from mmdet_dinov2.benchmark.timing import Spread, measure_in_turns, ratio
 from mmdet_dinov2.benchmark.workloads import detr_sizes, random_batch, valid_share
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models import DINOv2
-from mmdet_dinov2.models.classification_losses import MALoss
+from mmdet_dinov2.models.classification_losses import IABCELoss
 
 from ..tiny import ARCH, data_sample, tiny_detector
 
@@ -134,7 +134,8 @@ def test_stock_detector_has_the_same_size():
     assert parameters(stock.neck) == parameters(ours.neck)
     assert parameters(stock.backbone) == parameters(ours.backbone)
     # mmdet does not have the loss of the quick start.
-    assert type(ours.bbox_head.loss_cls) is MALoss and type(stock.bbox_head.loss_cls) is FocalLoss
+    assert type(ours.bbox_head.loss_cls) is IABCELoss
+    assert type(stock.bbox_head.loss_cls) is FocalLoss
 
 
 def test_stock_detector_of_the_published_config(root):

@@ -1,4 +1,4 @@
-"""The cut of the real-time recipes, and parts of the recipe, on photos of blood cells.
+"""Parts of the recipe, one at a time, on photos of blood cells.
 
 Command:    mmdet_dinov2 ablate tools/ablations/bccd.py
 
@@ -27,15 +27,6 @@ options = {
 }
 
 changes = dict(
-    # One encoder layer instead of two, and strides 14 and 28 instead of 14, 28 and 56.
-    cut={
-        'model.encoder.num_layers': 1,
-        'model.num_feature_levels': 2,
-        'model.neck.scale_factors': (1.0, 0.5),
-        'model.neck.num_outs': 2,
-        'model.encoder.layer_cfg.self_attn_cfg.num_levels': 2,
-        'model.decoder.layer_cfg.cross_attn_cfg.num_levels': 2,
-    },
     mal={classification: dict(_delete_=True, type='MALoss')},
     ia_bce={classification: dict(_delete_=True, type='IABCELoss')},
     carl={'model.bbox_head.carl': dict(k=1.0, bias=0.2)},
