@@ -20,8 +20,7 @@ from matplotlib.figure import Figure
 from ..data.annotation_columns import AnnotationColumns
 from ..data.coco_file import leaves_folder
 from ..data.image_file import read_image
-from ..data.tiff_reading import open_tiff
-from ..data.tiled_loading import DecodedImage
+from ..data.tiled_loading import DecodedImage, open_in_parts
 from ..drawing.box_pictures import draw_small
 from ..errors import InputError
 from ..evaluation.coco_evaluation import (
@@ -420,4 +419,4 @@ def _open_picture(folder: str, image: Mapping[str, Any]) -> LargeImage:
     if leaves_folder(folder, name):
         raise InputError(f'{name} lies outside the image folder {folder}')
     path = Path(folder) / name
-    return open_tiff(path) or DecodedImage(read_image(path, (image['width'], image['height'])))
+    return open_in_parts(path) or DecodedImage(read_image(path, (image['width'], image['height'])))

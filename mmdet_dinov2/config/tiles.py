@@ -34,11 +34,22 @@ def use_tiles(cfg: Config, size: int | None = None) -> None:
     if tile is None:
         return
     for split in ('val', 'test'):
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        while isinstance(dataset, Mapping) and isinstance(dataset.get('dataset'), Mapping):
-            dataset = dataset['dataset']
-        if isinstance(dataset, Mapping) and dataset.get('pipeline'):
-            dataset['pipeline'] = tiled_pipeline(dataset['pipeline'], tile.get('size'))
+        for dataset in _innermost((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+            if dataset.get('pipeline'):
+                dataset['pipeline'] = tiled_pipeline(dataset['pipeline'], tile.get('size'))
+
+
+def _innermost(dataset: Any) -> Iterator[Any]:
+    """Yields the configs of the datasets that load samples."""
+    if isinstance(dataset, (list, tuple)):
+        for part in dataset:
+            yield from _innermost(part)
+    elif isinstance(dataset, Mapping):
+        inner = dataset.get('datasets') or dataset.get('dataset')
+        if isinstance(inner, (Mapping, list, tuple)):
+            yield from _innermost(inner)
+        else:
+            yield dataset
 
 
 def tiled_model(model: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import mmengine.fileio as fileio
@@ -63,7 +64,7 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
         """
         if 'img' not in results:
             results['img'] = self._load(results)
-            _check_masks(results)
+            check_masks(results, results['img'].shape[:2])
         if self.to_float32:
             results['img'] = results['img'].astype(np.float32)
         results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
@@ -85,13 +86,17 @@ class CheckedLoadImageFromFile(LoadImageFromFile):
             raise BadImageError(path, str(error)) from error
 
 
-def _check_masks(results: dict) -> None:
+def check_masks(results: Mapping[str, Any], shape: tuple[int, int]) -> None:
     """Checks that masks in run-length encoding have the size of the image.
+
+    Args:
+        results: What a pipeline begins with: ``img_path`` and, if there are any, ``instances``.
+        shape: Height and width of the image.
 
     Raises:
         BadImageError: If one has a different size, with which mmdet would end the training.
     """
-    height, width = results['img'].shape[:2]
+    height, width = shape
     for instance in results.get('instances', ()):
         mask = instance.get('mask')
         if isinstance(mask, dict) and list(mask.get('size', ())) != [height, width]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from .loading import BadImageError
 
 # libvips' names of decoders, and of pixels of 8 bits that are what they look like.
 _DECODERS = ('jpegload_source', 'pngload_source')
@@ -19,6 +22,8 @@ _UPRIGHT = 1
 _JPEG_BEGIN, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
 # Smaller images may be in memory as a whole: 24 MiB.
 _MIN_PIXELS = 2**23
+# Of JPEG. Rows of wider PNG files would fill the memory too.
+_MAX_WIDTH = 2**16
 # Rows that are decoded at once.
 _ROWS = 16
 
@@ -41,22 +46,39 @@ class _Decoder:
 
         # Its cache would hold the buffers of files that are read, and their place in the file.
         pyvips.cache_set_max(0)
-        self._file = path.open('rb')
+        file = path.open('rb')
+        weakref.finalize(self, file.close)
+        problems: list[OSError] = []
+
+        def read(size: int) -> bytes | None:
+            try:
+                return file.read(size)
+            except OSError as problem:  # libvips would go on as if the file ended
+                problems.append(problem)
+                return None
+
+        self._problems = problems
         self._source = pyvips.SourceCustom()
-        self._source.on_read(self._file.read)
-        self._source.on_seek(self._file.seek)
+        self._source.on_read(read)
+        self._source.on_seek(file.seek)
         self.image: Any = pyvips.Image.new_from_source(
             self._source, '', access='sequential', fail_on='truncated'
         )
         self._region = pyvips.Region.new(self.image)
 
-    def __del__(self) -> None:
-        self._file.close()
-
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Returns rows below those of the last call, H x W x bands, uint8."""
+        """Returns rows below those of the last call, H x W x bands, uint8.
+
+        Raises:
+            OSError: If the file cannot be read.
+            pyvips.Error: If it is damaged.
+        """
         width, bands = self.image.width, self.image.bands
-        data = self._region.fetch(0, top, width, bottom - top)
+        try:
+            data = self._region.fetch(0, top, width, bottom - top)
+        finally:
+            if self._problems:
+                raise self._problems[0]
         return np.frombuffer(data, np.uint8).reshape(bottom - top, width, bands)
 
 
@@ -90,40 +112,45 @@ class RowFile:
         """Returns the pixels between two corners, H x W x 3, uint8, BGR.
 
         Raises:
-            InputError: If the file is damaged.
+            BadImageError: If the file is damaged, or cannot be read.
         """
-        if y1 < self._top:
+        if y1 < self._top or self._process != os.getpid():
             self._rewind()
-        bottom = self._top + len(self._rows)
-        kept = self._rows[y1 - self._top :]
-        num_rows = max(y2, bottom) - y1
-        buffer = self._buffer
-        if len(buffer) < num_rows:
-            buffer = np.empty((num_rows, *kept.shape[1:]), np.uint8)
-        buffer[: len(kept)] = kept
-        for top in range(bottom, y2, _ROWS):
-            decoded = self._decoded(top, min(top + _ROWS, y2))[max(0, y1 - top) :]
-            begin = max(top, y1) - y1
-            buffer[begin : begin + len(decoded)] = decoded
-        self._top, self._buffer, self._rows = y1, buffer, buffer[:num_rows]
+        if y2 > self._top + len(self._rows):
+            # Python calls the handlers of signals in the main thread only. There, an interruption
+            # while libvips reads from this object would be lost, and the file be called damaged.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(self._decode, y1, y2).result()
+        part = self._rows[y1 - self._top : y2 - self._top, x1:x2, ::-1]
         # A copy, as the buffer is used again.
-        part = buffer[: y2 - y1, x1:x2, ::-1]
         return np.repeat(part, 3, 2) if self._bands == 1 else part.copy()
 
-    def _decoded(self, top: int, bottom: int) -> np.ndarray:
-        """Decodes the next rows."""
+    def _decode(self, y1: int, y2: int) -> None:
+        """Puts the rows from y1 to y2 at the beginning of the buffer."""
         import pyvips
 
+        decoder, bottom = self._decoder, self._top + len(self._rows)
+        kept = self._rows[y1 - self._top :]
+        self._rewind()  # whatever happens, half of the rows are not taken for all of them
+        buffer = self._buffer
+        if len(buffer) < y2 - y1:
+            buffer = np.empty((y2 - y1, *kept.shape[1:]), np.uint8)
+        buffer[: len(kept)] = kept
         try:
-            if self._decoder is None:
-                self._decoder = _Decoder(self._path)
-            return self._decoder.rows(top, bottom)
-        except pyvips.Error as error:
-            self._rewind()
-            reason = str(error).strip().splitlines()[-1]
-            raise InputError(f'{self._path} cannot be decoded ({reason})') from error
+            decoder = decoder or _Decoder(self._path)
+            for top in range(bottom, y2, _ROWS):
+                decoded = decoder.rows(top, min(top + _ROWS, y2))[max(0, y1 - top) :]
+                begin = max(top, y1) - y1
+                buffer[begin : begin + len(decoded)] = decoded
+        except (OSError, pyvips.Error) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise BadImageError(str(self._path), f'it cannot be decoded ({reason})') from error
+        self._decoder, self._top = decoder, y1
+        self._buffer, self._rows = buffer, buffer[: y2 - y1]
 
     def _rewind(self) -> None:
+        # A process that was forked has the place in the file in common with its parent.
+        self._process = os.getpid()
         self._decoder: _Decoder | None = None
         self._top = 0
         self._rows = self._buffer[:0]
@@ -153,6 +180,7 @@ def open_rows(path: Path) -> RowFile | None:
             and not any(fields.get(name) for name in _PROGRESSIVE)
             and fields.get('orientation', _UPRIGHT) == _UPRIGHT
             and image.width * image.height >= _MIN_PIXELS
+            and image.width <= _MAX_WIDTH
         )
         return RowFile(path) if fits else None
     except Exception:  # such as a broken header

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from .loading import BadImageError
 
 # TIFF's names for pixels that are what they look like: grey from black to white, and RGB.
 _GREY, _RGB = 1, 2
+# With the number of values of a pixel; the fourth is how opaque it is.
+_SAMPLES = ((_GREY, 1), (_RGB, 3), (_RGB, 4))
+# The other values of a pixel are multiplied by the fourth.
+_PREMULTIPLIED = 1
 _CONTIGUOUS = 1
 _UPRIGHT = 1
 _ORIENTATION = 'Orientation'
@@ -42,7 +47,7 @@ class TiffFile:
         """Returns the pixels between two corners, H x W x 3, uint8, BGR.
 
         Raises:
-            InputError: If the file is damaged.
+            BadImageError: If the file is damaged.
         """
         page = self._open()
         height, width = self.shape
@@ -73,15 +78,17 @@ class TiffFile:
             data = handle.read(page.databytecounts[index])
             decoded = page.decode(data, index)[0]
         except Exception as error:  # each codec has its own errors
-            raise InputError(f'{self._path} cannot be decoded ({error})') from error
+            raise BadImageError(str(self._path), f'it cannot be decoded ({error})') from error
         if decoded is None:
             return None
         return decoded[0, ..., :3][..., ::-1] if decoded.shape[-1] > 1 else decoded[0]
 
     def _open(self) -> Any:
-        if self._page is None:
+        # A process that was forked has the place in the file in common with its parent.
+        if self._page is None or self._process != os.getpid():
             import tifffile
 
+            self._process = os.getpid()
             self._page = tifffile.TiffFile(self._path).pages.first
         return self._page
 
@@ -91,8 +98,8 @@ def open_tiff(path: Path) -> TiffFile | None:
 
     Returns:
         The file; None if the package tifffile is not installed, or if the file has more than 8
-        bits, is turned, stored plane by plane, compressed in a way that tifffile does not decode
-        by itself, or in one large piece.
+        bits, colors other than grey and RGB, is turned, stored plane by plane, compressed in a way
+        that tifffile does not decode by itself, or in one large piece.
     """
     if importlib.util.find_spec('tifffile') is None:
         return None
@@ -106,9 +113,9 @@ def open_tiff(path: Path) -> TiffFile | None:
         )
         fits = (
             page.dtype == np.uint8
-            and page.photometric in (_GREY, _RGB)
+            and (page.photometric, page.samplesperpixel) in _SAMPLES
+            and _PREMULTIPLIED not in page.extrasamples
             and page.planarconfig == _CONTIGUOUS
-            and page.samplesperpixel in (1, 3, 4)
             and getattr(page.tags.get(_ORIENTATION), 'value', _UPRIGHT) == _UPRIGHT
             and page.imagedepth == 1
             and piece <= _MAX_PIECE

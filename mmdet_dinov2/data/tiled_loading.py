@@ -14,7 +14,7 @@ from mmdet.registry import TRANSFORMS
 
 from ..errors import InputError
 from ..large_image import LargeImage, attach
-from .loading import BadImageError, CheckedLoadImageFromFile
+from .loading import CheckedLoadImageFromFile, check_masks
 from .row_reading import open_rows
 from .tiff_reading import open_tiff
 
@@ -84,18 +84,18 @@ class TiledLoadImageFromFile(CheckedLoadImageFromFile):
         """Adds ``large_image``, ``img`` unless it is not wanted, ``img_shape``, ``ori_shape``.
 
         Raises:
-            BadImageError: If the file cannot be read.
+            BadImageError: If the file cannot be read, or masks in run-length encoding have a
+                different size.
         """
         given = 'img' in results
         image = DecodedImage(results['img']) if given else self._image(results)
+        if not given:
+            check_masks(results, image.shape)
         results[LARGE_IMAGE] = image
         results['img_shape'] = results['ori_shape'] = tuple(image.shape)
         results['scale_factor'] = (1.0, 1.0)
         if self.reduced:
-            try:
-                results['img'] = self._reduced(image)
-            except InputError as error:
-                raise BadImageError(results['img_path'], str(error)) from error
+            results['img'] = self._reduced(image)
             height, width = results['img_shape'] = results['img'].shape[:2]
             results[_REDUCTION] = (width / image.shape[1], height / image.shape[0])
         if self.to_float32 and 'img' in results:
@@ -118,7 +118,7 @@ class TiledLoadImageFromFile(CheckedLoadImageFromFile):
         image: LargeImage | None = None
         # Files elsewhere are read through their backend, as a whole.
         if self.backend_args is None and '://' not in path:
-            image = open_tiff(Path(path)) or (None if self.keep else open_rows(Path(path)))
+            image = open_in_parts(Path(path), rows=not self.keep)
         if image is None:
             image = DecodedImage(self._load(results))
         if self.keep:
@@ -126,6 +126,19 @@ class TiledLoadImageFromFile(CheckedLoadImageFromFile):
             if len(self._kept) > self.keep:
                 self._kept.popitem(last=False)
         return image
+
+
+def open_in_parts(path: Path, rows: bool = True) -> LargeImage | None:
+    """Opens an image file of which parts can be read without the whole.
+
+    Args:
+        path: The file.
+        rows: Whether this includes files whose rows are decoded one after the other.
+
+    Returns:
+        The image; None if the whole has to be read.
+    """
+    return open_tiff(path) or (open_rows(path) if rows else None)
 
 
 def reduce_image(image: LargeImage, side: int) -> np.ndarray:

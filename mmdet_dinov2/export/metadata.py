@@ -62,6 +62,12 @@ def metadata_of(
 
 def _resize_rule(pipeline: tuple[Mapping[str, Any], ...]) -> dict[str, Any] | None:
     rule = None
+    if pipeline and pipeline[0].get('reduced_side') is not None:
+        raise InputError(
+            f'the test pipeline reduces images to {pipeline[0]["reduced_side"]} pixels '
+            '(reduced_side), which exported files do not do; name a config (--config) with a test '
+            'pipeline for whole images: LoadImageFromFile, Resize, PackDetInputs'
+        )
     for transform in pipeline[1:]:
         options = dict(transform)
         name = str(options.pop('type')).rpartition('.')[2]

@@ -95,7 +95,7 @@ Tiling`: images that are larger than a tile are predicted in tiles. None takes t
     """
     init_default_scope('mmdet')
     if is_exported(checkpoint):
-        if tile not in (None, False):
+        if tile is not None and tile is not False:
             raise InputError(
                 f'{checkpoint} is an exported file, which does not predict in tiles; name the '
                 'checkpoint that it was made from'

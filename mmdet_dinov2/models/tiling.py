@@ -24,6 +24,7 @@ from .mask_prediction import encode_window
 Data = Mapping[str, Sequence[Any]]
 Predict = Callable[[Data], Sequence[DetDataSample]]
 
+_MAX_SCALE = 16
 # How near to the border of its tile a detection ends that the border cuts, as a share of the tile.
 _BORDER = 0.01
 # A cut detection loses against a whole one that covers so much of it, with so much of its score.
@@ -46,7 +47,7 @@ class Tiling:
             are seen whole by some tile.
         whole: Whether to predict on the image as without tiles too, for larger objects.
         batch: Number of tiles that the model takes at once.
-        scale: By how much tiles are enlarged before the model sees them.
+        scale: By how much tiles are enlarged before the model sees them, above 0 and up to 16.
         max_per_img: Largest number of detections in an image of several tiles.
         iou_threshold: Detections of a class that overlap more are one.
     """
@@ -85,10 +86,17 @@ class Tiling:
                 )
         for name, highest in (('overlap', 0.9), ('iou_threshold', 1.0)):
             value = getattr(tiling, name)
-            if not 0 <= value <= highest:
-                raise InputError(f'tile.{name} must lie in 0 to {highest}, but is {value!r}')
-        if tiling.scale <= 0:
-            raise InputError(f'tile.scale must be above 0, but is {tiling.scale!r}')
+            if not (_is_number(value) and 0 <= value <= highest):
+                raise InputError(
+                    f'tile.{name} must be a number from 0 to {highest}, but is {value!r}'
+                )
+        if not (_is_number(tiling.scale) and 0 < tiling.scale <= _MAX_SCALE):
+            raise InputError(
+                f'tile.scale must be a number above 0 and up to {_MAX_SCALE}, but is '
+                f'{tiling.scale!r}'
+            )
+        if not isinstance(tiling.whole, bool):
+            raise InputError(f'tile.whole must be True or False, but is {tiling.whole!r}')
         if tiling.size * tiling.scale < patch_size:
             scaled = '' if tiling.scale == 1 else f' at a scale of {tiling.scale:g}'
             raise InputError(
@@ -101,6 +109,10 @@ class Tiling:
     def shared(self) -> int:
         """Number of pixels by which neighbours overlap at least."""
         return int(self.size * self.overlap)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def without_large_images(data: Any) -> Any:

@@ -179,12 +179,12 @@ def test_hostile_and_turned_images(work_dir, tmp_path, monkeypatch):
     )
     text = render_report(given)
     for name, reason in (
-        ('2.png', 'decompression bomb'),
+        ('2.png', 'decompression bomb|cannot be decoded'),  # of which rows can be read
         ('3.png', 'is not a valid image'),
         ('../secret.png', 'lies outside the image folder'),
     ):
         note = re.search(rf'<strong>{re.escape(name)}</strong>: (.*?)</figcaption>', text)
-        assert 'the image cannot be shown' in note[1] and reason in note[1]
+        assert 'the image cannot be shown' in note[1] and re.search(reason, note[1])
     assert set(drawn) == {(40, 50), (40, 110), (40, 130), (40, 170)}
 
 

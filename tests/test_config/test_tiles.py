@@ -45,6 +45,17 @@ def test_other_transforms_are_refused(pipeline):
         tiled_pipeline(pipeline)
 
 
+def test_joined_datasets_predict_in_tiles():
+    parts = [dict(pipeline=PIPELINE), dict(dataset=dict(pipeline=PIPELINE))]
+    loader = dict(dataset=dict(type='ConcatDataset', datasets=parts))
+    model = dict(detector_cfg(), tile=dict(size=64))
+    cfg = Config(dict(model=model, test_dataloader=loader))
+    use_tiles(cfg)
+    first, second = cfg.test_dataloader.dataset.datasets
+    for dataset in (first, second.dataset):
+        assert dataset.pipeline[0].type == 'TiledLoadImageFromFile'
+
+
 def test_a_config_predicts_in_tiles():
     loader = dict(dataset=dict(dataset=dict(pipeline=PIPELINE)))
     cfg = Config(dict(model=detector_cfg(), val_dataloader=loader, test_dataloader=loader))

@@ -1,5 +1,6 @@
 """Images of which tiles are read: the pixels are those of the whole image, from any file."""
 
+import copy
 import os
 import pickle
 import sys
@@ -17,6 +18,7 @@ from mmdet_dinov2.data.tiff_reading import open_tiff
 from mmdet_dinov2.data.tiled_loading import (
     DecodedImage,
     TiledLoadImageFromFile,
+    open_in_parts,
     reduce_image,
     shown_pixels,
 )
@@ -75,8 +77,20 @@ def test_other_files_are_read_as_a_whole(tmp_path, pixels):
         tmp_path / 'planes.tif', pixels.transpose(2, 0, 1), planarconfig='separate', **TILED
     )
     Image.fromarray(pixels).save(tmp_path / 'a.png')
+    alpha = np.concatenate([pixels, pixels[..., :1]], -1)
+    tifffile.imwrite(tmp_path / 'multiplied.tif', alpha, extrasamples=['assocalpha'], **TILED)
+    tifffile.imwrite(tmp_path / 'grey.tif', pixels, photometric='minisblack', planarconfig='contig')
     (tmp_path / 'broken.tif').write_bytes(b'II*\0no')
-    for name in ('deep.tif', 'turned.tif', 'planes.tif', 'a.png', 'broken.tif', 'none.tif'):
+    for name in (
+        'multiplied.tif',
+        'grey.tif',
+        'deep.tif',
+        'turned.tif',
+        'planes.tif',
+        'a.png',
+        'broken.tif',
+        'none.tif',
+    ):
         assert open_tiff(tmp_path / name) is None, name
     load = TiledLoadImageFromFile()
     results = load.transform(dict(img_path=str(tmp_path / 'turned.tif')))
@@ -94,7 +108,7 @@ def test_a_damaged_tile_is_one_sentence(tmp_path, pixels):
     content = bytearray(path.read_bytes())
     content[offset : offset + 30] = bytes(30)
     path.write_bytes(content)
-    with pytest.raises(InputError, match='a.tif cannot be decoded'):
+    with pytest.raises(BadImageError, match="a.tif' cannot be read: it cannot be decoded"):
         open_tiff(path).read(140, 90, 150, 101)
     with pytest.raises(BadImageError, match='a.tif'):
         TiledLoadImageFromFile().transform(dict(img_path=str(path)))
@@ -155,6 +169,91 @@ def test_parts_do_not_change_when_others_are_read(all_sizes_in_rows, tmp_path, p
         assert np.array_equal(part, pixels[top : top + 30])
 
 
+@pytest.mark.parametrize('name', ['a.png', 'a.tif'])
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_forked_processes_do_not_share_the_place_in_the_file(
+    all_sizes_in_rows, tmp_path, pixels, name
+):
+    path = tmp_path / name
+    if name == 'a.tif':
+        write_tiff(path, pixels, **TILED)
+    else:
+        Image.fromarray(pixels[..., ::-1].copy()).save(path)
+    opened = open_in_parts(path)
+    opened.read(0, 0, 150, 20)
+    handle = opened._page.parent.filehandle if name == 'a.tif' else None
+    child = os.fork()
+    if child == 0:
+        right = np.array_equal(opened.read(0, 30, 150, 101), pixels[30:101])
+        shared = handle is not None and opened._page.parent.filehandle is handle
+        os._exit(0 if right and not shared else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert np.array_equal(opened.read(0, 20, 150, 101), pixels[20:101])
+
+
+def test_what_interrupts_the_decoding_leaves_no_wrong_rows(
+    all_sizes_in_rows, tmp_path, pixels, monkeypatch
+):
+    path = tmp_path / 'a.png'
+    Image.fromarray(pixels[..., ::-1].copy()).save(path)
+    opened = open_rows(path)
+    opened.read(0, 0, 150, 40)
+    rows = row_reading._Decoder.rows
+    problems = iter([KeyboardInterrupt(), OSError('stale handle')])
+
+    def interrupted(decoder, top, bottom):
+        if top >= 60:
+            monkeypatch.setattr(row_reading._Decoder, 'rows', rows)
+            raise next(problems)
+        return rows(decoder, top, bottom)
+
+    for expected in (KeyboardInterrupt, BadImageError):
+        monkeypatch.setattr(row_reading._Decoder, 'rows', interrupted)
+        with pytest.raises(expected):
+            opened.read(0, 30, 150, 101)
+        assert np.array_equal(opened.read(0, 35, 150, 90), pixels[35:90])
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(
+    all_sizes_in_rows, tmp_path, pixels, monkeypatch, capfd
+):
+    path = tmp_path / 'a.png'
+    Image.fromarray(pixels).save(path)
+    opened = open_rows(path)
+    path.unlink()
+    with pytest.raises(BadImageError, match=r'cannot be decoded \(.*No such file'):
+        opened.read(0, 0, 150, 40)
+    assert capfd.readouterr().err == ''
+
+
+def test_masks_of_another_size_are_noticed(tmp_path, pixels):
+    path = tmp_path / 'a.png'
+    Image.fromarray(pixels).save(path)
+    mask = dict(size=[150, 101], counts=b'')
+    sample = dict(img_path=str(path), instances=[dict(mask=mask)])
+    for load in (CheckedLoadImageFromFile(), TiledLoadImageFromFile()):
+        with pytest.raises(BadImageError, match='masks of its annotations have 150 x 101'):
+            load.transform(copy.deepcopy(sample))
+
+
+def test_a_tile_of_a_damaged_file_is_a_bad_image(tmp_path, pixels):
+    path = write_tiff(tmp_path / 'a.tif', pixels, compression='zlib', **TILED)
+    with tifffile.TiffFile(path) as file:
+        offsets = file.pages.first.dataoffsets[1:]
+    content = bytearray(path.read_bytes())
+    for offset in offsets:
+        content[offset : offset + 10] = bytes(10)
+    path.write_bytes(content)
+    load = Compose(
+        [
+            dict(type='TiledLoadImageFromFile', reduced=False),
+            dict(type='RandomTile', size=100),
+        ]
+    )
+    with pytest.raises(BadImageError, match='a.tif'):
+        load(dict(img_path=str(path)))
+
+
 def test_files_without_such_rows_are_read_as_a_whole(all_sizes_in_rows, tmp_path, pixels):
     image = Image.fromarray(pixels[..., ::-1].copy())
     image.save(tmp_path / 'progressive.jpg', progressive=True)
@@ -190,7 +289,7 @@ def test_a_file_cut_off_is_one_sentence(all_sizes_in_rows, tmp_path, pixels):
     path.write_bytes(content[: len(content) // 2])
     opened = open_rows(path)
     for top in (90, 95):  # rows that failed once are not there the second time
-        with pytest.raises(InputError, match='a.png cannot be decoded'):
+        with pytest.raises(BadImageError, match="a.png' cannot be read: it cannot be decoded"):
             opened.read(0, top, 150, 101)
     with pytest.raises(BadImageError, match='a.png'):
         TiledLoadImageFromFile().transform(dict(img_path=str(path)))
