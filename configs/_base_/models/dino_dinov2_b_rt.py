@@ -5,9 +5,10 @@ makes that cheaper. Cut are:
 
 - Levels: strides 16 and 32. Stride 8 has three times as many cells as all other levels together,
   and encoder and decoder sample every one of them.
-- Encoder layers: 1 of 6, with 1024 instead of 2048 channels between the two layers of its
-  feed-forward network, as in RT-DETR. A ViT has mixed the whole image already.
+- Encoder layers: 1 of 6. A ViT has mixed the whole image already.
 - Decoder layers and queries: 3 of 6, 300 of 900, as RF-DETR-S.
+- Channels between the two layers of feed-forward networks of encoder and decoder: 1024 of 2048, as
+  in RT-DETR.
 - Windows: 2 x 2 in an image, in all but 3 blocks, as RF-DETR. Their side is half of that of the
   longest image; ``longest_side`` changes both.
 """
@@ -27,5 +28,11 @@ model = dict(
             ffn_cfg=dict(feedforward_channels=1024),
         ),
     ),
-    decoder=dict(num_layers=3, layer_cfg=dict(cross_attn_cfg=dict(num_levels=num_levels))),
+    decoder=dict(
+        num_layers=3,
+        layer_cfg=dict(
+            cross_attn_cfg=dict(num_levels=num_levels),
+            ffn_cfg=dict(feedforward_channels=1024),
+        ),
+    ),
 )
