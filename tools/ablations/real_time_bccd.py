@@ -15,6 +15,8 @@ options = {
     'model.backbone.img_size': 336,
     'model.num_queries': 60,  # photos have up to 30 cells
     'min_epoch_steps': 50,
+    # With 8e-4, one seed in three does not learn.
+    'optim_wrapper.optimizer.lr': 4e-4,
 }
 changes = dict(
     # One encoder layer instead of two, and strides 14 and 28 instead of 14, 28 and 56.
