@@ -16,9 +16,12 @@ from mmdet_dinov2.errors import InputError
 def setup(monkeypatch):
     """Calls ``setup_env`` of a runner; returns the number of the GPU that mmengine would take."""
     taken = []
-    monkeypatch.setattr(
-        Runner, 'setup_env', lambda self, cfg: taken.append(os.environ.get('SLURM_LOCALID'))
-    )
+
+    def take(runner, cfg):
+        taken.append(os.environ.get('SLURM_LOCALID'))
+        runner._timestamp = '20260101_000000'
+
+    monkeypatch.setattr(Runner, 'setup_env', take)
 
     def call(launcher='none'):
         # `super()` in the method needs an object of the class.
