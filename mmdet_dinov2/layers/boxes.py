@@ -26,13 +26,36 @@ def giou_loss(predicted: Tensor, wanted: Tensor, eps: float = 1e-6) -> Tensor:
     Returns:
         Shape (M,), 0 to 2.
     """
+    overlap, union = _overlap_and_union(predicted, wanted, eps)
     (low, high), (other_low, other_high) = (t.split(2, -1) for t in (predicted, wanted))
-    overlap = _area((high.minimum(other_high) - low.maximum(other_low)).clamp(min=0))
-    areas = _area(high - low) + _area(other_high - other_low)
-    union = (areas - overlap).clamp(min=eps)
     hull = _area((high.maximum(other_high) - low.minimum(other_low)).clamp(min=0))
     hull = hull.clamp(min=eps)
     return 1 - (overlap / union - (hull - union) / hull)
+
+
+def iou_of_pairs(boxes: Tensor, others: Tensor, eps: float = 1e-6) -> Tensor:
+    """Computes the IoU of pairs of boxes, without waiting for the device.
+
+    Values are those of mmdet's ``bbox_overlaps``, which sends ``eps`` to the device in each call.
+
+    Args:
+        boxes: Boxes (x1, y1, x2, y2), shape (M, 4).
+        others: The other boxes of the pairs, shape (M, 4).
+        eps: Smallest area that is divided by.
+
+    Returns:
+        Shape (M,), 0 to 1.
+    """
+    overlap, union = _overlap_and_union(boxes, others, eps)
+    return overlap / union
+
+
+def _overlap_and_union(boxes: Tensor, others: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Returns the areas of intersection and union of pairs of boxes, the latter at least eps."""
+    (low, high), (other_low, other_high) = (t.split(2, -1) for t in (boxes, others))
+    overlap = _area((high.minimum(other_high) - low.maximum(other_low)).clamp(min=0))
+    areas = _area(high - low) + _area(other_high - other_low)
+    return overlap, (areas - overlap).clamp(min=eps)
 
 
 def _area(sides: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..layers import TokenwiseModule, carl_weights, tokenwise
-from ..layers.boxes import corners_of, giou_loss
+from ..layers.boxes import corners_of, giou_loss, iou_of_pairs
 from ..layers.stacked import run_stacked
 from ..sample_meta import announced_step
 from .classification_losses import as_query_loss
@@ -390,7 +390,7 @@ class BatchedDINOHead(TokenwiseModule, DINOHead):
         corners, wanted_corners = corners_of(predicted) * sizes, corners_of(wanted) * sizes
         overlaps = None
         if self.loss_cls.takes_overlaps:
-            overlaps = bbox_overlaps(corners.detach(), wanted_corners, is_aligned=True)
+            overlaps = iou_of_pairs(corners.detach(), wanted_corners)
         gap = self.loss_cls.loss_weight * self.loss_cls.gap(logits.float(), overlaps)
         if len(predicted):
             loss_bbox = self.loss_bbox(predicted, wanted, reduction_override='none')

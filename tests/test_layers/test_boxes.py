@@ -2,9 +2,9 @@
 
 import torch
 from mmdet.models.losses.iou_loss import giou_loss as mmdets
-from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy, bbox_overlaps
 
-from mmdet_dinov2.layers.boxes import corners_of, giou_loss
+from mmdet_dinov2.layers.boxes import corners_of, giou_loss, iou_of_pairs
 
 
 def test_corners():
@@ -33,3 +33,12 @@ def test_the_backward_pass_does_not_wait():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         loss.backward()
     assert 'aten::item' not in {event.name for event in profile.events()}
+
+
+def test_iou_of_pairs():
+    boxes, others = (corners_of(torch.rand(50, 4)) * 100 for _ in range(2))
+    boxes[0], boxes[1], others[2] = others[0], others[1] + 500, 7.0  # equal, apart, without area
+    found = iou_of_pairs(boxes, others)
+    torch.testing.assert_close(found, bbox_overlaps(boxes, others, is_aligned=True))
+    assert found[0] == 1 and found[1] == 0 and 0 < found.max() <= 1
+    assert iou_of_pairs(boxes[:0], others[:0]).shape == (0,)
