@@ -97,7 +97,8 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        image = _Decoder(path).image
+        decoder = _Decoder(path)
+        image = decoder.image
         self.shape = (image.height, image.width)
         self._bands = image.bands
         self._buffer = np.empty((0, image.width, image.bands), np.uint8)
@@ -170,7 +171,8 @@ def open_rows(path: Path) -> RowFile | None:
             begin = file.read(2)
             file.seek(-2, 2)
             whole = begin != _JPEG_BEGIN or file.read() == _JPEG_END
-        image = _Decoder(path).image
+        decoder = _Decoder(path)
+        image = decoder.image
         fields = {name: image.get(name) for name in image.get_fields()}
         fits = (
             whole

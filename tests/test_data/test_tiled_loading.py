@@ -171,9 +171,9 @@ def test_parts_do_not_change_when_others_are_read(all_sizes_in_rows, tmp_path, p
 
 @pytest.mark.parametrize('name', ['a.png', 'a.tif'])
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_forked_processes_do_not_share_the_place_in_the_file(
-    all_sizes_in_rows, tmp_path, pixels, name
-):
+def test_forked_processes_do_not_share_the_place_in_the_file(all_sizes_in_rows, tmp_path, name):
+    # Larger than what is read ahead.
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 150, 3), np.uint8)
     path = tmp_path / name
     if name == 'a.tif':
         write_tiff(path, pixels, **TILED)
@@ -184,11 +184,11 @@ def test_forked_processes_do_not_share_the_place_in_the_file(
     handle = opened._page.parent.filehandle if name == 'a.tif' else None
     child = os.fork()
     if child == 0:
-        right = np.array_equal(opened.read(0, 30, 150, 101), pixels[30:101])
+        right = np.array_equal(opened.read(0, 30, 150, 1500), pixels[30:1500])
         shared = handle is not None and opened._page.parent.filehandle is handle
         os._exit(0 if right and not shared else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert np.array_equal(opened.read(0, 20, 150, 101), pixels[20:101])
+    assert np.array_equal(opened.read(0, 20, 150, 2000), pixels[20:])
 
 
 def test_what_interrupts_the_decoding_leaves_no_wrong_rows(
@@ -197,12 +197,12 @@ def test_what_interrupts_the_decoding_leaves_no_wrong_rows(
     path = tmp_path / 'a.png'
     Image.fromarray(pixels[..., ::-1].copy()).save(path)
     opened = open_rows(path)
-    opened.read(0, 0, 150, 40)
+    opened.read(0, 0, 150, 60)
     rows = row_reading._Decoder.rows
     problems = iter([KeyboardInterrupt(), OSError('stale handle')])
 
     def interrupted(decoder, top, bottom):
-        if top >= 60:
+        if top >= 80:
             monkeypatch.setattr(row_reading._Decoder, 'rows', rows)
             raise next(problems)
         return rows(decoder, top, bottom)
@@ -210,8 +210,9 @@ def test_what_interrupts_the_decoding_leaves_no_wrong_rows(
     for expected in (KeyboardInterrupt, BadImageError):
         monkeypatch.setattr(row_reading._Decoder, 'rows', interrupted)
         with pytest.raises(expected):
-            opened.read(0, 30, 150, 101)
-        assert np.array_equal(opened.read(0, 35, 150, 90), pixels[35:90])
+            opened.read(0, 50, 150, 101)
+        assert np.array_equal(opened.read(0, 5, 150, 40), pixels[5:40])
+        opened.read(0, 0, 150, 60)
 
 
 def test_a_file_that_cannot_be_read_is_not_called_damaged(

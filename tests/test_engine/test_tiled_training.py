@@ -2,9 +2,7 @@
 
 import pytest
 
-from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
-
-from ..test_resume.test_choose import assert_same, losses_of, states_of
+from ..test_resume.test_choose import assert_a_stopped_run_goes_on, losses_of
 from ..tools import run_tool, train_in_turns, write_config
 from .test_distributed import CURVE, largest_difference
 
@@ -40,16 +38,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_bit_for_bit(undisturbed):
-    hook = "custom_hooks = [dict(type='SignalAtStep', step=4)]\n"
-    config = write_config(undisturbed, TILES + hook, 'stopped.py')
-    work_dir = undisturbed / 'stopped'
-    with pytest.raises(SystemExit) as caught:
-        run_tool('train', config, '--work-dir', work_dir)
-    assert caught.value.code == STOPPED_EXIT_CODE
-    config = write_config(undisturbed, TILES, 'stopped.py')
-    run_tool('train', config, '--work-dir', work_dir, '--resume')
-    assert losses_of(work_dir) == losses_of(undisturbed / 'undisturbed')
-    assert_same(states_of(work_dir), states_of(undisturbed / 'undisturbed'))
+    assert_a_stopped_run_goes_on(undisturbed, TILES)
 
 
 @pytest.mark.slow

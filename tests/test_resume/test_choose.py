@@ -91,6 +91,23 @@ def assert_same(first, second, where=''):
         assert first == second, where
 
 
+def assert_a_stopped_run_goes_on(folder, text):
+    """Stops a training at step 4 and resumes it; it has to equal the one in ``undisturbed``.
+
+    Args:
+        folder: Folder with that run.
+        text: What the config adds to the tiny one; has to import ``tests.stopping_hook``.
+    """
+    hook = "custom_hooks = [dict(type='SignalAtStep', step=4)]\n"
+    work_dir = folder / 'stopped'
+    with pytest.raises(SystemExit) as caught:
+        run_tool('train', write_config(folder, text + hook, 'stopped.py'), '--work-dir', work_dir)
+    assert caught.value.code == STOPPED_EXIT_CODE
+    run_tool('train', write_config(folder, text, 'stopped.py'), '--work-dir', work_dir, '--resume')
+    assert losses_of(work_dir) == losses_of(folder / 'undisturbed')
+    assert_same(states_of(work_dir), states_of(folder / 'undisturbed'))
+
+
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     return tmp_path_factory.mktemp('data') / 'shapes'

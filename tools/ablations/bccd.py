@@ -7,24 +7,16 @@ that of the quick start at 336 pixels, the base with the focal loss of the publi
 runs have 728 steps.
 """
 
-config = 'dino_dinov2_quickstart'
-data = 'data/bccd'
-seeds = [0, 1, 2]
+_base_ = 'real_time_bccd.py'
+
 classification = 'model.bbox_head.loss_cls'
 options = {
     classification: dict(
         _delete_=True, type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0
-    ),
-    'train_dataloader.dataset.pipeline.3.scales': [(side, side) for side in (280, 308, 336)],
-    'val_dataloader.dataset.pipeline.1.scale': (336, 336),
-    'model.backbone.img_size': 336,
-    'model.num_queries': 60,  # photos have up to 30 cells
-    'min_epoch_steps': 50,
-    # With 8e-4, one seed in three does not learn.
-    'optim_wrapper.optimizer.lr': 4e-4,
+    )
 }
-
 changes = dict(
+    _delete_=True,
     mal={classification: dict(_delete_=True, type='MALoss')},
     ia_bce={classification: dict(_delete_=True, type='IABCELoss')},
     carl={'model.bbox_head.carl': dict(k=1.0, bias=0.2)},
