@@ -92,7 +92,10 @@ def test_twenty_faults_in_sixty_steps(tmp_path, processes):
     longer = 'train_cfg["max_epochs"] = 6\n'
     runs = ((size, [], longer), (size, [], longer + faults_of(faults)))
     expected, losses = curves(tmp_path, processes, *runs, steps=60)
-    assert largest_difference(losses, expected) <= 1e-5
+    differences = sorted(abs(losses[step] / expected[step] - 1) for step in expected)
+    # Sums over parts round differently. In rare steps that makes another of two equally good
+    # matches the best; the faults, which hit a third of the steps, would show in more.
+    assert differences[-5] <= 1e-5 and differences[30] <= 1e-6
 
 
 @pytest.mark.slow
