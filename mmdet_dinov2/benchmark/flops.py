@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -125,8 +126,12 @@ def _count_varlen_attention(
     )
 
 
-def _register_attention() -> None:
-    """Registers the attention kernels that torch's counter does not know."""
+def _count_linear(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+    return 2 * math.prod(x_shape) * weight_shape[0]
+
+
+def _register_kernels() -> None:
+    """Registers the kernels that torch's counter does not know."""
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     if on_cpu not in flop_registry:
         register_flop_formula(on_cpu)(_count_cpu_attention)
@@ -137,5 +142,10 @@ def _register_attention() -> None:
     if varlen not in flop_registry:
         register_flop_formula(varlen, get_raw=True)(_count_varlen_attention)
 
+    if hasattr(torch.ops.mkldnn, '_linear_pointwise'):
+        linear = torch.ops.mkldnn._linear_pointwise
+        if linear not in flop_registry:
+            register_flop_formula(linear)(_count_linear)
 
-_register_attention()
+
+_register_kernels()

@@ -13,6 +13,10 @@ from .compiling import TokenwiseModule, tokenwise
 from .recompute import recomputable
 from .tokens import TokenLayout
 
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, '_linear_pointwise'
+)
+
 
 class LayerScale(nn.Module):
     """Scales each channel by a learned factor (CaiT, arXiv:2103.17239, section 2)."""
@@ -46,19 +50,46 @@ class LayerScale(nn.Module):
             return torch.addcmul(x, branch, self.gamma)
 
 
+class LinearGELU(nn.Linear):
+    """A linear layer with GELU after it, on the last dimension.
+
+    Where no gradient is needed, oneDNN computes both in one operator on CPUs: the product is in
+    cache when GELU reads it, and on AMD's processors it takes half as long as in MKL, which torch
+    uses otherwise.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._can_be_fused(x):
+            # Private: the operator that torch.compile puts in place of this pair.
+            fused = torch.ops.mkldnn._linear_pointwise
+            return fused(x, self.weight, self.bias, 'gelu', [], 'none')
+        x = super().forward(x)
+        # In place where no gradient needs the input: on CPUs, fresh memory takes as long as GELU.
+        return F.gelu(x) if x.requires_grad else torch.ops.aten.gelu_(x)
+
+    def _can_be_fused(self, x: Tensor) -> bool:
+        needs_gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        return (
+            _HAS_ONEDNN
+            and not needs_gradient
+            and x.device.type == 'cpu'
+            and x.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled('cpu')
+            # A traced, compiled or exported graph has standard operators.
+            and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        )
+
+
 class Mlp(nn.Module):
     """Two linear layers with GELU between them, on the last dimension."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = LinearGELU(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.fc1(x)
-        # In place where no gradient needs the input: on CPUs, fresh memory takes as long as GELU.
-        hidden = F.gelu(hidden) if hidden.requires_grad else torch.ops.aten.gelu_(hidden)
-        return self.fc2(hidden)
+        return self.fc2(self.fc1(x))
 
 
 class SwiGLU(nn.Module):

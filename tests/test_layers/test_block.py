@@ -6,7 +6,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import mmdet_dinov2.benchmark.flops  # noqa: F401 (registers the operator)
 from mmdet_dinov2.layers import Block, SwiGLU, TokenLayout
+from mmdet_dinov2.layers.block import LinearGELU
 
 from ..tiny import randomize
 
@@ -52,6 +54,46 @@ def test_swiglu_gates_with_the_first_half():
     gate, value = hidden[:, :6], hidden[:, 6:]
     expected = (gate * torch.sigmoid(gate) * value) @ ffn.w3.weight.T + ffn.w3.bias
     torch.testing.assert_close(ffn(x), expected)
+
+
+@pytest.mark.parametrize('shape', [(7,), (3, 5), (1, 1), (0,)])
+def test_gelu_is_the_same_with_and_without_gradients(shape):
+    layer = randomize(LinearGELU(12, 33))
+    x = torch.randn(*shape, 12)
+
+    def expected():
+        return nn.functional.gelu(x @ layer.weight.T + layer.bias)
+
+    torch.testing.assert_close(layer(x), expected())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected())
+        with torch.autocast('cpu', torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        layer, x = layer.double(), x.double()
+        torch.testing.assert_close(layer(x), expected())
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='torch without oneDNN')
+def test_gelu_is_fused_where_no_gradient_is_needed():
+    fused = torch.ops.mkldnn._linear_pointwise
+    layer, x = randomize(LinearGELU(12, 33)), torch.randn(3, 5, 12)
+
+    def operators():
+        counter = FlopCounterMode(display=False)
+        with counter:
+            layer(x)
+        assert counter.get_total_flops() == 2 * 15 * 12 * 33
+        return counter.get_flop_counts()['Global']
+
+    assert fused not in operators()
+    with torch.no_grad():
+        assert fused in operators()
+        graph = torch.export.export(layer, (x,)).graph
+    assert not any('mkldnn' in str(node.target) for node in graph.nodes)
+    layer.requires_grad_(False)
+    assert fused in operators()
+    x.requires_grad_()
+    assert fused not in operators()
 
 
 def test_dropped_images_pass_and_kept_ones_are_scaled():
