@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from mmdet.structures.bbox import get_box_tensor
 from mmengine.structures import InstanceData
@@ -97,13 +98,13 @@ def draw_detections(
     order = sorted(range(len(boxes)), key=lambda index: scores[index] or 0)
     masks = outlines_of(instances.masks, image.shape[1]) if 'masks' in instances else None
     picture = draw_boxes(
-        np.ascontiguousarray(image[..., ::-1]),
+        cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB),
         boxes[order],
         [labels[index] for index in order],
         [_text(names[index], scores[index]) for index in order],
         masks=None if masks is None else [masks[index] for index in order],
     )
-    return np.ascontiguousarray(np.asarray(picture)[..., ::-1])
+    return cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR)
 
 
 def draw_small(

@@ -32,20 +32,21 @@ class TextFont:
 
     def __init__(self, text: str, size: int) -> None:
         self.size = size
-        self._runs = [(run, _load(path, size)) for run, path in _runs(text)]
+        fonts = [(run, _load(path, size)) for run, path in _runs(text)]
+        self._runs = [(run, font, font.getlength(run)) for run, font in fonts]
 
     @property
     def length(self) -> float:
         """Width of the text in pixels."""
-        return sum(font.getlength(run) for run, font in self._runs)
+        return sum(length for *_, length in self._runs)
 
     def draw(
         self, draw: ImageDraw.ImageDraw, left: float, middle: float, fill: str | tuple[int, ...]
     ) -> None:
         """Draws the text, from the left, at half its height."""
-        for run, font in self._runs:
+        for run, font, length in self._runs:
             draw.text((left, middle), run, fill=fill, font=font, anchor='lm')
-            left += font.getlength(run)
+            left += length
 
 
 def default_font(size: int) -> ImageFont.FreeTypeFont:
@@ -131,6 +132,7 @@ def _characters(path: str) -> frozenset[int]:
     return characters
 
 
+@functools.cache
 def _default_path() -> str:
     return font_manager.findfont(_DEFAULT)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +37,7 @@ from ..data.tiled_loading import TiledLoadImageFromFile, shown_pixels
 from ..errors import InputError
 from .exported_detector import is_exported, pipeline_of, read_checked
 from .image_sources import ImageLike, list_images, pixels_of
+from .overlapped import threads_beside
 
 _NUM_LOADERS = 2
 
@@ -278,7 +278,7 @@ class Detector:
         """Loads the images of the next batch while the model works on one."""
         # Of large images, only the next one is in memory beside the one that is predicted.
         ahead = 1 if self._reads_tiles else 2 * batch_size
-        with ThreadPoolExecutor(1 if self._reads_tiles else _NUM_LOADERS) as pool:
+        with threads_beside(1 if self._reads_tiles else _NUM_LOADERS) as pool:
             queue: deque = deque()
             for image in images:
                 queue.append(pool.submit(self._prepare, image, channel_order))

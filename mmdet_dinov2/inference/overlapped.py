@@ -5,10 +5,37 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar('T')
 _END: Any = object()
+
+
+def threads_beside(count: int) -> ThreadPoolExecutor:
+    """Returns threads for work beside a model, whose tensor operators use one core each.
+
+    Otherwise each of them would have as many threads of OpenMP as the model has. Where these are
+    more than there are cores, libgomp lets the threads of the model sleep between its operators,
+    and a frame of a video takes a seventh longer.
+    """
+    num_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=_take_one_thread)
+    # The last number that a thread has set is also that of threads to come, so all of these start
+    # now, and the number of the caller is set again after them.
+    started = Barrier(count + 1)
+    for _ in range(count):
+        pool.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(num_threads)
+    return pool
+
+
+def _take_one_thread() -> None:
+    torch.get_num_threads()  # without this, the first operator of a thread sets the number again
+    torch.set_num_threads(1)
 
 
 def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
@@ -22,7 +49,7 @@ def read_ahead(items: Iterable[T], size: int) -> Iterator[T]:
         The items, in order. An error of the iteration is raised after the items before it.
     """
     iterator = iter(items)
-    pool = ThreadPoolExecutor(1)
+    pool = threads_beside(1)
     try:
         waiting = deque(pool.submit(next, iterator, _END) for _ in range(size))
         while (item := waiting.popleft().result()) is not _END:
@@ -45,7 +72,7 @@ class CallsBehind:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = threads_beside(1)
         self._waiting: deque[Future] = deque()
         self._failed = False
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from mmdet_dinov2.inference.detector import Detector, ImagePrediction
 from mmdet_dinov2.inference.file_predictions import FilePredictor
 from mmdet_dinov2.inference.image_inputs import expand_inputs
-from mmdet_dinov2.inference.overlapped import CallsBehind, read_ahead
+from mmdet_dinov2.inference.overlapped import CallsBehind, read_ahead, threads_beside
 from mmdet_dinov2.inference.prediction_files import PredictionFiles
 from mmdet_dinov2.inference.video import Video
 
@@ -237,3 +238,21 @@ def test_calls_behind():
 def test_a_stride_that_cannot_be(capfd):
     message = failure_of(capfd, 'predict', 'model', 'a.mp4', '--stride', 0)
     assert '--stride must be at least 1, but is 0' in message
+
+
+def test_threads_beside_a_model_use_one_core_each():
+    def number_of_threads():
+        torch.zeros(10**6).exp_()
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with threads_beside(2) as pool:
+            calls = [pool.submit(number_of_threads) for _ in range(4)]
+            assert [call.result() for call in calls] == [1] * 4
+            assert number_of_threads() == 3
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(number_of_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
