@@ -54,7 +54,7 @@ class LinearGELU(nn.Linear):
     """A linear layer with GELU after it, on the last dimension.
 
     Where no gradient is needed, oneDNN computes both in one operator on CPUs: the product is in
-    cache when GELU reads it, and on AMD's processors it takes half as long as in MKL, which torch
+    cache when GELU reads it, and on AMD's processors it takes less time than in MKL, which torch
     uses otherwise.
     """
 
