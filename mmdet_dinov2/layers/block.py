@@ -68,15 +68,18 @@ class LinearGELU(nn.Linear):
         return F.gelu(x) if x.requires_grad else torch.ops.aten.gelu_(x)
 
     def _can_be_fused(self, x: Tensor) -> bool:
-        needs_gradient = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        # A traced, compiled or exported graph has standard operators.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        if not _HAS_ONEDNN or x.device.type != 'cpu' or torch.is_autocast_enabled('cpu'):
+            return False
+        tensors = [x, *self.parameters()]
         return (
-            _HAS_ONEDNN
-            and not needs_gradient
-            and x.device.type == 'cpu'
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled('cpu')
-            # A traced, compiled or exported graph has standard operators.
-            and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+            not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+            and all(t.dtype == torch.float32 for t in tensors)
+            # Not of classes of others, such as quantized weights, which know F.linear only.
+            and type(x) is Tensor
+            and type(self.weight) is nn.Parameter
         )
 
 

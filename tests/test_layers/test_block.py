@@ -92,8 +92,26 @@ def test_gelu_is_fused_where_no_gradient_is_needed():
     assert not any('mkldnn' in str(node.target) for node in graph.nodes)
     layer.requires_grad_(False)
     assert fused in operators()
-    x.requires_grad_()
-    assert fused not in operators()
+    for needing in (layer.bias, x):
+        needing.requires_grad_()
+        assert fused not in operators()
+        needing.requires_grad_(False)
+
+
+def test_gelu_takes_weights_of_other_classes():
+    class Quantized(torch.Tensor):
+        """Knows linear layers only."""
+
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            assert 'pointwise' not in str(function)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    layer, x = randomize(LinearGELU(12, 33)), torch.randn(3, 12)
+    with torch.no_grad():
+        expected = layer(x)
+        layer.weight = nn.Parameter(layer.weight.as_subclass(Quantized), requires_grad=False)
+        torch.testing.assert_close(layer(x).as_subclass(torch.Tensor), expected)
 
 
 def test_dropped_images_pass_and_kept_ones_are_scaled():
