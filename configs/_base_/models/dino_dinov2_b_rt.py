@@ -11,6 +11,8 @@ makes that cheaper. Cut are:
   in RT-DETR.
 - Windows: 2 x 2 in an image, in all but 3 blocks, as RF-DETR. Their side is half of that of the
   longest image; ``longest_side`` changes both.
+
+Scores learn the IoU of their boxes, as in LW-DETR and RF-DETR (IA-BCE, docs/recipe-parts.md).
 """
 
 _base_ = 'dino_dinov2_b_ft.py'
@@ -35,4 +37,5 @@ model = dict(
             ffn_cfg=dict(feedforward_channels=1024),
         ),
     ),
+    bbox_head=dict(loss_cls=dict(_delete_=True, type='IABCELoss')),
 )
