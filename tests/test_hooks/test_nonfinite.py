@@ -90,7 +90,7 @@ def test_the_kept_batch_is_replayed(stopped, capfd):
     assert caught.value.code == 1
     printed = capfd.readouterr().out
     assert 'micro-batch 1: loss: nan' in printed
-    assert 'non-finite output: backbone.blocks.1.mlp.fc1 (Linear)' in printed
+    assert 'non-finite output: backbone.blocks.1.mlp.fc1 (LinearGELU)' in printed
     assert 'not hold a batch' in failure_of(capfd, 'replay_batch', config, work / 'epoch_1.pth')
 
 
