@@ -30,6 +30,13 @@ from .test_distributed import CURVE, curves, environment, largest_difference  # 
 
 PLACES = ('backbone', 'neck', 'encoder', 'decoder', 'bbox_head', 'backward', 'optimizer')
 
+# The loss of the published recipe. With IA-BCE, two matches of these runs are so nearly as good as
+# each other that the rounding of the sums over parts decides which one is the best.
+FOCAL_LOSS = """
+model['bbox_head']['loss_cls'] = dict(
+    _delete_=True, type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
+"""
+
 
 def faults_of(faults):
     return f"custom_hooks = [dict(type='ExhaustMemory', faults={faults})]\n"
@@ -89,13 +96,10 @@ def test_twenty_faults_in_sixty_steps(tmp_path, processes):
         for step in steps
     ] + [(step, draw.randrange(processes), 'optimizer', 1) for step in draw.sample(range(1, 61), 2)]
     size = 4 // processes
-    longer = 'train_cfg["max_epochs"] = 6\n'
+    longer = 'train_cfg["max_epochs"] = 6\n' + FOCAL_LOSS
     runs = ((size, [], longer), (size, [], longer + faults_of(faults)))
     expected, losses = curves(tmp_path, processes, *runs, steps=60)
-    differences = sorted(abs(losses[step] / expected[step] - 1) for step in expected)
-    # Sums over parts round differently. In rare steps that makes another of two equally good
-    # matches the best; the faults, which hit a third of the steps, would show in more.
-    assert differences[-5] <= 1e-5 and differences[30] <= 1e-6
+    assert largest_difference(losses, expected) <= 1e-5
 
 
 @pytest.mark.slow
