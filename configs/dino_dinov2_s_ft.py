@@ -18,6 +18,9 @@ _base_ = [
     '_base_/small_data.py',
 ]
 
+# IoU-aware classification of LW-DETR and RF-DETR (docs/recipe-parts.md).
+model = dict(bbox_head=dict(loss_cls=dict(_delete_=True, type='IABCELoss')))
+
 train_dataloader = dict(dataset=dict(pipeline=_base_.train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=5e-5))  # 1e-4 at batch 16, by the square root
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))

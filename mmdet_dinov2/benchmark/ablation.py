@@ -145,8 +145,8 @@ def read_result(plan: Plan, work_dir: str | Path, change: str, seed: int) -> Res
         return None
     if json.loads(record.read_text(encoding='utf-8')) != _settings(plan, change, seed):
         raise InputError(
-            f'{folder} was trained with settings that the plan does not have; give a different '
-            '--work-dir, or delete the folder'
+            f'{folder} was trained with settings that the plan, or its config, does not have; give '
+            'a different --work-dir, or delete the folder'
         )
     log = read_run(folder)
     scores = [entry for entry in log.evaluations if plan.metric in entry]
@@ -160,9 +160,13 @@ def read_result(plan: Plan, work_dir: str | Path, change: str, seed: int) -> Res
 
 
 def _settings(plan: Plan, change: str, seed: int) -> dict:
-    """Returns all that the plan says about a run, as JSON gives it back."""
-    options = plan.options_of(change, seed)
-    said = dict(config=plan.config, data=plan.data, options=options)
+    """Returns all that the plan and its config say about a run, as JSON gives it back."""
+    said = dict(
+        config=plan.config,
+        config_hash=plan.config_hash,
+        data=plan.data,
+        options=plan.options_of(change, seed),
+    )
     return json.loads(json.dumps(said, default=str, sort_keys=True))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from ..config.files import find_config
 from ..config.names import did_you_mean
 from ..engine.training import check, read_config, set_up_training
 from ..errors import InputError, MissingFileError
@@ -42,6 +46,13 @@ class Plan:
     data: str | None
     metric: str
     references: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Hash of the settings of the base config, with all configs that it is based on."""
+        settings = Config.fromfile(find_config(self.config)).to_dict()
+        text = json.dumps(settings, default=str, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def options_of(self, change: str, seed: int) -> dict[str, Any]:
         """Returns the settings of a run by dotted name."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
+from .prediction_output import output_names
+
 # Pictures by the ending of their name, in lower case.
 IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.jp2',
@@ -35,16 +37,18 @@ class DataFolder:
     """The files below a folder, listed once.
 
     Links to files and folders are followed. A link to a folder that holds the link itself is a
-    loop and is left out. Names that begin with a dot, folders that systems make and work folders of
-    trainings are no data.
+    loop and is left out. Names that begin with a dot, folders that systems make, work folders of
+    trainings and what predictions wrote are no data.
 
     Args:
         root: The folder.
         skipped: A folder inside that is left out.
+        outputs: Whether what predictions wrote is listed too.
     """
 
-    def __init__(self, root: Path, skipped: Path | None = None) -> None:
+    def __init__(self, root: Path, skipped: Path | None = None, outputs: bool = False) -> None:
         self.root = root
+        self._outputs = outputs
         self._skipped = None if skipped is None else os.fspath(skipped)
         self.dead_links: list[Path] = []
 
@@ -80,9 +84,10 @@ class DataFolder:
         real = os.path.realpath(folder)
         above = (*above, real)
         folders = []
+        left_out = frozenset() if self._outputs else output_names(folder)
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if is_no_data(entry.name):
+                if is_no_data(entry.name) or entry.name in left_out:
                     continue
                 if entry.is_dir():
                     folders.append(entry)

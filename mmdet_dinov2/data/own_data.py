@@ -265,7 +265,7 @@ def _add_predicted(
     if not files:
         return
     scored = {
-        split: {os.path.realpath(folders[split] / name) for name in cocos[split].file_names}
+        split: [os.path.join(folders[split], name) for name in cocos[split].file_names]
         for split in cocos
         if split != 'train'
     }

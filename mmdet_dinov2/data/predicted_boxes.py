@@ -1,4 +1,4 @@
-"""Merges boxes that a detector predicted, corrected by a person or not, into training data."""
+"""Boxes that a detector predicted, corrected by a person or not, as training data."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
+from torchvision.ops import nms
 
 from ..errors import InputError
 from ..wording import name_some
@@ -19,11 +22,27 @@ from .data_folder import DataFolder
 from .formats.found import Remarks, common_folder, example
 from .formats.image_names import locate_images
 from .formats.json_kinds import is_predicted, json_kind
+from .known_photos import KnownPhotos
 
 # Field of an annotation, and of the `info` of a merged file.
 FIELD, COUNT = 'predicted', 'predicted_boxes'
+# Of two boxes that overlap by more, of any class, the better one counts: a DETR has no NMS.
+_SAME_OBJECT_IOU = 0.7
 _HEAD_BYTES = 256
 _COUNT = re.compile(rb'"predicted_boxes": (\d+)')
+
+
+def one_box_per_object(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Chooses the detections of an image to learn from, at most one for each object.
+
+    Args:
+        boxes: Detections (x1, y1, x2, y2), of all classes, (n, 4).
+        scores: Their scores, (n,).
+
+    Returns:
+        Their rows, the best one first.
+    """
+    return nms(boxes.double(), scores.double(), _SAME_OBJECT_IOU)
 
 
 @dataclass(frozen=True)
@@ -52,21 +71,22 @@ def merge_predicted(
     files: Sequence[Path],
     train: AnnotationColumns,
     train_folder: Path,
-    scored: Mapping[str, set[str]],
+    scored: Mapping[str, Collection[str]],
     folder: DataFolder,
     remarks: Remarks,
 ) -> Merged | None:
     """Adds the photos and boxes of files of predicted boxes to training data.
 
     Photos without boxes are left out, since a detector that finds nothing does not know that there
-    is nothing; photos with labels are left out, since labels know better.
+    is nothing; photos with labels are left out, since labels know better. Copies of photos count as
+    the photos.
 
     Args:
         files: Files that ``mmdet_dinov2 predict --as-annotations`` wrote, as they are or corrected.
         train: The annotations of the training data.
         train_folder: Folder that its file names are relative to.
-        scored: Places of the photos of other splits (``os.path.realpath``), by the name of the
-            split; these photos are left out, with a warning.
+        scored: Paths of the photos of other splits, by the name of the split; these photos are left
+            out, with a warning.
         folder: The folder of the dataset.
         remarks: Receives what was done.
 
@@ -78,9 +98,7 @@ def merge_predicted(
     """
     entries = read_entries(train.path)
     paths = [Path(train_folder, image['file_name']) for image in entries['images']]
-    known = dict.fromkeys(map(os.path.realpath, paths), 'train')
-    for split, places in scored.items():
-        known.update(dict.fromkeys(places, split))
+    known, added = KnownPhotos({'train': paths, **scored}), set()
     images, annotations = list(entries['images']), list(entries.get('annotations', ()))
     categories = {category['name']: category['id'] for category in train.categories}
     image_ids, annotation_ids = _fresh_ids(images), _fresh_ids(annotations)
@@ -91,11 +109,11 @@ def merge_predicted(
         boxes: list[dict[str, Any]] = []
         before = len(images)
         for photo, path in photos:
-            place = os.path.realpath(path)
-            if place in known:
-                left_out[known[place]] += 1
+            place, split = os.path.realpath(path), known.split_of(path)
+            if split or place in added:
+                left_out[split or 'train'] += 1
                 continue
-            known[place] = 'train'
+            added.add(place)
             images.append(dict(photo, id=next(image_ids)))
             paths.append(path)
             boxes += (

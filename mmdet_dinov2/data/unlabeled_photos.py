@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,13 +18,11 @@ from .annotation_file import read_annotations
 from .data_folder import DataFolder
 from .dataset_source import iter_dataset_configs, read_source
 from .image_header import MAX_PIXELS, check_size, read_header
+from .known_photos import KnownPhotos
 from .splits import SPLITS
 
 # Splits that scores are measured on.
 _SCORED = ('val', 'test')
-# A photo of several splits counts as one of the last of them.
-_RANKS = dict(train=0, test=1, val=2)
-_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def find_unlabeled_photos(
             f'{root} has no photos ({len(listed.files)} files of other kinds); give a folder with '
             'photos, such as .jpg or .png'
         )
-    known = _KnownPhotos(labeled)
+    known = KnownPhotos(labeled)
     names, of_split = [], defaultdict(list)
     for path in images:
         name, split = listed.relative(path), known.split_of(path)
@@ -156,53 +153,3 @@ def labeled_photos(cfg: Mapping[str, Any]) -> dict[str, list[str]]:
             folder = source.image_folder or ''
             photos.setdefault(split, []).extend(os.path.join(folder, name) for name in names)
     return photos
-
-
-class _KnownPhotos:
-    """Labeled photos, found again by place or by content."""
-
-    def __init__(self, labeled: Mapping[str, Iterable[str | os.PathLike]]) -> None:
-        self._places: dict[str, str] = {}
-        self._by_size: dict[int, dict[str, str]] = defaultdict(dict)
-        self._contents: dict[int, dict[bytes, str]] = {}
-        for split in sorted(labeled, key=_RANKS.get):
-            for path in labeled[split]:
-                place = os.path.realpath(path)
-                self._places[place] = split
-                size = _size(place)
-                if size:
-                    self._by_size[size][place] = split
-
-    def split_of(self, path: Path) -> str | None:
-        """Returns the split that a photo belongs to; None for a photo without labels."""
-        place = os.path.realpath(path)
-        if place in self._places:
-            return self._places[place]
-        size = _size(place)
-        if size not in self._by_size:
-            return None
-        if size not in self._contents:
-            self._contents[size] = {
-                _digest(known): split for known, split in self._by_size[size].items()
-            }
-        return self._contents[size].get(_digest(place))
-
-
-def _size(path: str) -> int | None:
-    """Returns the bytes of a file; None if there is none."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
-
-
-def _digest(path: str) -> bytes:
-    """Returns what tells the content of a file from that of others; its name if unreadable."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, 'rb') as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except OSError:
-        digest.update(os.fsencode(path))
-    return digest.digest()

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from .hooks.teacher import TeacherHook
 # Setting of a config, and what it has beside the arguments of the hook.
 KEY = 'unlabeled'
 _OWN_KEYS = ('folder', 'teacher', 'ratio', 'strong')
+_NUMBERS = {
+    'ratio', 'burn_in', 'ramp_up', 'weight', 'sure_share', 'unsure_share', 'min_score', 'interval'
+}  # fmt: skip
 _HOOK = 'TeacherHook'
 # A training that averages its weights follows its own rule. Otherwise the average is short at first
 # and becomes one of about the last 500 steps, which is short enough for a training of a thousand.
@@ -72,6 +76,7 @@ def use_unlabeled(cfg: Config, cache: str | os.PathLike, tell: Callable[[str], N
     _, dataset = next(iter_dataset_configs(cfg, 'train'))
     classes = tuple((dataset.get('metainfo') or {}).get('classes') or ())
     ann_file = _write_list(photos, classes, Path(os.path.abspath(cache)), tell)
+    strong = settings.get('strong')
     cfg.train_dataloader[KEY] = dict(
         ratio=settings.get('ratio', 1),
         dataset=dict(
@@ -80,7 +85,9 @@ def use_unlabeled(cfg: Config, cache: str | os.PathLike, tell: Callable[[str], N
             ann_file=str(ann_file),
             data_prefix=dict(img=''),
             metainfo=copy.deepcopy(dataset.get('metainfo')),
-            pipeline=two_view_pipeline(dataset.get('pipeline'), settings.get('strong') or STRONG),
+            pipeline=two_view_pipeline(
+                dataset.get('pipeline'), STRONG if strong is None else strong
+            ),
         ),
     )
     hooks = [dict(h) for h in cfg.get('custom_hooks') or () if h.get('type') != _HOOK]
@@ -106,6 +113,10 @@ def _hook(settings: Mapping[str, Any]) -> dict[str, Any]:
                 f'unlabeled has no {key!r}'
                 + (did_you_mean(key, known) or f'; it has {", ".join(sorted(known))}')
             )
+    for key in _NUMBERS & settings.keys():
+        value = settings[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise InputError(f'unlabeled.{key} must be a number, but is {value!r}')
     teacher = settings.get('teacher')
     if teacher and '://' not in teacher and not os.path.isfile(teacher):
         raise MissingFileError(f'the teacher {teacher} does not exist; check the path')

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from ..data.predicted_boxes import FIELD, one_box_per_object
+from ..data.prediction_output import IMAGES, RESULTS
 from ..errors import InputError
 from ..files import write_text
 from .image_inputs import InputFile
-from .output_folder import IMAGES, RESULTS
 
 # Files of this name in the folder of a dataset are merged into its training data.
 ANNOTATIONS = 'predicted.json'
@@ -40,8 +46,9 @@ def check_annotations(out: Path, files: Sequence[InputFile]) -> None:
 def write_annotations(out: Path, files: Sequence[InputFile]) -> Path:
     """Writes the predictions of an output folder as COCO annotations.
 
-    Every annotation has ``predicted: true`` and the ``score`` of the detector. File names are
-    relative to the folder that holds all photos, which is ``info.folder``.
+    Every annotation has ``predicted: true`` and the ``score`` of the detector. Of detections of the
+    same object, the best one becomes an annotation. File names are relative to the folder that
+    holds all photos, which is ``info.folder``.
 
     Args:
         out: The folder, with the results of :class:`.PredictionFiles`.
@@ -60,10 +67,10 @@ def write_annotations(out: Path, files: Sequence[InputFile]) -> Path:
     for image in images['images']:
         image['file_name'] = os.path.relpath(paths[image['file_name']], folder)
     annotations = []
-    for number, result in enumerate(results, 1):
+    for number, result in enumerate(_of_objects(results), 1):
         width, height = result['bbox'][2:]
-        annotation = dict(id=number, area=width * height, iscrowd=0, predicted=True)
-        annotations.append({**annotation, **result})
+        annotation = dict(id=number, area=width * height, iscrowd=0)
+        annotations.append({**annotation, FIELD: True, **result})
     content = dict(
         info=dict(description='predicted by mmdet_dinov2, to be corrected', folder=folder),
         images=images['images'],
@@ -72,3 +79,14 @@ def write_annotations(out: Path, files: Sequence[InputFile]) -> Path:
     )
     write_text(out / ANNOTATIONS, json.dumps(content))
     return out / ANNOTATIONS
+
+
+def _of_objects(results: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yields the best detection of each object, in the order of the detections."""
+    for _, found in groupby(results, itemgetter('image_id')):
+        found = list(found)
+        corners = torch.tensor([result['bbox'] for result in found], dtype=torch.float64)
+        corners[:, 2:] += corners[:, :2]
+        scores = torch.tensor([result['score'] for result in found], dtype=torch.float64)
+        for row in sorted(one_box_per_object(corners, scores).tolist()):
+            yield found[row]

@@ -82,7 +82,7 @@ def _expand(argument: str) -> Iterator[tuple[Path, str]]:
     if _is_camera(argument):
         yield path, f'camera_{argument}'
     elif path.is_dir():
-        found = [file for file in DataFolder(path).files if _is_input(file)]
+        found = [file for file in DataFolder(path, outputs=True).files if _is_input(file)]
         if not found:
             suffixes = ' '.join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
             raise InputError(

@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from ..data.prediction_output import IMAGES, PICTURES, RESULTS, TABLE, holds_drawn_pictures
 from ..errors import InputError
 from ..wording import name_some
-
-RESULTS, IMAGES, TABLE = 'predictions.json', 'images.json', 'predictions.csv'
-PICTURES = 'pictures'
-_DESCRIPTION = 'predictions of mmdet_dinov2'
-
-
-def file_info(has_pictures: bool) -> dict[str, Any]:
-    """Returns the ``info`` of ``images.json``, by which later predictions know their pictures.
-
-    Args:
-        has_pictures: Whether the pictures beside the file were drawn by a prediction.
-    """
-    return dict(description=_DESCRIPTION, pictures=PICTURES if has_pictures else None)
-
-
-def images_head(has_pictures: bool) -> str:
-    """Returns the beginning of ``images.json``."""
-    return f'{{"info": {json.dumps(file_info(has_pictures))}'
-
-
-def holds_drawn_pictures(out: Path) -> bool | None:
-    """Returns whether the pictures in an output folder were drawn by a prediction.
-
-    ``None`` if the folder does not say it: there is no ``images.json``, or one of an earlier
-    version or of somebody else.
-    """
-    try:
-        with (out / IMAGES).open('rb') as file:
-            start = file.read(len(images_head(True)) + 10)
-    except OSError:
-        return None
-    for answer in (True, False):
-        if start.startswith(images_head(answer).encode()):
-            return answer
-    return None
 
 
 class EarlierOutputs:

@@ -15,12 +15,13 @@ import numpy as np
 from mmdet.structures import DetDataSample
 
 from ..data.annotation_columns import AnnotationColumns
+from ..data.prediction_output import IMAGES, RESULTS, TABLE, images_head
 from ..errors import InputError
 from ..instance_masks import RunLengths, as_text, decode_mask, mask_areas, run_lengths
 from ..mask_outlines import mask_polygons
 from ..wording import name_some
 from .growing_file import GrowingFile
-from .output_folder import IMAGES, RESULTS, TABLE, images_head, keeps_pictures
+from .output_folder import keeps_pictures
 
 # Formats that OpenCV writes in any build.
 _PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

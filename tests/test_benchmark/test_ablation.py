@@ -17,6 +17,7 @@ from mmdet_dinov2.errors import InputError, MissingFileError
 
 from ..tools import ROOT, run_command, write_config
 
+PLANS = ROOT / 'tools/ablations'
 PLAN = """
 config = {config!r}
 seeds = [0, 1]
@@ -147,6 +148,19 @@ def test_the_interval_is_that_of_students_t():
     )
 
 
+def test_runs_of_a_config_that_has_changed_are_not_compared(tmp_path):
+    config, path = tmp_path / 'base.py', tmp_path / 'plan.py'
+    config.write_text('model = dict(num_queries=20)\n')
+    path.write_text(PLAN.format(config=str(config)))
+    run = pretend_to_train([])
+    run(ablation.train_run, None, plan=path, change='mal', seed=0, work_dir=tmp_path)
+    config.write_text('# Of objects in an image.\nmodel = dict(num_queries=20)\n')
+    run_plan(path, report_of(tmp_path), tmp_path, train_missing=False, run=None)
+    config.write_text('model = dict(num_queries=30)\n')
+    with pytest.raises(InputError, match='settings that the plan, or its config, does not have'):
+        run_plan(path, report_of(tmp_path), tmp_path, train_missing=False, run=None)
+
+
 def test_each_seed_may_have_settings_of_its_own(plan):
     text = plan.read_text().replace('options = {', "options = [{'a.b': 1}, {")
     text = text.replace("'train_cfg.val_interval': 1}", "'train_cfg.val_interval': 1}]")
@@ -210,10 +224,17 @@ def test_the_command_trains_and_goes_on(tmp_path, capfd):
     assert (tmp_path / 'runs/plan.png').is_file()
 
 
+@pytest.mark.parametrize('path', sorted(PLANS.glob('*.py')), ids=lambda path: path.stem)
+def test_the_plans_of_the_project(path):
+    plan = read_plan(path)
+    assert plan.seeds == (0, 1, 2) and len(plan.changes) > 1
+    assert f'Command:    mmdet_dinov2 ablate tools/ablations/{path.name}\n' in path.read_text()
+
+
 @pytest.mark.slow
 def test_the_plan_of_the_project_builds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = read_plan(ROOT / 'tools/ablations/quickstart.py')
+    plan = read_plan(PLANS / 'quickstart.py')
     assert len(plan.changes) == 11 and plan.seeds == (0, 1, 2)
     small = {'sample_data.num_train': 4, 'sample_data.num_val': 2}
     dataclasses.replace(plan, options=small).check(tmp_path)
@@ -222,13 +243,13 @@ def test_the_plan_of_the_project_builds(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_plans_with_unlabeled_photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    plan = read_plan(ROOT / 'tools/ablations/unlabeled.py')
+    plan = read_plan(PLANS / 'unlabeled.py')
     assert plan.references['unlabeled_40'] == 'averaged_40'
     small = {'sample_data.num_train': 48, 'sample_data.num_val': 2}
     changes = {name: plan.changes[name] for name in ('base', 'averaged_10', 'unlabeled_10')}
     dataclasses.replace(plan, changes=changes, options=small).check(tmp_path)
-    plan = read_plan(ROOT / 'tools/ablations/unlabeled_tries.py')
+    plan = read_plan(PLANS / 'unlabeled_tries.py')
     changes = {name: plan.changes[name] for name in ('base', 'twice_as_many')}
     dataclasses.replace(plan, changes=changes, options={**plan.options, **small}).check(tmp_path)
-    plan = read_plan(ROOT / 'tools/ablations/unlabeled_bccd.py')
+    plan = read_plan(PLANS / 'unlabeled_bccd.py')
     assert plan.references == dict(unlabeled='averaged') and plan.data == 'data/bccd'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -13,11 +14,13 @@ from .helpers import coco_content
 
 
 def write_images(folder: Path, content: dict) -> None:
-    """Writes the images of a COCO dict, 40 x 30 pixels, plain grey."""
+    """Writes the images of a COCO dict, noise that no two files have in common."""
     for image in content['images']:
         path = folder / image['file_name']
         path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), np.full((image['height'], image['width'], 3), 99, np.uint8))
+        noise = np.random.default_rng(list(os.fsencode(path)))
+        shape = image['height'], image['width'], 3
+        cv2.imwrite(str(path), noise.integers(256, size=shape, dtype=np.uint8))
 
 
 def write_coco(ann_file: Path, images: Path, num_images: int = 3, prefix: str = '') -> dict:

@@ -8,10 +8,12 @@ from unittest import mock
 
 import pytest
 
+from mmdet_dinov2.data.data_folder import DataFolder
 from mmdet_dinov2.data.own_data import VAL_SHARE, find_own_data
+from mmdet_dinov2.data.prediction_output import images_head
 from mmdet_dinov2.errors import InputError
 
-from .data_sets import write_coco, write_yolo
+from .data_sets import write_coco, write_images, write_yolo
 from .helpers import NAMES, coco_content
 
 
@@ -274,3 +276,22 @@ def boxes_by_image(content):
         for index, value in enumerate(corners):
             boxes[(*key[:2], counts[key[:2]], index)] = value
     return boxes
+
+
+@pytest.mark.parametrize('drawn', [True, False])
+def test_what_a_prediction_wrote_into_a_dataset_is_no_data(tmp_path, drawn):
+    contents = {split: coco_content(2) for split in ('train', 'val')}
+    write_yolo(tmp_path / 'data', contents)
+    before = find_own_data(tmp_path / 'data', tmp_path / 'cache')
+    for out in (tmp_path / 'data', tmp_path / 'data/predictions'):
+        content = coco_content(2)
+        write_images(out / 'pictures', content)
+        rest = json.dumps(dict(content, annotations=[]))[1:]
+        (out / 'images.json').write_text(f'{images_head(drawn)}, {rest}')
+        (out / 'predictions.json').write_text('[]')
+        (out / 'predictions.csv').write_text('image,class,score,x1,y1,x2,y2\n')
+    after = find_own_data(tmp_path / 'data', tmp_path / 'cache')
+    assert (after.classes, after.splits) == (before.classes, before.splits)
+    # Pictures that no prediction drew may be the user's.
+    pictures = [path for path in DataFolder(tmp_path / 'data').files if 'pictures' in path.parts]
+    assert bool(pictures) is not drawn

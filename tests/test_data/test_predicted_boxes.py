@@ -1,6 +1,7 @@
 """Predicted boxes in the folder of a dataset: merged into the training data, marked and counted."""
 
 import json
+import shutil
 
 import pytest
 
@@ -92,6 +93,19 @@ def test_labels_come_before_predictions_and_scored_photos_stay_out(root, tmp_pat
     assert any('1 photos of' in note and 'keep only these' in note for note in data.notes)
     for split in ('val', 'test'):
         assert any(f'photos of the {split} split, and are left out' in w for w in data.warnings)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_copies_of_labeled_photos_count_as_these(root, tmp_path, split):
+    photos = tmp_path / 'photos'
+    content = write_predicted(root / 'predicted.json', ['a.jpg', 'b.jpg', '-.jpg'], photos)
+    write_images(photos, content)
+    shutil.copy(root / split / '1.jpg', photos / 'a.jpg')
+    data = find_own_data(root, tmp_path / 'cache')
+    assert data.splits['train'].num_images == 4
+    said = data.notes if split == 'train' else data.warnings
+    reason = 'have labels' if split == 'train' else 'are photos of the val split'
+    assert any(f'1 photos of {root}/predicted.json {reason}' in line for line in said)
 
 
 def test_photos_that_are_nowhere_are_named(root, tmp_path):

@@ -19,6 +19,7 @@ from mmdet_dinov2.engine.teacher.models import load_teacher, predict_views
 from mmdet_dinov2.engine.teacher.thresholds import TeacherBoxes
 from mmdet_dinov2.engine.training import read_config, set_up_training
 from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.inference import load
 from mmdet_dinov2.instance_masks import encode_masks
 from mmdet_dinov2.runs.pseudo_labels import last_pseudo_labels
 from mmdet_dinov2.runs.run_log import RunLog, read_run
@@ -123,6 +124,7 @@ def test_settings_of_a_config_without_averages(tmp_path, data):
     assert photos['ratio'] == 2
     assert [hook['type'] for hook in cfg.custom_hooks] == ['TrainedEMAHook', 'TeacherHook']
     types = [transform['type'] for transform in photos['dataset']['pipeline']]
+    assert len(photos['dataset']['pipeline'][-1]['strong']) == 5
     assert types[0] == 'LoadImageFromFile' and types[-1] == 'PackTwoViews'
     told = '\n'.join(tell)
     assert f'unlabeled: 3 photos in {data}/train' in told
@@ -132,6 +134,13 @@ def test_settings_of_a_config_without_averages(tmp_path, data):
     assert again.custom_hooks == cfg.custom_hooks
     assert again.train_dataloader == cfg.train_dataloader
     assert len(list((tmp_path / 'work/data').glob('unlabeled-*.json'))) == 1
+
+
+def test_the_strong_view_may_be_the_photo_itself(tmp_path, data):
+    config = write_config(tmp_path, 'train_dataloader["dataset"]["indices"] = 5\n')
+    settings = dict(folder=str(data / 'train'), strong=[])
+    cfg = set_up(config, tmp_path, [], unlabeled=settings)
+    assert cfg.train_dataloader['unlabeled']['dataset']['pipeline'][-1]['strong'] == []
 
 
 def test_without_the_setting_nothing_changes(tmp_path, data):
@@ -173,6 +182,10 @@ def test_a_photo_that_is_no_image_is_left_out_and_named(tmp_path, data):
             'unlabeled.burn_in is a share of the training',
         ),
         (
+            ['--unlabeled', '{data}/more', '--cfg-options', 'unlabeled.ratio=two'],
+            "unlabeled.ratio must be a number, but is 'two'",
+        ),
+        (
             ['--unlabeled', '{data}/more', '--cfg-options', 'unlabeled.ratio=0.3'],
             r'ratio=0.3 is 0.6 photos for the 2 labeled images',
         ),
@@ -198,9 +211,22 @@ def test_a_teacher_has_to_know_the_classes(teacher):
     device = torch.device('cpu')
     with pytest.raises(InputError, match="does not know 'ring'.* it knows 'circle'"):
         load_teacher(str(teacher), ('ring', 'star'), device)
-    model, labels = load_teacher(str(teacher), ('star', 'circle'), device)
-    assert labels.tolist() == [1, -1, -1, 0, -1]
-    assert not any(p.requires_grad for p in model.parameters()) and not model.training
+    loaded = load_teacher(str(teacher), ('star', 'circle'), device)
+    assert loaded.labels.tolist() == [1, -1, -1, 0, -1]
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert not loaded.model.training
+
+
+def test_a_teacher_sees_photos_at_the_size_of_its_own_tests(teacher):
+    photo = np.random.default_rng(0).integers(256, size=(99, 150, 3), dtype=np.uint8)
+    (expected,) = load(str(teacher), device='cpu').predict(photo)
+    loaded = load_teacher(str(teacher), ('circle', 'star'), torch.device('cpu'))
+    view = torch.from_numpy(photo.transpose(2, 0, 1).copy())
+    (found,) = predict_views(loaded.model, [view], resize=loaded.resize)
+    for name in ('bboxes', 'scores', 'labels'):
+        assert torch.equal(found.pred_instances[name], expected.pred_instances[name])
+    (as_it_is,) = predict_views(loaded.model, [view])
+    assert not torch.equal(as_it_is.pred_instances.scores, expected.pred_instances.scores)
 
 
 @pytest.mark.parametrize('finds_masks', [True, False])

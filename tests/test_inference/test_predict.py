@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections import defaultdict
 
 import cv2
 import mmengine
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask
 from pycocotools.coco import COCO
 
 import mmdet_dinov2
@@ -161,11 +163,24 @@ def test_detections_as_annotations_to_correct(trained, tmp_path, capfd):
     names = [image['file_name'] for image in content['images']]
     assert sorted(names) == ['train/000001.jpg', *(f'val/00000{i}.jpg' for i in range(1, 5))]
     results = json.loads((out / 'predictions.json').read_text())
-    assert len(content['annotations']) == len(results) > 0
-    for entry, result in zip(content['annotations'], results, strict=True):
+    entries = content['annotations']
+    results_of = defaultdict(list)
+    for result in results:
+        results_of[result['image_id']].append(result)
+    assert 0 < len(entries) < len(results)
+    for entry in entries:
         assert entry['predicted'] is True and entry['iscrowd'] == 0
-        assert entry.items() >= result.items()
-    assert len(COCO(str(out / 'predicted.json')).anns) == len(results)
+        assert any(entry.items() >= result.items() for result in results_of[entry['image_id']])
+    # Every detection that was left out overlaps a better one that was kept.
+    for image, found in results_of.items():
+        kept = [entry for entry in entries if entry['image_id'] == image]
+        boxes = [entry['bbox'] for entry in kept]
+        overlaps = mask.iou([result['bbox'] for result in found], boxes, [0] * len(boxes))
+        for result, row in zip(found, overlaps, strict=True):
+            same = [entry for entry, iou in zip(kept, row, strict=True) if iou > 0.7]
+            assert any(entry['score'] >= result['score'] for entry in same)
+        assert (mask.iou(boxes, boxes, [0] * len(boxes)) > 0.7).sum() == len(boxes)
+    assert len(COCO(str(out / 'predicted.json')).anns) == len(entries)
     # It may have been corrected: it is not replaced, and nothing is predicted.
     before = (out / 'predicted.json').read_bytes()
     error = failure_of(capfd, 'predict', checkpoint, photos, *options)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ...checkpoint import trust_checkpoints
 from ...data.annotation_file import read_annotations
+from ...data.prediction_output import PICTURES
 from ...errors import InputError
 from ...inference import load
 from ...inference.annotation_output import check_annotations, write_annotations
 from ...inference.file_predictions import FilePredictor
 from ...inference.image_inputs import expand_inputs
-from ...inference.output_folder import PICTURES, EarlierOutputs, check_output
+from ...inference.output_folder import EarlierOutputs, check_output
 from ...inference.prediction_files import PredictionFiles
 from ..arguments import add_trust_argument
 from ..configs import find_model

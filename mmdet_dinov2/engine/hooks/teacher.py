@@ -13,7 +13,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import all_reduce
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
@@ -24,12 +24,11 @@ from ...errors import InputError
 from ...instance_masks import decode_mask, run_lengths
 from ...runs.pseudo_labels import LOGGED
 from ...sample_meta import IMAGE_WEIGHT, TEACHER_VIEW, UNSURE_BOXES
+from ..teacher.label_rates import boxes_per_view
 from ..teacher.models import load_teacher, predict_views
 from ..teacher.quality import PseudoQuality, count_agreement, from_counts
 from ..teacher.thresholds import ClassThresholds, TeacherBoxes
 
-# Labeled images that are looked at for the boxes of each class per image.
-_NUM_COUNTED = 2048
 _PREFIX = 'teacher_'
 # Key of checkpoints.
 _STATE = 'teacher'
@@ -51,7 +50,7 @@ class TeacherHook(Hook):
 
     Args:
         checkpoint: A trained detector as the teacher; None takes the averaged weights.
-        burn_in: Share of the training, 0 to 1, that learns from labels alone; None is 0.3, and 0
+        burn_in: Share of the training, 0 to 1, that learns from labels alone; None is 0.15, and 0
             with ``checkpoint``.
         ramp_up: Share of the training after that, 0 to 1, in which the weight of photos grows.
         weight: Weight of a photo after that, beside 1 of a labeled image; above 0.
@@ -74,13 +73,13 @@ class TeacherHook(Hook):
         burn_in: float | None = None,
         ramp_up: float = 0.2,
         weight: float = 1.0,
-        sure_share: float = 0.6,
+        sure_share: float = 0.8,
         unsure_share: float = 1.5,
         min_score: float = 0.3,
         interval: int = 50,
     ) -> None:
         if burn_in is None:
-            burn_in = 0.0 if checkpoint else 0.3
+            burn_in = 0.0 if checkpoint else 0.15
         for name, share in (('burn_in', burn_in), ('ramp_up', ramp_up)):
             if not 0 <= share < 1:
                 raise InputError(
@@ -104,6 +103,7 @@ class TeacherHook(Hook):
         self._here: Counter[str] = Counter()
         self._window: Counter[str] = Counter()
         self._collapsed = ''
+        self._full = 0
 
     # ------------------------------------------------------------------ the run
 
@@ -127,11 +127,11 @@ class TeacherHook(Hook):
                 f'one is {type(self._model).__name__}'
             )
         self._classes = tuple(dataset.metainfo['classes'])
-        self._teacher, self._labels = None, None
+        self._teacher = None
         self._average = next((hook for hook in runner.hooks if isinstance(hook, EMAHook)), None)
         if self.checkpoint:
             device = next(self._model.parameters()).device
-            self._teacher, self._labels = load_teacher(self.checkpoint, self._classes, device)
+            self._teacher = load_teacher(self.checkpoint, self._classes, device)
         elif self._average is None:
             raise InputError(
                 'the teacher is the average of the weights, but custom_hooks has no '
@@ -139,7 +139,9 @@ class TeacherHook(Hook):
             )
         self._begin = stream.begin = round(self.burn_in * runner.max_iters)
         self._ramp = max(1, round(self.ramp_up * runner.max_iters))
-        self._expected = boxes_per_image(dataset.dataset, len(self._classes))
+        self._full = self._begin + self._ramp
+        seed = runner.train_dataloader.batch_sampler.seed
+        self._expected = boxes_per_view(dataset, len(self._classes), seed)
         self._thresholds = ClassThresholds(self._expected, **self._rules)
         if self._state is not None:
             self._thresholds.load_state_dict(self._state['thresholds'])
@@ -197,6 +199,13 @@ class TeacherHook(Hook):
             self._report(runner, from_counts(window, len(self._classes)))
             self._window.clear()
 
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Lets early stopping, which comes after, wait until photos count fully."""
+        if runner.iter < self._full:
+            for hook in runner.hooks:
+                if isinstance(hook, EarlyStoppingHook):
+                    hook.wait_count = -1  # the hook counts this evaluation
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Puts the thresholds into the checkpoint."""
         checkpoint[_STATE] = dict(
@@ -218,10 +227,11 @@ class TeacherHook(Hook):
         return plain + [f'boxes_{label}' for label in range(len(self._classes))]
 
     def _predict(self, runner: Runner, views: Sequence[Tensor]) -> list[DetDataSample]:
-        model, weights = self._teacher, None
-        if model is None:
-            model, weights = self._model, averaged_weights(self._model, self._average)
-        return predict_views(model, views, weights, self._precision(runner))
+        precision, teacher = self._precision(runner), self._teacher
+        if teacher is not None:
+            return predict_views(teacher.model, views, None, precision, teacher.resize)
+        weights = averaged_weights(self._model, self._average)
+        return predict_views(self._model, views, weights, precision)
 
     def _precision(self, runner: Runner) -> AbstractContextManager:
         """Returns the precision of training steps, of which the teacher is a part."""
@@ -229,7 +239,7 @@ class TeacherHook(Hook):
 
     def _boxes_of(self, sample: DetDataSample) -> TeacherBoxes:
         found = sample.pred_instances
-        labels = found.labels if self._labels is None else self._labels[found.labels]
+        labels = found.labels if self._teacher is None else self._teacher.labels[found.labels]
         return TeacherBoxes.of(found.bboxes, found.scores, labels)
 
     def _compare(self, runner: Runner, images: Sequence[tuple[Tensor, DetDataSample]]) -> None:
@@ -281,24 +291,6 @@ def averaged_weights(model: nn.Module, hook: EMAHook) -> dict[str, Tensor]:
         if average.update_buffers:
             weights.update(average.module.named_buffers())
     return weights
-
-
-def boxes_per_image(dataset: Any, num_classes: int) -> np.ndarray:
-    """Returns how many labeled boxes of each class an image of a dataset has, (classes,).
-
-    Args:
-        dataset: A dataset of mmengine, which may wrap others; of a large one, images at regular
-            intervals are looked at.
-        num_classes: Number of classes.
-    """
-    step = max(1, len(dataset) // _NUM_COUNTED)
-    rows = range(0, len(dataset), step)
-    counts = np.zeros(num_classes)
-    for row in rows:
-        for instance in dataset.get_data_info(row).get('instances', ()):
-            if not instance.get('ignore_flag'):
-                counts[instance['bbox_label']] += 1
-    return counts / len(rows)
 
 
 def label_photo(

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
+from ...data.predicted_boxes import one_box_per_object
 from ...errors import InputError
 
 # Detections with lower scores are background for sure.
 FLOOR = 0.05
 # Side in pixels below which a box is no object.
 _SMALLEST_SIDE = 1.0
-# Of two boxes that overlap by more, of any class, the better one counts: a DETR has no NMS.
-_SAME_OBJECT_IOU = 0.7
 _BINS = 200
 # A threshold above would let nothing pass where scores are close to 1.
 _HIGHEST = 0.95
@@ -54,7 +52,7 @@ class TeacherBoxes:
         sides = boxes[:, 2:] - boxes[:, :2]
         usable = (scores >= FLOOR) & (labels >= 0) & (sides >= _SMALLEST_SIDE).all(1)
         rows = torch.nonzero(usable).flatten()
-        rows = rows[nms(boxes[rows].double(), scores[rows].double(), _SAME_OBJECT_IOU)]
+        rows = rows[one_box_per_object(boxes[rows], scores[rows])]
         return cls(boxes[rows], scores[rows], labels[rows], rows)
 
     def divide(self, sure: np.ndarray, unsure: np.ndarray) -> tuple[TeacherBoxes, Tensor]:
