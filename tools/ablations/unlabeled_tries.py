@@ -45,14 +45,15 @@ def photos(**settings):
 
 changes = dict(
     default=photos(),
-    early=photos(burn_in=0.15),
-    late=photos(burn_in=0.5),
-    twice_as_many=photos(ratio=2),
+    fewer_sure=photos(sure_share=0.6),
     more_sure=photos(sure_share=0.9),
-    fewer_sure=photos(sure_share=0.3),
+    late_fewer_sure=photos(burn_in=0.3, sure_share=0.6),
+    late_more_sure=photos(burn_in=0.3, sure_share=0.9),
+    low_scores=photos(min_score=0.1),
     high_scores=photos(min_score=0.5),
-    no_unsure=photos(unsure_share=0.6),
+    fewer_unsure=photos(unsure_share=0.8),
+    twice_as_many=photos(ratio=2),
     strong_weight=photos(weight=2.0),
     weak_weight=photos(weight=0.5),
-    same_view=photos(strong=[dict(type='Brightness', prob=0.0)]),
+    same_view=photos(strong=[]),
 )
