@@ -6,7 +6,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..data.near_duplicates import SIDE, Thumbnails, thumbnail
 from ..data.record_file import RecordFile, file_key
 from ..errors import InputError
 from ..inference.backbone_input import load_backbone_of, prepare_image, weights_title
+from ..inference.overlapped import threads_beside
 from .weights_hash import weights_hash
 
 # Part of the name of the cache: another way to compute the same things gets other files.
@@ -258,7 +258,7 @@ def _prepare_ahead(
         except (InputError, OSError) as error:
             return str(error)
 
-    with ThreadPoolExecutor(min(_MAX_LOADERS, os.cpu_count() or 1)) as pool:
+    with threads_beside(min(_MAX_LOADERS, os.cpu_count() or 1)) as pool:
         waiting: deque = deque()
         for key, path in photos.items():
             waiting.append((key, pool.submit(prepare, path)))
