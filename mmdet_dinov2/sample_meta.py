@@ -15,8 +15,9 @@ from torch import Tensor
 
 # Seed of the augmentation of a sample and of the noise that the model adds for it.
 SAMPLE_SEED = 'sample_seed'
-# Images that this sample replaces, as they cannot be read: pairs of path and reason.
-BAD_IMAGES = 'bad_images'
+# Images that this sample replaces, as they cannot be read: pairs of path and reason. Photos without
+# labels are told apart, since nothing is lost with them.
+BAD_IMAGES, BAD_PHOTOS = 'bad_images', 'bad_photos'
 # Weight of an image in the losses, 0 to 1; images without it have 1.
 IMAGE_WEIGHT = 'image_weight'
 # Fields of the sample of an unlabeled photo: the view that the teacher sees, (3, H, W), uint8, and
@@ -130,3 +131,8 @@ def weight_in_step(batch_data_samples: SampleList) -> float:
 def bad_images(batch_data_samples: SampleList) -> list[tuple[str, str]]:
     """Returns path and reason of each image that could not be read for these samples."""
     return [bad for sample in batch_data_samples for bad in sample.metainfo.get(BAD_IMAGES, ())]
+
+
+def bad_photos(batch_data_samples: SampleList) -> list[tuple[str, str]]:
+    """Returns path and reason of each photo without labels that could not be read."""
+    return [bad for sample in batch_data_samples for bad in sample.metainfo.get(BAD_PHOTOS, ())]

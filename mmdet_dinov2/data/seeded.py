@@ -20,7 +20,7 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
 from ..errors import InputError
-from ..sample_meta import BAD_IMAGES, SAMPLE_SEED
+from ..sample_meta import BAD_IMAGES, BAD_PHOTOS, SAMPLE_SEED
 from .loading import BadImageError
 
 # After so many unreadable images in a row, all are assumed to be unreadable.
@@ -104,13 +104,16 @@ class SeededDataset:
         if isinstance(sample, dict) and hasattr(sample.get('data_samples'), 'set_metainfo'):
             metainfo = {SAMPLE_SEED: item.seed}
             if bad:
-                metainfo[BAD_IMAGES] = bad
+                metainfo[BAD_PHOTOS if self._is_photo(item) else BAD_IMAGES] = bad
             sample['data_samples'].set_metainfo(metainfo)
         return sample
 
+    def _is_photo(self, item: SeededIndex) -> bool:
+        return self.unlabeled is not None and item.index >= len(self.dataset)
+
     def _readable_sample(self, item: SeededIndex) -> tuple[Any, tuple[tuple[str, str], ...]]:
         dataset, index = self.dataset, item.index
-        if self.unlabeled is not None and index >= len(dataset):
+        if self._is_photo(item):
             dataset, index = self.unlabeled, index - len(dataset)
         bad: list[tuple[str, str]] = []
         for attempt in range(_MAX_REPLACEMENTS):

@@ -18,7 +18,8 @@ _HUB_KEY = 'bad_images'
 class BadImages:
     """The images that could not be read so far, the same in all processes.
 
-    A resumed run continues the count, without images that have been repaired since.
+    A resumed run continues the count, without images that have been repaired since. Photos without
+    labels are named and not counted: a training with fewer of them is as good.
 
     Args:
         max_share: Share of the training images that may be unreadable, 0..1. One image is always
@@ -33,18 +34,26 @@ class BadImages:
             raise InputError(f'train_cfg.max_bad_share must be between 0 and 1, but is {max_share}')
         self.max_share = max_share
         self._known: dict[str, str] = {}
+        self._photos: set[str] = set()
         self._resumed = False
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, runner: Runner, found: Sequence[tuple[str, str]], num_images: int) -> None:
+    def add(
+        self,
+        runner: Runner,
+        found: Sequence[tuple[str, str]],
+        num_images: int,
+        photos: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Counts and logs newly found images. All processes have to call it.
 
         Args:
             runner: The runner.
             found: Path and reason of each unreadable image of a step of this process.
             num_images: Number of images of the training data.
+            photos: As ``found``, for photos without labels.
 
         Raises:
             InputError: If there are too many, in all processes.
@@ -53,10 +62,11 @@ class BadImages:
         if not self._resumed:
             self._resumed = True
             earlier = _still_bad(runner.message_hub.get_info(_HUB_KEY, {}))
-        gathered = all_gather_object((earlier, list(found)))
-        for earlier, _ in gathered:
+        gathered = all_gather_object((earlier, list(found), list(photos)))
+        for earlier, _, _ in gathered:
             self._known.update(earlier)
-        for _, here in gathered:
+        self._name_photos(runner, [photo for _, _, here in gathered for photo in here])
+        for _, here, _ in gathered:
             for path, reason in here:
                 if path in self._known:
                     continue
@@ -75,6 +85,15 @@ class BadImages:
                 'repair them (`mmdet_dinov2 check CONFIG` finds all of them) or allow '
                 'more, and continue from the last checkpoint with --resume'
             )
+
+    def _name_photos(self, runner: Runner, photos: Sequence[tuple[str, str]]) -> None:
+        for path, reason in photos:
+            if path not in self._photos:
+                self._photos.add(path)
+                runner.logger.warning(
+                    f'Step {runner.iter + 1}: unlabeled photo {path} cannot be read ({reason}) and '
+                    'is replaced by a different one'
+                )
 
 
 def _still_bad(known: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.seeded import SeededDataset, StepBatchSampler, UnlabeledStream, images_per_step
 from ..errors import InputError
-from ..sample_meta import bad_images
+from ..sample_meta import bad_images, bad_photos
 from .bad_images import BadImages
 from .largest_batch import find_largest_image
 from .log.summary import describe_training
@@ -84,12 +84,11 @@ class OptimizerStepLoop:
         """Trains on all micro-batches of a step; returns the means of the losses."""
         runner = self.runner
         losses = self._training_step(data_batch)
-        bad = bad_images(data_batch['data_samples']) if 'data_samples' in data_batch else []
-        log_vars = self.step.share(losses, len(bad))
+        samples = data_batch.get('data_samples', ())
+        bad, photos = bad_images(samples), bad_photos(samples)
+        log_vars = self.step.share(losses, len(bad) + len(photos))
         if self.step.num_bad_images:
-            dataset = self.dataloader.dataset
-            photos = getattr(dataset, 'unlabeled', None) or ()
-            self.bad_images.add(runner, bad, len(dataset) + len(photos))
+            self.bad_images.add(runner, bad, len(self.dataloader.dataset), photos)
         return log_vars
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mmdet.structures import DetDataSample
 
 from mmdet_dinov2.data.loading import BadImageError
 from mmdet_dinov2.data.seeded import (
@@ -11,6 +12,7 @@ from mmdet_dinov2.data.seeded import (
     UnlabeledStream,
     images_per_step,
 )
+from mmdet_dinov2.sample_meta import bad_images, bad_photos
 
 
 def photos(steps, world_size, total=4, **kwargs):
@@ -72,3 +74,11 @@ def test_a_bad_photo_is_replaced_by_a_photo():
     for seed in np.random.default_rng(0).integers(0, 2**40, 20).tolist():
         sample, bad = dataset._readable_sample(SeededIndex(50, seed))
         assert sample == 'photo' and bad[0] == ('0.jpg', 'it is bad')
+
+
+def test_bad_photos_are_told_from_bad_images():
+    images, photos = (_Photos(['bad', dict(data_samples=DetDataSample())]) for _ in range(2))
+    dataset = SeededDataset(images, photos)
+    image, photo = (dataset[SeededIndex(index, 0)]['data_samples'] for index in (0, 2))
+    assert set(bad_images([image, photo])) == set(bad_images([image])) == {('0.jpg', 'it is bad')}
+    assert set(bad_photos([image, photo])) == set(bad_photos([photo])) == {('0.jpg', 'it is bad')}

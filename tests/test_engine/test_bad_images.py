@@ -174,6 +174,15 @@ def test_images_of_an_earlier_part_count_unless_repaired(tmp_path):
     assert len(after.lines) == 1 and 'new.jpg' in after.lines[0]
 
 
+def test_photos_without_labels_are_named_once_and_do_not_count():
+    runner, bad = _Runner(), BadImages(0)
+    bad.add(runner, [('a', 'x')], 300, [('p', 'y'), ('q', 'y')])
+    bad.add(runner, [], 300, [('q', 'y'), ('r', 'z')])
+    assert len(bad) == 1
+    named = [line.split()[4] for line in runner.lines if 'unlabeled photo' in line]
+    assert named == ['p', 'q', 'r'] and len(runner.lines) == 4
+
+
 def test_the_share_that_is_allowed():
     runner, bad = _Runner(), BadImages(0.01)
     bad.add(runner, [('a', 'x'), ('a', 'x')], 300)
