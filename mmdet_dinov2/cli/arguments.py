@@ -50,7 +50,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data',
         metavar='PATH',
-        help='folder of a dataset (COCO or YOLO format) to use instead of the one in the config',
+        help='dataset to use instead of the one in the config: a folder (COCO, YOLO, darknet, '
+        'Pascal VOC or labelme) or a data.yaml',
     )
     parser.add_argument(
         '--work-dir', help='output folder; work_dirs/CONFIG by default, if the config names none'
