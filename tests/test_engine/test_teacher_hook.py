@@ -40,6 +40,11 @@ class Labeled:
         return dict(inputs=None, data_samples=data_sample(30, 40, 1))
 
 
+class TwoBoxes(Labeled):
+    def __getitem__(self, row):
+        return dict(inputs=None, data_samples=data_sample(30, 40, 2))
+
+
 @pytest.fixture
 def runner():
     """A run of 20 steps of a detector whose weights are not their average."""
@@ -124,6 +129,28 @@ def test_early_stopping_waits_for_the_full_weight_of_photos(runner):
         stopped.append(runner.train_loop.stop_training)
     assert stopped == [False] * 3 + [False, True, True] and runner.iter == 24
     assert stopping.best_score == 0.5
+
+
+def test_a_resumed_run_expects_what_the_run_expected(runner):
+    """Transforms that are switched for the last epochs leave other numbers of boxes."""
+    hook, resumed, checkpoint = TeacherHook(), TeacherHook(), {}
+    hook.before_train(runner)
+    hook.before_save_checkpoint(runner, checkpoint)
+    runner.resumes = True
+    resumed.after_load_checkpoint(runner, checkpoint)
+    runner.train_dataloader.dataset = SeededDataset(TwoBoxes())
+    resumed.before_train(runner)
+    again = {}
+    resumed.before_save_checkpoint(runner, again)
+    assert torch.equal(
+        again['teacher']['thresholds']['expected'], checkpoint['teacher']['thresholds']['expected']
+    )
+    new = TeacherHook()
+    new.before_train(runner)
+    new.before_save_checkpoint(runner, again)
+    assert not torch.equal(
+        again['teacher']['thresholds']['expected'], checkpoint['teacher']['thresholds']['expected']
+    )
 
 
 def test_views_have_their_share_of_the_boxes():

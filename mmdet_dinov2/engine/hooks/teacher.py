@@ -141,8 +141,8 @@ class TeacherHook(Hook):
         self._ramp = max(1, round(self.ramp_up * runner.max_iters))
         self._full = self._begin + self._ramp
         seed = runner.train_dataloader.batch_sampler.seed
-        self._expected = boxes_per_view(dataset, len(self._classes), seed)
-        self._thresholds = ClassThresholds(self._expected, **self._rules)
+        expected = boxes_per_view(dataset, len(self._classes), seed)
+        self._thresholds = ClassThresholds(expected, **self._rules)
         if self._state is not None:
             self._thresholds.load_state_dict(self._state['thresholds'])
             self._window = Counter(self._state['window'])
@@ -257,11 +257,11 @@ class TeacherHook(Hook):
             self._here['labeled'] += len(boxes)
 
     def _report(self, runner: Runner, quality: PseudoQuality) -> None:
-        step = runner.iter + 1
-        text = quality.describe(self._classes, self._expected)
+        step, expected = runner.iter + 1, self._thresholds.expected
+        text = quality.describe(self._classes, expected)
         runner.logger.info(f'Pseudo-labels of the last steps: {text}')
-        collapse = quality.collapse(self._classes, self._expected)
-        values = quality.as_dict(self._classes, self._expected) | {'collapsed': bool(collapse)}
+        collapse = quality.collapse(self._classes, expected)
+        values = quality.as_dict(self._classes, expected) | {'collapsed': bool(collapse)}
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/{LOGGED}{name}', float(value))
         if collapse:

@@ -39,7 +39,7 @@ def boxes_per_view(dataset: SeededDataset, num_classes: int, seed: int) -> np.nd
     """
     rows = _spread(len(dataset), _NUM_VIEWS)
     in_files = sum(len(_labels_of(dataset, row)) for row in rows)
-    views = [dataset[SeededIndex(row, derive_seed(seed, row))] for row in rows]
+    views = (dataset[SeededIndex(row, derive_seed(seed, row))] for row in rows)
     in_views = sum(len(view['data_samples'].gt_instances) for view in views)
     return boxes_per_image(dataset, num_classes) * (in_views / max(in_files, 1))
 

@@ -146,7 +146,9 @@ class ClassThresholds:
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint has to hold."""
         return dict(
-            histogram=torch.from_numpy(self._histogram.copy()), num_photos=float(self._num_photos)
+            expected=torch.from_numpy(self.expected.copy()),
+            histogram=torch.from_numpy(self._histogram.copy()),
+            num_photos=float(self._num_photos),
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,5 +163,7 @@ class ClassThresholds:
                 f'the thresholds of the teacher in the checkpoint are those of {len(histogram)} '
                 f'classes, but this run has {len(self.expected)}'
             )
+        # The transforms, and with them the boxes of a view, may have been switched since.
+        self.expected = state['expected'].numpy().copy()
         self._histogram = histogram.copy()
         self._num_photos = state['num_photos']
