@@ -9,7 +9,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..checkpoint.reading import trust_checkpoints
-from ..config.files import find_config
+from ..config.files import find_config, list_configs
 from ..engine import training
 from ..errors import InputError
 from ..runs.checkpoints import find_best_or_last
@@ -46,7 +46,7 @@ def find_model(model: str, checkpoint: str | None = None) -> tuple[str | None, s
     """Finds the config and the checkpoint to predict with.
 
     Args:
-        model: A checkpoint, a work folder or a config.
+        model: A checkpoint, a work folder, or a config: a file, or a name of one of this project.
         checkpoint: The checkpoint of a config; by default the best one, else the last one, in the
             folder of the config or in its work folder.
 
@@ -59,7 +59,8 @@ def find_model(model: str, checkpoint: str | None = None) -> tuple[str | None, s
     """
     config, folders = None, [model]
     if not os.path.isdir(model):
-        if not model.endswith('.py'):
+        named = model in list_configs() and not os.path.isfile(model)
+        if not named and not model.endswith('.py'):
             if checkpoint:
                 raise InputError(f'both {model} and --checkpoint {checkpoint} name a checkpoint')
             return None, model

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from mmdet_dinov2 import cli
+from mmdet_dinov2.config.files import find_config
 from mmdet_dinov2.errors import InputError
 
 
@@ -35,6 +36,16 @@ def test_a_config_elsewhere_names_its_work_folder(tmp_path, monkeypatch):
     assert cli.find_model(str(config)) == (str(config), 'work_dirs/tiny/best_1.pth')
     config.write_text("work_dir = 'mine'\n")
     assert cli.find_model(str(config)) == (str(config), 'mine/best_2.pth')
+
+
+@pytest.mark.parametrize('suffix', ['', '.py'])
+def test_a_name_of_a_config_finds_it(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    name = f'dino_dinov2_b_12ep_published{suffix}'
+    config, checkpoint = cli.find_model(name, 'a.pth')
+    assert config == find_config('dino_dinov2_b_12ep_published') and checkpoint == 'a.pth'
+    with pytest.raises(FileNotFoundError, match='work_dirs/dino_dinov2_b_12ep_published'):
+        cli.find_model(name)
 
 
 def test_models_that_cannot_be_found(tmp_path):
