@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mmcv.ops
+from mmdet.models.detectors import KnowledgeDistillationSingleStageDetector
+from mmdet.models.detectors.d2_wrapper import Detectron2Wrapper
 from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
 from mmengine.registry import Registry
 from mmengine.utils import import_modules_from_strings
@@ -51,6 +53,8 @@ _MODULES = (
     'mmengine.utils.dl_utils',
     'torch.nn',
 )
+# Parts of these modules that read other configs and checkpoints, which may run code.
+_READERS = (KnowledgeDistillationSingleStageDetector, Detectron2Wrapper)
 _PACKAGES = ('mmcv', 'mmdet', 'mmdet_dinov2', 'mmengine', 'torch')
 _IMPORTED = ('mmdet', 'mmdet_dinov2')
 # `type` of functions that are not registered; mmcv evaluates them as Python.
@@ -190,8 +194,8 @@ def _refuse_foreign_types(content: Mapping[str, Any], source: str | os.PathLike)
             if not fits or (packages and packages[0] not in _PACKAGES):
                 raise InputError(
                     f'the config in {source} names {value!r} as {key!r}, which is not a part of '
-                    f'a detector; add {TRUST_FLAG} only if you trust its author, or name a config '
-                    'file'
+                    f'a detector that is known to run no code; add {TRUST_FLAG} only if you trust '
+                    'its author, or name a config file'
                 )
 
 
@@ -199,7 +203,8 @@ def _registered(registry: Registry) -> Iterator[str]:
     """Yields the names of a registry and its children whose code does nothing but build parts."""
     for name, found in registry.module_dict.items():
         module = f'{getattr(found, "__module__", "")}.'
-        if any(module.startswith(f'{known}.') for known in _MODULES):
+        reads = isinstance(found, type) and issubclass(found, _READERS)
+        if not reads and any(module.startswith(f'{known}.') for known in _MODULES):
             yield name
     for child in registry.children.values():
         yield from _registered(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -31,6 +32,8 @@ _WHERE = {
         'https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/; '
     ),
 }
+# Where no two files have the same name.
+_UNIQUE_NAMES = ('dl.fbaipublicfiles.com', 'download.pytorch.org')
 # Names of the config and the classes in `meta` and in safetensors files of this project.
 CONFIG_TEXT_KEY = 'cfg'
 CLASSES_KEY = 'classes'
@@ -153,13 +156,19 @@ def _download(url: str) -> Path:
 
 
 def _file_name(url: str) -> str:
-    """Returns the name of the kept copy of a download."""
-    folders = urllib.parse.urlparse(url).path.strip('/').split('/')
+    """Returns the name of the kept copy of a download, different for each address.
+
+    The rest of the address, such as a signature, says nothing about the file.
+    """
+    address = urllib.parse.urlparse(url)
+    *folders, name = address.path.strip('/').split('/')
+    if address.netloc in _UNIQUE_NAMES:
+        return name  # as torch.hub, so that each has the copies of the other
     if folders[2:3] == ['resolve']:
-        # Hugging Face, where nearly every repository has a file of the same name:
-        # OWNER/REPOSITORY/resolve/REVISION/FILE
-        return f'{folders[1]}-{folders[-1]}'
-    return folders[-1]
+        # Hugging Face: OWNER/REPOSITORY/resolve/REVISION/FILE
+        return '--'.join([*folders[:2], *folders[3:], name])
+    digest = hashlib.sha256(f'{address.netloc}/{address.path}'.encode()).hexdigest()
+    return f'{digest[:12]}-{name}'
 
 
 def _read_safetensors(path: Path, map_location: Any) -> dict[str, Any]:

@@ -80,6 +80,11 @@ EVIL = {
     'tracker': evil_model(motion=dict(type='CameraMotionCompensation', warp_mode='open("x","w")')),
     'function of mmcv': evil_model(neck=dict(type='roi_align')),
     'function behind mmcv': evil_model(neck=dict(type='mmcv.ops.nms.os.system')),
+    # Its constructor reads a config of Python and a checkpoint of any content.
+    'detector with a teacher': config(
+        model=dict(type='KnowledgeDistillationSingleStageDetector', teacher_config='x.py')
+    ),
+    'the same, derived': config(model=dict(type='mmdet.LAD', teacher_ckpt='http://nowhere/x.pth')),
     'no name': evil_model(neck=dict(type=['SimpleFeaturePyramid'])),
     'transform': config(
         test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, dict(type='os.system')]))
@@ -94,7 +99,7 @@ EVIL = {
 @pytest.mark.parametrize('case', EVIL, ids=lambda case: case.replace(' ', '_'))
 def test_names_of_anything_but_parts_of_a_detector_are_refused(case, way, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match='is not a part of a detector; add --trust-checkpoint'):
+    with pytest.raises(InputError, match='not a part of a detector that is known to .* add --trust-checkpoint'):
         read(EVIL[case], way)
     assert not list(tmp_path.iterdir())
 

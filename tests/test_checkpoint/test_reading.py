@@ -180,3 +180,30 @@ def test_plain_pickles_of_anything_else_are_refused(tmp_path, value):
     path.write_bytes(pickle.dumps([value]))
     with pytest.raises(pickle.UnpicklingError, match='it asks for'):
         reading.read_pickle(path)
+
+
+def test_each_address_has_its_own_copy(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(url, path, progress):
+        fetched.append(url)
+        torch.save(dict(number=torch.tensor(len(fetched))), path)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    urls = [
+        'https://huggingface.co/facebook/dinov2-base/resolve/main/model.pth',
+        'https://huggingface.co/someone/dinov2-base/resolve/main/model.pth',
+        'https://huggingface.co/someone/dinov2-base/resolve/v2/model.pth',
+        'https://huggingface.co/someone/dinov2-base/resolve/v2/old/model.pth',
+        'https://example.org/a/model.pth?signature=1',
+        'https://example.org/b/model.pth',
+        'https://example.com/b/model.pth',
+        'https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth',
+    ]
+    for _ in range(2):
+        assert [int(read_checkpoint(url)['number']) for url in urls] == list(range(1, 9))
+    assert int(read_checkpoint('https://example.org/a/model.pth?signature=2')['number']) == 5
+    assert fetched == urls
+    # The name that torch.hub gives it.
+    assert (tmp_path / 'checkpoints' / 'dinov2_vits14_pretrain.pth').is_file()
