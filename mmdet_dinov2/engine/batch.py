@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from ..errors import InputError
 from ..wording import text_table
+from .evaluation_batch import fill_evaluation_batch
 from .optim.param_names import describe_names
 
 
@@ -104,12 +105,16 @@ def set_batch_size(cfg: Config, world_size: int, batch_size: int | str) -> None:
             the training loop finds.
 
     Raises:
-        InputError: If the total cannot be reached exactly.
+        InputError: If it is not a number of images, or the total cannot be reached exactly.
     """
+    if batch_size != 'auto' and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError(
+            f"the batch size must be 'auto' or a whole number of at least 1, but is {batch_size!r}"
+        )
     before = EffectiveBatch(
         world_size, cfg.train_dataloader.batch_size, check_accumulation(cfg.optim_wrapper)
     )
-    cfg.setdefault('auto_scale_lr', {}).setdefault('base_batch_size', before.total)
+    cfg.auto_scale_lr = {'base_batch_size': before.total, **(cfg.get('auto_scale_lr') or {})}
     if batch_size != 'auto':
         cfg.train_dataloader.batch_size = batch_size
         keep_batch_size(cfg, world_size)
@@ -120,6 +125,8 @@ def set_batch_size(cfg: Config, world_size: int, batch_size: int | str) -> None:
             f'the total batch of {total} images (auto_scale_lr.base_batch_size) cannot be divided '
             f'among {world_size} processes; use a number of processes that divides it'
         )
+    # The whole step, which an evaluation need not have room for.
+    fill_evaluation_batch(cfg)
     cfg.train_dataloader.batch_size = total // world_size
     cfg.optim_wrapper.accumulative_counts = 1
     cfg.train_cfg.fit_micro_batches = True

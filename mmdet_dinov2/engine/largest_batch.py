@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
+from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
@@ -38,11 +40,13 @@ class LargestImage:
         height: Height in pixels.
         width: Width in pixels.
         num_boxes: Number of boxes.
+        has_masks: Whether its boxes have masks.
     """
 
     height: int
     width: int
     num_boxes: int
+    has_masks: bool = False
 
     def __str__(self) -> str:
         return f'{self.width} x {self.height} pixels with {self.num_boxes} boxes'
@@ -59,24 +63,27 @@ class LargestImage:
         for seed in range(size):
             corners = torch.rand(self.num_boxes, 2, 2, generator=numbers).sort(1).values
             corners[:, 1] += 0.01
+            boxes = corners.flatten(1) * torch.tensor([self.width, self.height] * 2)
             sample = DetDataSample(
                 metainfo=dict(
                     img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0), sample_seed=seed
                 )
             )
             sample.gt_instances = InstanceData(
-                bboxes=HorizontalBoxes(
-                    corners.flatten(1) * torch.tensor([self.width, self.height] * 2)
-                ),
+                bboxes=HorizontalBoxes(boxes),
                 labels=torch.zeros(self.num_boxes, dtype=torch.long),
             )
+            if self.has_masks:
+                sample.gt_instances.masks = _filled_boxes(boxes, *shape)
             inputs.append(torch.randint(256, (3, *shape), dtype=torch.uint8, generator=numbers))
             samples.append(sample)
         return dict(inputs=inputs, data_samples=samples)
 
 
 def find_largest_image(dataset: Dataset) -> LargestImage:
-    """Returns the largest image that a pipeline makes, with the boxes of the most crowded image.
+    """Returns the largest image that a pipeline makes, with as many boxes as images have.
+
+    These are the boxes of the most crowded of up to 512 images.
 
     Args:
         dataset: A training dataset of mmengine.
@@ -99,7 +106,23 @@ def find_largest_image(dataset: Dataset) -> LargestImage:
         step = max(1, len(dataset) // _NUM_SAMPLES)
         shapes = [dataset[index]['inputs'].shape[-2:] for index in range(0, len(dataset), step)]
         size = max(shapes, key=lambda shape: shape[0] * shape[1])
-    return LargestImage(*map(int, size), max(counts, default=0))
+    return LargestImage(*map(int, size), max(counts, default=0), _loads_masks(dataset))
+
+
+def _filled_boxes(boxes: torch.Tensor, height: int, width: int) -> BitmapMasks:
+    masks = np.zeros((len(boxes), height, width), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[top : bottom + 1, left : right + 1] = 1
+    return BitmapMasks(masks, height, width)
+
+
+def _loads_masks(dataset: Any) -> bool:
+    """Returns whether a pipeline of a dataset, or of one that it wraps, loads masks."""
+    pipeline = getattr(dataset, 'pipeline', ())
+    if any(getattr(step, 'with_mask', False) for step in getattr(pipeline, 'transforms', pipeline)):
+        return True
+    inner = (getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ()))
+    return any(_loads_masks(part) for part in inner if part is not None)
 
 
 def _transforms_of(dataset: Any) -> Sequence[Any]:

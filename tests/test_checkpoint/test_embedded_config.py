@@ -99,7 +99,9 @@ EVIL = {
 @pytest.mark.parametrize('case', EVIL, ids=lambda case: case.replace(' ', '_'))
 def test_names_of_anything_but_parts_of_a_detector_are_refused(case, way, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match='not a part of a detector that is known to .* add --trust-checkpoint'):
+    with pytest.raises(
+        InputError, match='not a part of a detector that is known to .* add --trust-checkpoint'
+    ):
         read(EVIL[case], way)
     assert not list(tmp_path.iterdir())
 

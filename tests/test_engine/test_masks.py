@@ -39,6 +39,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(undisturbed):
     assert_a_stopped_run_goes_on(undisturbed, MASKS)
 
 
+def test_the_largest_micro_batch_has_masks(tmp_path, capfd):
+    config = write_config(tmp_path, MASKS)
+    run_tool('train', config, '--work-dir', tmp_path / 'work', '--batch-size', 'auto')
+    assert 'Micro-batches of 4 of the 4 images of a step' in ''.join(capfd.readouterr())
+    assert len(losses_of(tmp_path / 'work')) == 10
+
+
 @pytest.mark.slow
 def test_exhausted_memory_does_not_change_the_curve(undisturbed):
     faults = [(2, 0, 'mask_head', 1), (4, 0, 'bbox_head', 1), (9, 0, 'decoder', 2)]

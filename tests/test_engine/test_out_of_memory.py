@@ -239,6 +239,30 @@ def test_batch_size_of_a_process(processes):
         set_batch_size(cfg, 3, 'auto')
 
 
+def test_batch_size_of_a_config_without_a_base():
+    def config():
+        return Config(
+            dict(
+                model=dict(type='PaddingAwareDINO'),
+                train_dataloader=dict(batch_size=4),
+                val_dataloader=dict(num_workers=1),
+                optim_wrapper=dict(accumulative_counts=2),
+                train_cfg={},
+            )
+        )
+
+    cfg = config()
+    set_batch_size(cfg, 1, 'auto')
+    assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 8
+    assert cfg.val_dataloader.batch_size == 4  # what fits in memory is not known yet
+    cfg = config()
+    set_batch_size(cfg, 1, 1)
+    assert cfg.optim_wrapper.accumulative_counts == 8 and 'batch_size' not in cfg.val_dataloader
+    for wrong in (0, -2, 1.5, 'all'):
+        with pytest.raises(ValueError, match="must be 'auto' or a whole number of at least 1, but"):
+            set_batch_size(config(), 1, wrong)
+
+
 @pytest.mark.parametrize('limit', range(0, 40, 3))
 @pytest.mark.parametrize('most', [1, 2, 5, 16])
 def test_the_largest_number_of_images_that_fits(most, limit):

@@ -94,6 +94,33 @@ def test_the_kept_batch_is_replayed(stopped, capfd):
     assert 'not hold a batch' in failure_of(capfd, 'replay_batch', config, work / 'epoch_1.pth')
 
 
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('polygons', [False, True])
+def test_a_kept_batch_has_its_masks_and_its_precision(tmp_path, data, capfd, amp, polygons):
+    extra = f"""
+default_hooks['nonfinite'] = dict(max_steps=1)
+train_cfg = dict(max_epochs=1, val_interval=3)
+train_dataloader['dataset']['pipeline'][1].update(with_mask=True, poly2mask={not polygons})
+model['mask_head'] = dict(mask_dims=8, num_upsamples=1)
+"""
+    flags = ['--amp'] * amp
+    config = config_with(tmp_path, '', extra, name='undisturbed.py', data=data)
+    run_tool('train', config, '--work-dir', tmp_path / 'undisturbed', *flags)
+    config = config_with(tmp_path, "dict(type='SpoilGradients', steps=[2])", extra, data=data)
+    work = tmp_path / 'work'
+    failure_of(capfd, 'train', config, '--work-dir', work, *flags)
+    kept = work / 'nonfinite_step_2_process_0.pth'
+    (terms,) = replay(Config.fromfile(config), kept).losses
+    assert terms['loss_mask'] > 0
+    assert terms['loss'] == pytest.approx(losses_of(tmp_path / 'undisturbed')[2], rel=1e-6)
+    content = read_checkpoint(kept)
+    assert content['meta']['autocast'] == ('bfloat16' if amp else None)
+    content['meta']['autocast'] = None if amp else 'bfloat16'
+    torch.save(content, work / 'other.pth')
+    (other,) = replay(Config.fromfile(config), work / 'other.pth').losses
+    assert abs(other['loss'] - terms['loss']) > 1e-5
+
+
 def test_single_bad_steps_change_nothing_and_do_not_stop(tmp_path, data, capfd):
     hooks = "dict(type='SpoilImages', steps=[2, 3, 5]), dict(type='SpoilGradients', steps=[7])"
     extra = "default_hooks['nonfinite'] = dict(max_steps=3)\n"

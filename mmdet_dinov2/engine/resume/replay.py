@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
@@ -22,15 +23,12 @@ from ...checkpoint import load_state_dict, read_checkpoint, state_dict_of
 from ...data.seeded import derive_seed, seed_everything
 from ...errors import InputError
 from ...files import write_checkpoint
+from ...instance_masks import as_text, decode_mask, encode_masks
 from ...sample_meta import announce_step
 from .training_state import build_checkpoint
 
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
-_AUTOCAST = dict(
-    Bf16OptimWrapper=torch.bfloat16,
-    AmpOptimWrapper=torch.float16,
-    GuardedAmpOptimWrapper=torch.float16,
-)
+_PARTS = ('gt_instances', 'ignored_instances')
 
 
 @dataclass
@@ -75,7 +73,7 @@ def keep_batch(runner: Runner, data_batch: Mapping[str, Any], path: str | None) 
         return None
     del checkpoint['message_hub']
     checkpoint['meta'] |= dict(
-        epoch=runner.epoch, iter=runner.iter, process=get_rank(), optim_wrapper=_type_name(runner)
+        epoch=runner.epoch, iter=runner.iter, process=get_rank(), autocast=_autocast_dtype(runner)
     )
     checkpoint['batch'] = dict(
         inputs=[image.cpu() for image in data_batch['inputs']],
@@ -120,7 +118,7 @@ def replay(cfg: Config, path: str) -> ReplayReport:
     report = ReplayReport()
     for part in parts:
         batch = dict(inputs=content['batch']['inputs'][part], data_samples=samples[part])
-        with _watch(model, report), _autocast(cfg, model):
+        with _watch(model, report), _autocast(model, meta['autocast']):
             losses = model(**model.data_preprocessor(batch, True), mode='loss')
         loss, terms = model.parse_losses(losses)
         (loss / len(parts)).backward()
@@ -133,16 +131,20 @@ def replay(cfg: Config, path: str) -> ReplayReport:
     return report
 
 
-def _type_name(runner: Runner) -> str:
-    return type(runner.optim_wrapper).__name__
+def _autocast_dtype(runner: Runner) -> str | None:
+    """Returns the dtype of the run's autocast by its name in torch; None without autocast."""
+    device = next(runner.model.parameters()).device.type
+    with runner.optim_wrapper.optim_context(runner.model):
+        if not torch.is_autocast_enabled(device):
+            return None
+        return str(torch.get_autocast_dtype(device)).removeprefix('torch.')
 
 
-@contextmanager
-def _autocast(cfg: Config, model: nn.Module) -> Iterator[None]:
-    dtype = _AUTOCAST.get(cfg.get('optim_wrapper', {}).get('type'))
+def _autocast(model: nn.Module, dtype: str | None) -> torch.autocast:
     device = next(model.parameters()).device.type
-    with torch.autocast(device, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        yield
+    return torch.autocast(
+        device, dtype=getattr(torch, dtype) if dtype else None, enabled=dtype is not None
+    )
 
 
 @contextmanager
@@ -180,15 +182,23 @@ def _finite(value: Any) -> bool:
 
 def _plain_sample(sample: DetDataSample) -> dict:
     """Converts a data sample to dicts of numbers, texts and tensors; leaves out the rest."""
-    return dict(
-        metainfo={key: value for key, value in sample.metainfo.items() if _is_plain(value)},
-        gt_instances={
-            # Boxes may have a box type of mmdet, which holds a tensor.
-            key: getattr(value, 'tensor', value).cpu()
-            for key, value in sample.gt_instances.items()
-            if isinstance(getattr(value, 'tensor', value), Tensor)
-        },
+    plain = dict(
+        metainfo={key: value for key, value in sample.metainfo.items() if _is_plain(value)}
     )
+    for part in _PARTS:
+        values = {key: _plain_value(value) for key, value in sample.get(part, {}).items()}
+        plain[part] = {key: value for key, value in values.items() if value is not None}
+    return plain
+
+
+def _plain_value(value: Any) -> Tensor | dict | None:
+    if isinstance(value, BitmapMasks):
+        masks = [as_text(mask) for mask in encode_masks(value.masks)]
+        return dict(height=value.height, width=value.width, bitmaps=masks)
+    if isinstance(value, PolygonMasks):
+        return dict(height=value.height, width=value.width, polygons=value.masks)
+    value = getattr(value, 'tensor', value)  # boxes may have a box type of mmdet
+    return value.cpu() if isinstance(value, Tensor) else None
 
 
 def _is_plain(value: Any) -> bool:
@@ -199,5 +209,18 @@ def _is_plain(value: Any) -> bool:
 
 def _data_sample(plain: Mapping[str, Any]) -> DetDataSample:
     sample = DetDataSample(metainfo=dict(plain['metainfo']))
-    sample.gt_instances = InstanceData(**plain['gt_instances'])
+    for part in _PARTS:
+        values = {key: _value(value) for key, value in plain[part].items()}
+        sample.set_field(InstanceData(**values), part, dtype=InstanceData)
     return sample
+
+
+def _value(plain: Tensor | Mapping[str, Any]) -> Tensor | BitmapMasks | PolygonMasks:
+    if isinstance(plain, Tensor):
+        return plain
+    height, width = plain['height'], plain['width']
+    if 'polygons' in plain:
+        return PolygonMasks(plain['polygons'], height, width)
+    masks = [decode_mask(mask) for mask in plain['bitmaps']]
+    shape = (len(masks), height, width)
+    return BitmapMasks(np.array(masks, dtype=np.uint8).reshape(shape), height, width)
