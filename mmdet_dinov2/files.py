@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,13 +47,13 @@ def whole_file(path: str | Path, remedy: str = 'make room there') -> Iterator[Pa
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a small text file, whole or not at all.
+    """Writes a small text file in UTF-8, whole or not at all.
 
     Raises:
         InputError: If the file cannot be written.
     """
     with whole_file(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding='utf-8')
 
 
 def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
@@ -63,6 +64,15 @@ def write_checkpoint(checkpoint: dict, path: str | Path) -> None:
     """
     with whole_file(path, 'make room there, then resume with --resume') as partial:
         save_checkpoint(checkpoint, str(partial))
+
+
+def sha256_of(path: str | Path) -> str:
+    """Returns the SHA-256 of a file as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _free_space(folder: Path) -> str:

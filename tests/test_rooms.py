@@ -14,6 +14,7 @@ SHARED = {
     'large_image',
     'mask_outlines',
     'peak_memory',
+    'quiet_logging',
     'sample_meta',
     'version',
     'wording',

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from ..config.files import config_folder, list_configs
 from ..config.plain import flatten
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 # These say where and how a run was started, not what it trained.
 _NOT_SETTINGS = ('work_dir', 'launcher', 'resume', 'local_rank', 'visualizer', 'vis_backends')
 # These are filled in from the dataset where the config leaves them open.
@@ -38,21 +37,17 @@ def _as_text(cfg: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def nearest_config(
-    cfg: Mapping[str, Any], folder: Path = CONFIGS
-) -> tuple[str, list[tuple[str, str, str]]] | None:
+def nearest_config(cfg: Mapping[str, Any]) -> tuple[str, list[tuple[str, str, str]]] | None:
     """Finds the config of the project with the fewest differences from a resolved one.
 
     Args:
         cfg: The resolved config.
-        folder: Folder of the configs to compare with.
 
     Returns:
-        The name of that config and the differences; None if the folder has no configs, as in an
-        installed package.
+        The name of that config and the differences; None if there are no configs.
     """
     found = [
-        (path.stem, diff(Config.fromfile(path).to_dict(), cfg))
-        for path in sorted(folder.glob('*.py'))
+        (name, diff(Config.fromfile(config_folder() / f'{name}.py').to_dict(), cfg))
+        for name in list_configs()
     ]
     return min(found, key=lambda pair: len(pair[1])) if found else None

@@ -52,7 +52,8 @@ def epoch_length(cfg: Config, world_size: int = 1) -> int:
     images = EffectiveBatch(world_size, cfg.train_dataloader.batch_size, accumulation).total
     if 'own_data' in cfg and 'times' not in cfg.train_dataloader.dataset:
         repeat_small_training_set(cfg, images)
-    return -(-len(DATASETS.build(cfg.train_dataloader.dataset)) // images)
+    count = len(DATASETS.build(cfg.train_dataloader.dataset))
+    return count // images if cfg.train_dataloader.get('drop_last') else -(-count // images)
 
 
 def lr_curves(cfg: Config, epoch_length: int | None = None) -> list[LrCurve]:

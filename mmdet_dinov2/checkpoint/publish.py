@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import whole_file
+from ..files import sha256_of, whole_file
 from .embedded_config import CONFIG_KEY, embedded_config
 from .load_detector import checkpoint_classes
 from .reading import CLASSES_KEY, CONFIG_TEXT_KEY, read_checkpoint, state_dict_of
@@ -87,20 +86,12 @@ def publish(source: str | os.PathLike, target: str | os.PathLike) -> Published:
                 save_file(tensors, partial, _as_text(meta, checkpoint_classes(checkpoint)))
             else:
                 torch.save(dict(meta=kept, state_dict=state), partial)
-        path = target.with_name(f'{target.stem}-{_sha256(written)[:_HASH_LENGTH]}{target.suffix}')
+        path = target.with_name(f'{target.stem}-{sha256_of(written)[:_HASH_LENGTH]}{target.suffix}')
         os.replace(written, path)
     parts = {key: value for key, value in checkpoint.items() if key not in ('meta', 'state_dict')}
     parts |= {f'meta.{key}': value for key, value in meta.items() if key not in kept}
     left_out = {key: sum(_tensor_bytes(value)) for key, value in parts.items()}
     return Published(path, path.stat().st_size, source.stat().st_size, left_out)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def _as_text(meta: Mapping[str, Any], classes: tuple[str, ...] | None) -> dict[str, str]:

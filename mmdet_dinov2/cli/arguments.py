@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..checkpoint.reading import TRUST_FLAG
+from ..checkpoint.reading import TRUST_FLAG, trust_checkpoints
 from ..config.options import parse_options
 from ..errors import InputError
 
@@ -26,6 +26,14 @@ class OptionsAction(argparse.Action):
         except InputError as error:
             parser.exit(2, f'error: {error}\n')
         setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **options})
+
+
+class TrustAction(argparse.Action):
+    """Reads ``--trust-checkpoint``, which holds for the whole program and its children."""
+
+    def __call__(self, *args, **kwargs) -> None:
+        """Trusts checkpoints from now on."""
+        trust_checkpoints()
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +77,7 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     """Adds the argument that admits checkpoints with code in them."""
     parser.add_argument(
         TRUST_FLAG,
-        action='store_true',
+        action=TrustAction,
+        nargs=0,
         help='load checkpoints that run code; only for files whose author you trust',
     )

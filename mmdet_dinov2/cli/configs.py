@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from ..checkpoint.reading import trust_checkpoints
 from ..config.files import find_config, list_configs
 from ..engine import training
 from ..errors import InputError
@@ -26,8 +25,6 @@ def read_config(args: argparse.Namespace) -> Config:
 
     See :func:`mmdet_dinov2.engine.training.read_config`.
     """
-    if getattr(args, 'trust_checkpoint', False):
-        trust_checkpoints()
     os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     cfg = training.read_config(
         args.config,

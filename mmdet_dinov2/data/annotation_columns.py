@@ -255,21 +255,6 @@ def _plain(side: np.float64) -> float:
     return int(value) if value.is_integer() else value
 
 
-def columns_of_entries(
-    path: str,
-    images: Sequence[Mapping[str, Any]],
-    categories: Sequence[dict[str, Any]],
-    annotations: Sequence[Mapping[str, Any]] | None,
-    segmentations: bool = False,
-) -> AnnotationColumns:
-    """Returns the columns of checked entries; see :class:`AnnotationColumns`."""
-    builder = ColumnsBuilder(path, categories, segmentations)
-    builder.add_image_entries(images)
-    if annotations is not None:
-        builder.add_annotation_entries(annotations)
-    return builder.build()
-
-
 class ColumnsBuilder:
     """Collects the columns of an annotation file: images first, then annotations, piece by piece.
 

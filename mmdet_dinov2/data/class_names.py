@@ -10,10 +10,10 @@ from mmengine import Config
 from ..errors import InputError
 from .annotation_file import read_annotations
 from .dataset_source import annotation_path, iter_dataset_configs, read_source
+from .splits import SPLITS
 
 # The value of `metainfo.classes` and `num_classes` that stands for what the data have.
 AUTO = 'auto'
-_SPLITS = ('train', 'val', 'test')
 
 
 def fill_classes(cfg: Config) -> tuple[str, ...] | None:
@@ -30,11 +30,11 @@ def fill_classes(cfg: Config) -> tuple[str, ...] | None:
         FileNotFoundError: If an annotation file that has to be read does not exist.
         InputError: If an annotation file cannot be used.
     """
-    datasets = [item for split in _SPLITS for item in iter_dataset_configs(cfg, split)]
+    datasets = [item for split in SPLITS for item in iter_dataset_configs(cfg, split)]
     asking = [config for _, config in datasets if _classes(config) == AUTO]
     classes = None
     if asking:
-        split = next(split for split in _SPLITS if list(iter_dataset_configs(cfg, split)))
+        split = next(split for split in SPLITS if list(iter_dataset_configs(cfg, split)))
         # Dicts keep the order in which names come first.
         names: dict[str, None] = {}
         for key, config in iter_dataset_configs(cfg, split):
@@ -58,7 +58,7 @@ def fill_classes(cfg: Config) -> tuple[str, ...] | None:
                 f"`{key}.num_classes` is '{AUTO}', but the config has no dataset whose "
                 'classes could be counted; set a number'
             )
-        head['num_classes'] = len(read_source(_SPLITS[0], *datasets[0]).classes)
+        head['num_classes'] = len(read_source(SPLITS[0], *datasets[0]).classes)
     return classes
 
 

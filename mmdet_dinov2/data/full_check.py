@@ -21,7 +21,8 @@ from .image_checks import (
     image_paths,
     inspect_images,
 )
-from .preflight import SPLITS, check_files
+from .preflight import check_files
+from .splits import SPLITS
 
 # Limits of the bins for sizes of boxes, in units of the finest stride.
 _BINS = (0.5, 1, 2, 4, 8, 16)

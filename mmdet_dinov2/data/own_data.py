@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from ..errors import InputError
 from ..files import write_text
-from ..wording import name_some
+from ..wording import name_some, printable
 from .annotation_columns import AnnotationColumns
 from .annotation_file import read_annotations, read_entries
 from .data_folder import CACHE_LOCK, DataFolder
@@ -133,13 +133,8 @@ def find_own_data(path: str | os.PathLike, cache: str | os.PathLike) -> OwnData:
         split: OwnSplit(coco.path, str(folders[split]), coco.num_images)
         for split, coco in cocos.items()
     }
-    notes, warnings = (tuple(map(_printable, said)) for said in (remarks.notes, remarks.warnings))
+    notes, warnings = (tuple(map(printable, said)) for said in (remarks.notes, remarks.warnings))
     return OwnData(str(path), found.classes, splits, notes, warnings)
-
-
-def _printable(text: str) -> str:
-    """Returns text in which bytes of file names that are no UTF-8 are written out."""
-    return text.encode(errors='backslashreplace').decode()
 
 
 def _find(path: Path, folder: DataFolder) -> FoundData:

@@ -50,8 +50,7 @@ from .findings import Finding
 from .mask_checks import check_mask_loading, check_masks
 from .masks_used import masks_loaded, uses_masks
 from .shapes_dataset import ShapesDataset, ensure_shapes, make_sample_data
-
-SPLITS = ('train', 'val', 'test')
+from .splits import SPLITS
 
 
 def check_config(cfg: Config, splits: Sequence[str] = SPLITS) -> list[Finding]:

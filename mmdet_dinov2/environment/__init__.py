@@ -1,6 +1,6 @@
 """Checks what is installed and what the machine has, and names the command that fixes a problem.
 
-Only the standard library is imported here, so that the check works where packages are missing.
+The check imports the standard library alone, so that it works where packages are missing.
 Imports that may fail are tried in a different process. ``mmdet_dinov2 env`` loads this package
 without the rest of ``mmdet_dinov2``.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import write_text
+from ..files import sha256_of, write_text
 from ..inference import Detector, reader
 from ..inference.reader import Metadata, ReaderError
 from ..version import __version__
@@ -253,7 +252,7 @@ def _report(
             continue
     content = dict(
         file=out.name,
-        sha256=_sha256(out),
+        sha256=sha256_of(out),
         bytes=out.stat().st_size,
         exported_from=settings.source,
         format=settings.format,
@@ -265,11 +264,3 @@ def _report(
         metadata=metadata.as_texts(),
     )
     return json.dumps(content, indent=1, ensure_ascii=False) + '\n'
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ from torch.export import Dim
 
 from ..errors import InputError
 from ..inference.reader import INPUT, Metadata
+from ..quiet_logging import without_messages
 from .model import ExportModel
 
 # TensorRT, OpenVINO and onnxruntime of the last years all read it.
@@ -138,11 +139,10 @@ def _forget_sources(graph: Any) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hides progress and warnings of the exporter; its errors are raised."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(disabled)
+    with (
+        without_messages(logging.WARNING),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter('ignore')
+        yield

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..inference.reader import INPUT
+from ..quiet_logging import without_messages
 from .onnx_file import STAGE_PREFIX, require_packages
 
 PRECISIONS = ('fp32', 'fp16', 'int8')
@@ -34,7 +34,10 @@ def convert(source: Path, target: Path, precision: str, samples: Sequence[np.nda
         samples: Inputs (1, 3, H, W) to calibrate 'int8' with.
     """
     require_packages('onnx', 'onnxruntime')
-    (_to_fp16 if precision == 'fp16' else _to_int8)(source, target, samples)
+    if precision == 'fp16':
+        _to_fp16(source, target)
+    else:
+        _to_int8(source, target, samples)
 
 
 def simulate_half(source: Path, target: Path) -> None:
@@ -110,14 +113,14 @@ def converted_nodes(model: Any) -> list[str]:
     return names
 
 
-def _to_fp16(source: Path, target: Path, samples: Sequence[np.ndarray]) -> None:
+def _to_fp16(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = onnx.load(source)
     texts = _metadata(model)
     kept = set(converted_nodes(model))
-    with _quiet():
+    with without_messages(logging.WARNING):
         model = convert_float_to_float16(
             model,
             keep_io_types=True,
@@ -151,7 +154,10 @@ def _to_int8(source: Path, target: Path, samples: Sequence[np.ndarray]) -> None:
         for node in model.graph.node
         if node.name in wanted and node.op_type in _MATRIX_OPERATORS
     ]
-    with _quiet(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    with (
+        without_messages(logging.WARNING),
+        tempfile.TemporaryDirectory(dir=target.parent) as folder,
+    ):
         quantized = Path(folder) / 'model.onnx'
         quantize_static(
             str(source),
@@ -184,13 +190,3 @@ def _save(model: Any, target: Path, texts: dict[str, str]) -> None:
         save_as_external_data=large,
         location=f'{target.name}.data' if large else None,
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)

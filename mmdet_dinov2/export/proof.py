@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -148,7 +148,6 @@ def prove(
     tolerance: Tolerance,
     size: tuple[int, int] | None = None,
     smallest: int = 1,
-    advance: Callable[[], None] = lambda: None,
 ) -> Proof:
     """Compares an exported file with the detector that it comes from.
 
@@ -160,7 +159,6 @@ def prove(
         tolerance: How far the file may be from PyTorch.
         size: Height and width of the only size that the file takes; None for any.
         smallest: Smallest side that it takes.
-        advance: Called after each image.
 
     Returns:
         The proof.
@@ -184,7 +182,6 @@ def prove(
     for batch in batches:
         found += _compare_batch(proof, detector, model, exported, batch)
         proof.sizes.append('{} x {} x {}'.format(len(batch), *batch.shape[2:]))
-        advance()
     if not proof.difference.compared:
         raise InputError(
             'the exported file could not be proven: PyTorch detects nothing in the images; name '

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..data.data_folder import IMAGE_SUFFIXES, DataFolder
 from ..drawing.picture_names import PictureNames
 from ..errors import InputError
+from ..wording import printable
 from .output_folder import EarlierOutputs
 from .prediction_files import picture_name, video_name
 
@@ -107,8 +108,3 @@ def _is_camera(argument: str) -> bool:
 
 def _is_input(path: Path) -> bool:
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and path.is_file()
-
-
-def printable(name: str) -> str:
-    """Returns a name with bytes that are not UTF-8 written as ``\\xe9``."""
-    return os.fsencode(name).decode('utf-8', 'backslashreplace')

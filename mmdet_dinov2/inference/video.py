@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from .image_inputs import printable
+from ..wording import printable
 
 _USUAL_RATE = 25.0
 

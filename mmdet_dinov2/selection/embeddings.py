@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from ..data.record_file import RecordFile, file_key
 from ..errors import InputError
 from ..inference.backbone_input import load_backbone_of, prepare_image, weights_title
 from ..inference.overlapped import threads_beside
+from ..quiet_logging import without_messages
 from .weights_hash import weights_hash
 
 # Part of the name of the cache: another way to compute the same things gets other files.
@@ -27,17 +26,6 @@ _VERSION = 1
 _MAX_LOADERS = 8
 # Rows that are read at a time to compute a mean.
 _BLOCK = 4096
-
-
-@contextmanager
-def _without_messages() -> Iterator[None]:
-    """Hides the messages of mmengine about each parameter that is initialised."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.INFO))
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 class PhotoEmbedder:
@@ -68,7 +56,7 @@ class PhotoEmbedder:
         size: int = 224,
         device: torch.device | str = 'cpu',
     ) -> None:
-        with torch.random.fork_rng(devices=[]), _without_messages():
+        with torch.random.fork_rng(devices=[]), without_messages():
             torch.manual_seed(0)  # random weights are the same in every run
             self._backbone, self._loaded = load_backbone_of(cfg, checkpoint)
         self._backbone.eval().to(device)

@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from PIL import Image
 
-from mmdet_dinov2.analysis.lr_curves import draw_lr_curves, lr_curves
+from mmdet_dinov2.analysis.lr_curves import draw_lr_curves, epoch_length, lr_curves
 from mmdet_dinov2.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +90,14 @@ def test_the_epoch_length_is_required():
         lr_curves(cfg)
     with pytest.raises(InputError, match='at least 1 step, but is 0'):
         lr_curves(cfg, 0)
+
+
+@pytest.mark.parametrize(('drop_last', 'steps'), [(False, 4), (True, 3)])
+def test_an_epoch_has_the_steps_of_its_training(tmp_path, drop_last, steps):
+    for number in range(10):
+        Image.new('RGB', (9, 9)).save(tmp_path / f'{number}.png')
+    cfg = Config.fromfile(ROOT / 'configs/self_distillation/dinov2_quickstart.py')
+    cfg.train_dataloader.update(batch_size=3, drop_last=drop_last)
+    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    init_default_scope('mmdet')
+    assert epoch_length(cfg) == steps

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from mmdet_dinov2.analysis.predictions import read_predictions
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.instance_masks import encode_masks
+
+from ..columns import columns_of_entries
 
 COCO = columns_of_entries(
     'val.json', [dict(id=4, file_name='4.jpg')], [dict(id=7, name='a'), dict(id=3, name='b')], []

@@ -12,9 +12,9 @@ from PIL import Image
 from mmdet_dinov2.analysis.config_diff import diff, nearest_config
 from mmdet_dinov2.analysis.report import ReportInput, read_environment, render_report
 from mmdet_dinov2.analysis.report_input import collect
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.runs.run_log import RunLog, read_run
 
+from ..columns import columns_of_entries
 from ..logs import write_part
 from ..test_data.images import bomb_png, jpeg
 from ..tools import failure_of, run_tool, write_config

@@ -18,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmdet_dinov2.benchmark.detectors import DetectorSpec, build_detector, stock_detector_config
 from mmdet_dinov2.benchmark.flops import count_flops, deformable_flops
 from mmdet_dinov2.benchmark.isolated import CaseError, run_isolated
-from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, TINY_OPTIONS
 from mmdet_dinov2.benchmark.timing import Spread, measure_in_turns, ratio
 from mmdet_dinov2.benchmark.workloads import detr_sizes, random_batch, valid_share
+from mmdet_dinov2.config.files import find_config
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.models import DINOv2
 from mmdet_dinov2.models.classification_losses import IABCELoss
@@ -79,7 +80,7 @@ def test_the_count_of_mmdets_tool_differs_by_attention_and_norms():
 
 
 def test_operations_of_deformable_attention():
-    spec = DetectorSpec(config_path(QUICKSTART), TINY_OPTIONS)
+    spec = DetectorSpec(find_config(QUICKSTART), TINY_OPTIONS)
     model = build_detector(spec).eval().requires_grad_(False)
     flops = count_flops(model, lambda: model(torch.zeros(1, 3, 56, 112)))
     # 3 levels of 14, 28 and 56 pixels; 3 levels x 4 points, 8 heads of 16 channels
@@ -119,7 +120,7 @@ def test_a_failure_in_a_process_of_its_own():
 
 
 def test_stock_detector_has_the_same_size():
-    spec = DetectorSpec(config_path(QUICKSTART), TINY_OPTIONS)
+    spec = DetectorSpec(find_config(QUICKSTART), TINY_OPTIONS)
     ours, stock = (
         build_detector(DetectorSpec(spec.config, spec.options, stock)) for stock in (False, True)
     )
@@ -147,10 +148,10 @@ def test_stock_detector_of_the_published_config(root):
 
 
 def test_models_without_a_peer_are_refused():
-    path = config_path(QUICKSTART)
+    path = find_config(QUICKSTART)
     with pytest.raises(InputError, match='does not have a DINOv2 with registers'):
         build_detector(DetectorSpec(path, {'model.backbone.num_registers': 4}, stock=True))
     with pytest.raises(InputError, match='mmpretrain does not have DINOv3 to compare with'):
-        build_detector(DetectorSpec(config_path('dino_dinov3_s_12ep'), stock=True))
+        build_detector(DetectorSpec(find_config('dino_dinov3_s_12ep'), stock=True))
     with pytest.raises(InputError, match="precision must be .* but is 'int8'"):
         build_detector(DetectorSpec(path, precision='int8'))

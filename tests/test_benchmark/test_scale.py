@@ -16,7 +16,7 @@ from mmdet_dinov2.benchmark.machine import describe_machine
 from mmdet_dinov2.benchmark.scale_data import make_scale_data, write_config
 from mmdet_dinov2.benchmark.settings import Settings
 from mmdet_dinov2.benchmark.suites import SUITES
-from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART, config_path
+from mmdet_dinov2.benchmark.suites.project_configs import QUICKSTART
 from mmdet_dinov2.benchmark.suites.scale import add_growth
 from mmdet_dinov2.benchmark.tables import NOT_MEASURED, BenchmarkReport
 from mmdet_dinov2.benchmark.watched import (
@@ -26,6 +26,7 @@ from mmdet_dinov2.benchmark.watched import (
     tree_memory,
     watch_training,
 )
+from mmdet_dinov2.config.files import find_config
 from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.engine.hooks.preemption import STOPPED_EXIT_CODE
 from mmdet_dinov2.engine.log import ReadableLoggerHook
@@ -95,7 +96,7 @@ def test_sizes_that_cannot_be_compared(tmp_path):
 def test_a_watched_training(tmp_path):
     data = make_scale_data(tmp_path, 30)
     config = tmp_path / 'config.py'
-    write_config(data, config, config_path(QUICKSTART), batch_size=2, workers=1, peer=False)
+    write_config(data, config, find_config(QUICKSTART), batch_size=2, workers=1, peer=False)
     arguments = [str(config), '--work-dir', str(tmp_path / 'run')]
     found = watch_training(arguments, processes=2, time_limit=300)
     assert 1 < found.seconds < 300 and 300 < found.mib <= found.peak_mib

@@ -1,11 +1,13 @@
 """The command ``mmdet_dinov2`` and its commands."""
 
+import argparse
 import importlib
 import logging
 
 import pytest
 
 from mmdet_dinov2.benchmark.suites import SUITES
+from mmdet_dinov2.checkpoint.reading import trusts_checkpoints
 from mmdet_dinov2.cli import COMMANDS, run
 from mmdet_dinov2.version import __version__
 
@@ -30,6 +32,24 @@ def test_every_command_explains_its_arguments(name, capsys, monkeypatch):
     assert end.value.code == 0
     assert f'usage: mmdet_dinov2 {name}' in capsys.readouterr().out
     importlib.import_module(f'mmdet_dinov2.cli.commands.{name}')
+
+
+READ_CHECKPOINTS = (
+    'train test predict report features benchmark convert publish export replay select'
+)
+
+
+@pytest.mark.parametrize('name', READ_CHECKPOINTS.split())
+def test_checkpoints_can_be_trusted_wherever_they_are_read(name, monkeypatch):
+    # Restored afterwards.
+    monkeypatch.setenv('MMDET_DINOV2_TRUST_CHECKPOINT', '')
+    command = importlib.import_module(f'mmdet_dinov2.cli.commands.{name}')
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    action = parser._option_string_actions['--trust-checkpoint']
+    assert not trusts_checkpoints()
+    action(parser, argparse.Namespace(), [])
+    assert trusts_checkpoints()
 
 
 def test_a_misspelled_command_is_one_sentence():

@@ -8,11 +8,11 @@ import pytest
 from mmdet.registry import DATASETS
 
 from mmdet_dinov2.data import annotation_file
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.data.annotation_file import read_annotations, read_entries
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.evaluation import ClassNameCocoMetric
 
+from ..columns import columns_of_entries
 from .helpers import coco_content
 
 NAMES = ['a.jpg', 'ä/ö.png', '狐.jpg', '}, {', 'a"b\\.jpg', '0']

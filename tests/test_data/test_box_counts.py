@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from mmdet_dinov2.data import box_counts
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.data.box_counts import (
     count_boxes,
     look_like_corners,
@@ -14,6 +13,7 @@ from mmdet_dinov2.data.box_counts import (
     trained_on,
 )
 
+from ..columns import columns_of_entries
 from ..reference import box_counts as reference
 
 CATEGORIES = [dict(id=i, name=n) for i, n in ((7, 'cat'), (9, 'dog'), ('x', 'fox'), (3, 'cat'))]

@@ -8,10 +8,10 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.data.box_counts import count_boxes
 
+from ..columns import columns_of_entries
 from .helpers import assert_has, coco_content, only
 
 

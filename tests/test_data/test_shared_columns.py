@@ -18,11 +18,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from mmdet_dinov2.data import annotation_file, shared_columns
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.data.shared_columns import SharedColumns, map_columns, read_once, share_columns
 from mmdet_dinov2.errors import InputError
 
+from ..columns import columns_of_entries
 from .helpers import coco_content
 
 pytestmark = pytest.mark.skipif(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from mmdet_dinov2.data.annotation_columns import columns_of_entries
 from mmdet_dinov2.evaluation import matches as matches_module
 from mmdet_dinov2.evaluation.coco_evaluation import coco_table, count_sizes, evaluate_boxes
 from mmdet_dinov2.evaluation.evaluated_boxes import EvaluatedBoxes, boxes_of_files, found_boxes
@@ -12,6 +11,7 @@ from mmdet_dinov2.evaluation.matches import best_and_worst, count_confusions, ma
 from mmdet_dinov2.evaluation.quality import measure_quality
 from mmdet_dinov2.instance_masks import decode_mask
 
+from ..columns import columns_of_entries
 from ..reference.box_matching import match_image
 from ..reference.coco_evaluation import run_pycocotools
 from .boxes import random_boxes, rows_of, with_masks

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from mmdet_dinov2.checkpoint import read_checkpoint
@@ -343,3 +344,20 @@ def test_groups_of_other_constructors_are_compared_by_size():
     check_optimizer({}, state(2), optimizer, 'x.pth')
     with pytest.raises(InputError, match=r'groups of \[1, 1\] tensors, this run has \[2\]'):
         check_optimizer({}, state(1, 1), optimizer, 'x.pth')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'same'),
+    [('SGD', True), ('torch.optim.SGD', True), (torch.optim.SGD, True), ('Renamed', True),
+     ('torch.optim.Adam', False), ('NotInstalledHere', False)],
+)  # fmt: skip
+def test_an_optimizer_is_known_by_any_of_its_names(kind, same, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS.module_dict, 'Renamed', torch.optim.SGD)
+    settings = training_settings(Config(dict(optim_wrapper=dict(optimizer=dict(type=kind)))))
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    arguments = dict(settings=settings), optimizer.state_dict(), optimizer, 'x.pth'
+    if same:
+        check_optimizer(*arguments)
+    else:
+        with pytest.raises(InputError, match=f"optimizer '{kind}', this run has 'SGD'"):
+            check_optimizer(*arguments)

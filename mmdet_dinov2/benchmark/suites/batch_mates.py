@@ -11,11 +11,12 @@ from mmengine.structures import InstanceData
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
+from ...config.files import find_config
 from ..detectors import DetectorSpec, build_detector
 from ..settings import Settings
 from ..tables import BenchmarkReport
 from ..workloads import Size, describe_sizes, random_batch
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 
 def batch_mates(report: BenchmarkReport, settings: Settings) -> None:
@@ -36,7 +37,7 @@ def batch_mates(report: BenchmarkReport, settings: Settings) -> None:
     )
     for name, options, sizes in models:
         for stock in (False, True):
-            spec = DetectorSpec(config_path(name), options, stock, seed=settings.seed)
+            spec = DetectorSpec(find_config(name), options, stock, seed=settings.seed)
             model = _eventful(build_detector(spec), settings.seed)
             boxes, scores, count = _differences(model, sizes, settings.seed)
             report.add(

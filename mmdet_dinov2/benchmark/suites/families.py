@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from ...config.files import find_config
 from ...layers import TokenLayout, valid_cells
 from ...models import DINOv2, DINOv3, PackedViT
 from .. import cases
@@ -18,7 +19,6 @@ from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread, measure_in_turns, ratio
 from .backbone_speed import TINY_ARCH
-from .project_configs import config_path
 
 _LIMIT = '<= 1.05'
 _PATCH_SIZE = 16
@@ -104,7 +104,7 @@ def _detectors(report: BenchmarkReport, settings: Settings) -> None:
         row: dict = {'config': f'dino_dinov*_{name}', 'limit': _LIMIT, 'memory limit': _LIMIT}
         specs = {
             family: DetectorSpec(
-                config_path(f'dino_{family.lower()}_{name}'),
+                find_config(f'dino_{family.lower()}_{name}'),
                 {**options, 'model.backbone.num_registers': _REGISTERS},
                 device=settings.device,
                 seed=settings.seed,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...config.files import find_config
 from .. import cases, device_checks, gpu_cases
 from ..cost import INFERENCE, add_inference_row, describe_batches
 from ..detectors import DetectorSpec
@@ -19,7 +20,7 @@ from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread
 from ..workloads import Size, detr_sizes
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 from .training_step import COMPARISON, add_comparison_row
 
 # Seconds of all cases together, and of one case.
@@ -80,9 +81,9 @@ class _Suite:
         """Returns the detector of a published size; a tiny one in a dry run."""
         dry_run, device, seed = self.settings.dry_run, self.settings.device, self.settings.seed
         if dry_run:
-            path, options = config_path(QUICKSTART), {**TINY_OPTIONS, **options}
+            path, options = find_config(QUICKSTART), {**TINY_OPTIONS, **options}
         else:
-            path = config_path(_CONFIG_OF[size])
+            path = find_config(_CONFIG_OF[size])
         return DetectorSpec(path, options, precision=precision, device=device, seed=seed)
 
     def batches(self, batch_size: int, num_batches: int) -> list[list[Size]]:
@@ -150,7 +151,7 @@ class _Suite:
         for precision in ('bf16', 'fp32'):
             result, problem = self._result(
                 gpu_cases.trained_ap,
-                config=config_path(QUICKSTART),
+                config=find_config(QUICKSTART),
                 options=options,
                 amp=precision == 'bf16',
             )

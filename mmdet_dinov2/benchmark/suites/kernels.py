@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 
+from ...config.files import find_config
 from .. import cases
 from ..detectors import DetectorSpec
 from ..isolated import CaseError
@@ -17,7 +18,7 @@ from ..operators import OTHER
 from ..parts import PARTS
 from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 # Operators of the forward and the backward pass, and waits of the host in them.
 LIMITS = {('ours', 'bf16', ''): '<= 2500', ('ours', 'bf16', 'yes'): '<= 1500'}
@@ -61,7 +62,7 @@ def kernels(report: BenchmarkReport, settings: Settings) -> None:
         if stock and compiled:
             continue
         spec = DetectorSpec(
-            config_path(config),
+            find_config(config),
             {**options, 'model.compiled': True} if compiled else options,
             stock,
             precision,

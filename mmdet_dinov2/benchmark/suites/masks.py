@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ...config.files import find_config
 from .. import cases
 from ..cost import describe_batches
 from ..detectors import DetectorSpec, read_detector_config
@@ -12,7 +13,7 @@ from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread, ratio
 from ..workloads import sizes_within
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 COMPARISON = ('config', 'measured', 'with masks', 'without', 'ratio', 'limit')
 # Masks of an image in training.
@@ -40,7 +41,7 @@ def _compare(
     repeats: int,
 ) -> None:
     specs = [
-        DetectorSpec(config_path(name), options, device=settings.device, seed=settings.seed)
+        DetectorSpec(find_config(name), options, device=settings.device, seed=settings.seed)
         for name in (with_masks, without)
     ]
     batches = [sizes_within(side, batch_size, settings.seed)]

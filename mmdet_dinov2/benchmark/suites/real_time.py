@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...config.files import find_config
 from ...errors import InputError
 from ..detectors import DetectorSpec
 from ..isolated import CaseError
@@ -21,7 +22,6 @@ from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread, measure_in_turns, ratio
 from ..video_case import DETECTIONS, video_times
 from ..workers import own_variables
-from .project_configs import config_path
 
 CONFIG = 'dino_dinov2_s_rt'
 COLUMNS = (
@@ -89,7 +89,7 @@ def _spec(settings: Settings, variant: Variant) -> DetectorSpec:
         'model.decoder.num_layers': variant.decoder_layers,
         **(_TINY if settings.dry_run else {}),
     }
-    return DetectorSpec(config_path(CONFIG), options, seed=settings.seed)
+    return DetectorSpec(find_config(CONFIG), options, seed=settings.seed)
 
 
 def _find_peer(folder: str | None) -> tuple[dict[str, Any] | None, str]:

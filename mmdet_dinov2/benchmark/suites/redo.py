@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...config.files import find_config
 from .. import redo_cases
 from ..detectors import DetectorSpec
 from ..isolated import CaseError
@@ -9,7 +10,7 @@ from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread, ratio
 from ..workloads import sizes_within
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 
 def redo(report: BenchmarkReport, settings: Settings) -> None:
@@ -17,7 +18,7 @@ def redo(report: BenchmarkReport, settings: Settings) -> None:
     side, batch_size, repeats, options = 168, 8, 31, {}
     if settings.dry_run:
         side, batch_size, repeats, options = 84, 2, 1, TINY_OPTIONS
-    spec = DetectorSpec(config_path(QUICKSTART), options, device='cpu', seed=settings.seed)
+    spec = DetectorSpec(find_config(QUICKSTART), options, device='cpu', seed=settings.seed)
     table = report.table(
         f'{QUICKSTART}, long side {side}, batch of {batch_size}: steps without exhausted memory',
         ('case', 'with s', 'without s', 'ratio', 'limit'),

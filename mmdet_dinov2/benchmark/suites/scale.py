@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...config.files import find_config
 from ...errors import InputError
 from .. import scale_cases, watched
 from ..isolated import CaseError
 from ..scale_data import COCO_IMAGES, LOGGED_STEPS, ScaleData, make_scale_data, write_config
 from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport, Table
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 # So few images that reading them costs nothing: what remains is the start of a program.
 SMALL = 200
@@ -158,7 +159,7 @@ class _Measurement:
 
     def _config(self, who: str) -> str:
         path = self._data.folder.parent / f'{self._data.folder.name}_{who}.py'
-        base = config_path(QUICKSTART)
+        base = find_config(QUICKSTART)
         write_config(self._data, path, base, BATCH_SIZE, self._workers, peer=who == MMDET)
         return str(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from ...config.files import find_config
 from .. import cases
 from ..detectors import DetectorSpec
 from ..isolated import CaseError
@@ -11,7 +12,7 @@ from ..settings import Settings
 from ..tables import BenchmarkReport
 from ..timing import Spread, ratio
 from ..workloads import sizes_within
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 # What mmdet_dinov2.environment.threads sets, and what libgomp takes without it.
 SHORT, DEFAULT = 'GOMP_SPINCOUNT=1000', 'GOMP_SPINCOUNT=300000'
@@ -26,7 +27,7 @@ def threads(report: BenchmarkReport, settings: Settings) -> None:
     options: dict = {}
     if settings.dry_run:
         side, batch_size, steps, rounds, options = 84, 2, 1, 1, TINY_OPTIONS
-    spec = DetectorSpec(config_path(QUICKSTART), options, device='cpu', seed=settings.seed)
+    spec = DetectorSpec(find_config(QUICKSTART), options, device='cpu', seed=settings.seed)
     work = dict(
         specs=[spec.as_dict()],
         batches=[sizes_within(side, batch_size, settings.seed)],

@@ -17,6 +17,7 @@ from mmengine.registry import init_default_scope
 
 from ...checkpoint import read_checkpoint
 from ...checkpoint.embedded_config import CONFIG_KEY, plain_config, whole_config
+from ...config.files import find_config
 from ...data.annotation_file import read_annotations
 from ...data.seeded import seed_everything
 from ...data.shapes import generate_shapes, shapes_annotations
@@ -28,7 +29,7 @@ from ..isolated import CaseError
 from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport
 from ..timing import Spread, ratio
-from .project_configs import TINY_OPTIONS, config_path
+from .project_configs import TINY_OPTIONS
 
 _CONFIG = 'dino_dinov2_quickstart_tiles'
 _TIME_LIMITS = {'cpu': '<= 0.9', 'cuda': '<= 0.5'}
@@ -54,7 +55,7 @@ def tiles(report: BenchmarkReport, settings: Settings) -> None:
 
 def _random_detector(folder: Path, settings: Settings) -> str:
     """Writes a checkpoint of the config with random weights."""
-    cfg = Config.fromfile(config_path(_CONFIG))
+    cfg = Config.fromfile(find_config(_CONFIG))
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     if settings.dry_run:
         cfg.merge_from_dict({**TINY_OPTIONS, 'model.neck.in_channels': 32, 'model.tile.size': 112})

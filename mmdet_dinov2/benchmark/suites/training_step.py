@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...config.files import find_config
 from .. import cases
 from ..cost import TRAINING, add_training_row, describe_batches
 from ..detectors import DetectorSpec, read_detector_config
@@ -12,7 +13,7 @@ from ..settings import Settings
 from ..tables import NOT_MEASURED, BenchmarkReport, Table
 from ..timing import Spread, ratio
 from ..workloads import sizes_within
-from .project_configs import QUICKSTART, TINY_OPTIONS, config_path
+from .project_configs import QUICKSTART, TINY_OPTIONS
 
 COMPARISON = (
     'model', 'ours s', 'mmdet s', 'time ratio', 'limit', 'ours MiB', 'mmdet MiB', 'memory ratio',
@@ -30,7 +31,7 @@ def training_step(report: BenchmarkReport, settings: Settings) -> None:
     if settings.dry_run:
         models = [(QUICKSTART, TINY_OPTIONS, 84, 2, 1, 1)]
     for name, options, side, batch_size, num_batches, repeats in models:
-        ours = DetectorSpec(config_path(name), options, seed=settings.seed)
+        ours = DetectorSpec(find_config(name), options, seed=settings.seed)
         sizes = sizes_within(side, batch_size * num_batches, settings.seed)
         batches = [sizes[i : i + batch_size] for i in range(0, len(sizes), batch_size)]
         patch_size = read_detector_config(ours).model.backbone.patch_size
@@ -55,7 +56,7 @@ def reproducible(report: BenchmarkReport, settings: Settings) -> None:
     if settings.dry_run:
         model = (QUICKSTART, TINY_OPTIONS, 84, 2, 1)
     name, options, side, batch_size, repeats = model
-    without = DetectorSpec(config_path(name), options, device=settings.device, seed=settings.seed)
+    without = DetectorSpec(find_config(name), options, device=settings.device, seed=settings.seed)
     specs = [DetectorSpec(**{**without.as_dict(), 'reproducible': True}), without]
     batches = [sizes_within(side, batch_size, settings.seed)]
     patch_size = read_detector_config(without).model.backbone.patch_size

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +22,8 @@ from ...config.files import find_config
 from ...errors import InputError
 from ...inference.exported_detector import is_exported
 from ...models import DINOv2, DINOv3
-from ..arguments import OptionsAction
+from ...quiet_logging import without_messages
+from ..arguments import OptionsAction, add_trust_argument
 from ..messages import one_sentence_errors
 
 
@@ -124,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--cfg-options', nargs='+', action=OptionsAction, default={},
         help='settings that override the configs, as key=value',
     )  # fmt: skip
+    add_trust_argument(parser)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -151,16 +150,6 @@ def workload_of(args: argparse.Namespace) -> Workload:
         from_config=args.load_data,
         compare=args.compare,
     )
-
-
-@contextmanager
-def _without_messages() -> Iterator[None]:
-    """Hides the messages of models about their construction."""
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _measure_exported(
@@ -198,7 +187,7 @@ def _measure_tradeoff(
 
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
-    with one_sentence_errors(), _without_messages():
+    with one_sentence_errors(), without_messages():
         if bool(args.configs) == bool(args.suite):
             raise InputError('give one or more configs, or --suite')
         if args.threads:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ...checkpoint import read_checkpoint, state_dict_of, trust_checkpoints
+from ...checkpoint import read_checkpoint, state_dict_of
 from ...checkpoint.detrex_dino import (
     DETREX_DINO,
     detrex_classes,
@@ -46,8 +46,6 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError(f'{args.dst} exists; remove it or name another file')
         if not args.dst.parent.is_dir():
             raise FileNotFoundError(f'folder {args.dst.parent} does not exist; make it first')
-        if args.trust_checkpoint:
-            trust_checkpoints()
         content = state_dict_of(read_checkpoint(args.src), args.src)
         if is_detrex_dino(content):
             layout, state = DETREX_DINO, from_detrex_dino(content, args.src)

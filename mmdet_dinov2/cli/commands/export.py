@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ...checkpoint import read_checkpoint, trust_checkpoints
+from ...checkpoint import read_checkpoint
 from ...checkpoint.embedded_config import whole_config
 from ...errors import InputError
 from ...export.exporting import ExportSettings, check_settings, export
@@ -81,8 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(every_error=True):
-        if args.trust_checkpoint:
-            trust_checkpoints()
         config, checkpoint = find_model(args.model, args.checkpoint)
         if is_exported(checkpoint):
             raise InputError(f'{checkpoint} is exported already; name the checkpoint')

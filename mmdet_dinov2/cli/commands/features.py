@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...analysis.features import draw_features, extract_features
 from ...inference.backbone_input import load_backbone_of, prepare_image, weights_title
-from ..arguments import add_config_arguments
+from ..arguments import add_config_arguments, add_trust_argument
 from ..configs import config_name, read_config
 from ..messages import one_sentence_errors
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', help='device such as cpu or cuda')
     parser.add_argument('--out', help='picture file; by default features.png in the work folder')
     add_config_arguments(parser)
+    add_trust_argument(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from ...checkpoint import trust_checkpoints
 from ...data.annotation_file import read_annotations
 from ...data.prediction_output import PICTURES
 from ...errors import InputError
@@ -94,8 +93,6 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f'--batch-size must be at least 1, but is {args.batch_size}')
         if args.stride < 1:
             raise InputError(f'--stride must be at least 1, but is {args.stride}')
-        if args.trust_checkpoint:
-            trust_checkpoints()
         out = Path(args.out)
         earlier = EarlierOutputs(None if args.no_pictures else out)
         files = expand_inputs(args.inputs, earlier)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...checkpoint import trust_checkpoints
 from ...checkpoint.publish import Published, publish
 from ..arguments import add_trust_argument
 from ..messages import one_sentence_errors
@@ -42,8 +41,6 @@ def _describe(published: Published) -> str:
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(every_error=True):
-        if args.trust_checkpoint:
-            trust_checkpoints()
         source = Path(args.checkpoint)
         target = args.out or source.parent / 'published' / f'{source.stem}.pth'
         published = publish(source, target)

@@ -7,7 +7,7 @@ import sys
 
 from ...engine.resume.replay import ReplayReport, replay
 from ...wording import first_names
-from ..arguments import add_config_arguments
+from ..arguments import add_config_arguments, add_trust_argument
 from ..configs import read_config
 from ..messages import one_sentence_errors
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file of the training')
     parser.add_argument('file', help='nonfinite_step_N_process_M.pth in the work folder')
     add_config_arguments(parser)
+    add_trust_argument(parser)
 
 
 def print_report(report: ReplayReport) -> None:

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from ...analysis.report import render_report
 from ...analysis.report_input import collect
 from ...files import write_text
+from ..arguments import add_trust_argument
 from ..messages import one_sentence_errors
 
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--base', help='config to compare with; by default the nearest one')
     parser.add_argument('--out', help='HTML file; by default report.html in the work folder')
+    add_trust_argument(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ...checkpoint import trust_checkpoints
 from ...selection.selecting import DEFAULT_CONFIG, select_photos
 from ..arguments import OptionsAction, add_trust_argument
 from ..messages import one_sentence_errors, progress_bars, tell
@@ -62,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(every_error=True):
-        if args.trust_checkpoint:
-            trust_checkpoints()
         result = select_photos(
             args.unlabeled,
             args.data,

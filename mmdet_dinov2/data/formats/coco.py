@@ -26,7 +26,6 @@ from .image_names import LocatedImages, locate_images
 from .json_kinds import is_predicted, json_kind
 
 ROBOFLOW_FILE = '_annotations.coco.json'
-_ANNOTATION_FOLDERS = ('annotations', 'Annotations')
 _IMAGE_FOLDERS = ('images', 'data', 'imgs', 'JPEGImages', '.')
 # Names of COCO's own files that have no boxes.
 _WITHOUT_BOXES = ('captions', 'image_info', 'panoptic', 'stuff', 'unlabeled')

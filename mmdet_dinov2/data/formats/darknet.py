@@ -15,10 +15,9 @@ from ..text_file import read_text
 from .found import FoundData, Remarks
 from .image_lists import find_place, list_images
 from .yolo import number_names
-from .yolo_data import YoloData, absolute, find_label_file, found_data
+from .yolo_data import NAME_FILES, YoloData, absolute, find_label_file, found_data
 
 _SPLIT_KEYS = {'train': ('train',), 'val': ('valid', 'val'), 'test': ('test',)}
-_NAME_FILES = ('classes.txt', 'labels.txt', 'names.txt')
 
 
 def find(folder: DataFolder) -> FoundData | None:
@@ -97,7 +96,7 @@ def _find_names(folder: DataFolder) -> Path | None:
     found = [
         path
         for path in folder.files
-        if path.name.lower() in _NAME_FILES
+        if path.name.lower() in NAME_FILES
         or path.suffix == '.names'
         or path.name == '_darknet.labels'
     ]

@@ -36,7 +36,7 @@ def find(folder: DataFolder) -> FoundData | None:
     if not paths:
         return None
     remarks = Remarks()
-    files = [_read(path, remarks) for path in paths]
+    files = [_read(path) for path in paths]
     return found_pictures(FORMAT, folder, files, remarks, _listed_splits(folder, files, remarks))
 
 
@@ -47,7 +47,7 @@ def is_pascal_voc(path: Path) -> bool:
     return bool(_ROOT.search(beginning.replace(b'\0', b'')))  # without the zeros of UTF-16
 
 
-def _read(path: Path, remarks: Remarks) -> PictureFile:
+def _read(path: Path) -> PictureFile:
     content = path.read_bytes()
     if b'<!ENTITY' in content.replace(b'\0', b''):
         # A few lines of them can stand for gigabytes, and this format has none.

@@ -38,7 +38,7 @@ from .yolo_labels import (
 )
 
 # Text files that lie beside label files.
-_OTHER_TEXTS = ('classes.txt', 'labels.txt', 'names.txt')
+NAME_FILES = ('classes.txt', 'labels.txt', 'names.txt')
 
 # Change it when the same files give a different content, so that earlier ones are not reused.
 _CONTENT = 'boxes and polygons'
@@ -287,7 +287,7 @@ def _unpaired_labels(data: YoloData) -> list[str]:
     stray = [
         path
         for path in _texts_beside([*map(label_file, images), *images])
-        if path not in used and path.name not in _OTHER_TEXTS
+        if path not in used and path.name.lower() not in NAME_FILES
         if path.stat().st_size == 0 or looks_like_labels(path)
     ]
     if stray:

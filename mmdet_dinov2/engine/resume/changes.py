@@ -7,6 +7,7 @@ from logging import Logger
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 from torch.optim import Optimizer
 
 from ...config.own_types import TYPE_KEYS, own_type
@@ -153,6 +154,14 @@ def check_epoch_length(meta: Mapping[str, Any], length: int, path: str) -> None:
     )
 
 
+def _names(setting: str, kind: type) -> bool:
+    """Returns whether ``type`` of a config, as text, is a class or one of its names."""
+    if setting in (repr(kind), repr(kind.__name__)):
+        return True
+    # A registry also finds classes by their module, and may have them under another name.
+    return OPTIMIZERS.get(setting.strip("'")) is kind
+
+
 def check_optimizer(
     meta: Mapping[str, Any],
     state: Mapping[str, Any],
@@ -176,7 +185,7 @@ def check_optimizer(
     remedy = 'or start a new training from these weights with load_from'
     key = 'optim_wrapper.optimizer.type'
     before = (meta.get('settings') or {}).get(key)
-    if before not in (None, repr(type(optimizer).__name__)):
+    if before is not None and not _names(before, type(optimizer)):
         raise InputError(
             f'{path} was trained with the optimizer {before}, this run has '
             f"'{type(optimizer).__name__}', which cannot use its state: set {key}={before}, "
