@@ -130,6 +130,13 @@ def read_plan(path: str | Path) -> Plan:
         raise InputError(
             f'{path}: seeds must be different whole numbers of at least 0, but are {seeds!r}'
         )
+    for key, example in (
+        ('options', "{'train_cfg.max_epochs': 50}"),
+        ('references', "dict(photos='labels')"),
+    ):
+        value = found.get(key) or {}
+        if not isinstance(value, dict) and not (key == 'options' and _is_settings(value)):
+            raise InputError(f'{path}: {key} must be a dict, such as {example}, but is {value!r}')
     references = found.get('references') or {}
     for change, reference in references.items():
         if change not in changes or reference not in changes:

@@ -12,7 +12,9 @@ import torch
 from ..engine.hooks.preemption import STOPPED_EXIT_CODE
 from ..errors import InputError
 
+# Variables in which a launcher says how many processes there are, and which one this is.
 _WORLD_SIZE_VARIABLES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+_RANK_VARIABLES = ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID')
 
 
 def launched_world_size(launcher: str) -> int:
@@ -34,7 +36,7 @@ def launched_world_size(launcher: str) -> int:
 
 def process_rank() -> int:
     """Returns the rank of this process, before the processes are connected."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')))
+    return int(next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), '0'))
 
 
 def is_first_process() -> bool:

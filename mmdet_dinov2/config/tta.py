@@ -85,7 +85,8 @@ def tta_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             'test-time augmentation needs a Resize with a scale in the test pipeline, but it is '
             f'{dict(resize)}; set tta_pipeline in the config'
         )
-    width, height = resize['scale']
+    scale = resize['scale']
+    width, height = (scale, scale) if isinstance(scale, int) else scale
     resizes = [
         dict(resize, scale=(round(factor * width), round(factor * height))) for factor in SCALES
     ]

@@ -56,6 +56,16 @@ class PackCrops(BaseTransform):
                 'mask_ratio of PackCrops must be the least and the largest share, above 0 and at '
                 f'most 1, but is {tuple(mask_ratio)}'
             )
+        if patch_size < 1 or min_block < 1:
+            raise InputError(
+                'patch_size and min_block of PackCrops must be at least 1, but are '
+                f'{patch_size} and {min_block}'
+            )
+        if not 0 < aspect_range[0] <= aspect_range[1]:
+            raise InputError(
+                'aspect_range of PackCrops must be the least and the largest height of a block '
+                f'relative to its width, above 0, but is {tuple(aspect_range)}'
+            )
         self.patch_size = patch_size
         self.mask_prob = mask_prob
         self.mask_ratio = tuple(mask_ratio)

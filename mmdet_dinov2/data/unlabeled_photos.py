@@ -16,7 +16,7 @@ from ..errors import InputError, MissingFileError
 from ..wording import name_some
 from .annotation_file import read_annotations
 from .data_folder import DataFolder
-from .dataset_source import iter_dataset_configs, read_source
+from .dataset_source import is_remote, iter_dataset_configs, read_source
 from .image_header import MAX_PIXELS, check_size, read_header
 from .known_photos import KnownPhotos
 from .splits import SPLITS
@@ -149,6 +149,11 @@ def labeled_photos(cfg: Mapping[str, Any]) -> dict[str, list[str]]:
                 photos.setdefault(split, []).extend(paths)
                 continue
             source = read_source(split, key, config)
+            if not source.ann_file or is_remote(source.ann_file, config):
+                raise InputError(
+                    f'photos without labels are compared with those of `{key}`, but its ann_file, '
+                    f'{source.ann_file!r}, is not a file on the local disk; name a local copy'
+                )
             names = read_annotations(os.path.abspath(source.ann_file)).file_names
             folder = source.image_folder or ''
             photos.setdefault(split, []).extend(os.path.join(folder, name) for name in names)

@@ -195,7 +195,7 @@ def which_attention(facts: dict) -> str:
     if facts.get('triton') and kernels.is_file():
         return 'Triton kernels'
     if facts.get('mmcv_cuda', 'not available') != 'not available':
-        return 'the CUDA operator of mmcv (fp32 and fp16; bf16 falls back to PyTorch)'
+        return 'the CUDA operator of mmcv, in fp32; fp16 and bf16 are converted'
     return 'PyTorch, which is slow and needs much memory; install triton, or use MMCV_OPS=cuda'
 
 

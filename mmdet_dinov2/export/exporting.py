@@ -105,7 +105,8 @@ def export(
     if settings.precision == 'int8' and not calibration:
         raise InputError(
             'int8 is calibrated with images of the training split, but the config names none; name '
-            'a config with --config or a folder of images with --calibration-images'
+            'a folder of images with --calibration-images, or a config in place of the checkpoint, '
+            'and the checkpoint with --checkpoint'
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     model = ExportModel(detector.model)

@@ -65,8 +65,9 @@ def _resize_rule(pipeline: tuple[Mapping[str, Any], ...]) -> dict[str, Any] | No
     if pipeline and pipeline[0].get('reduced_side') is not None:
         raise InputError(
             f'the test pipeline reduces images to {pipeline[0]["reduced_side"]} pixels '
-            '(reduced_side), which exported files do not do; name a config (--config) with a test '
-            'pipeline for whole images: LoadImageFromFile, Resize, PackDetInputs'
+            '(reduced_side), which exported files do not do; name a config with a test pipeline '
+            'for whole images (LoadImageFromFile, Resize, PackDetInputs) in place of the '
+            'checkpoint, and the checkpoint with --checkpoint'
         )
     for transform in pipeline[1:]:
         options = dict(transform)
@@ -80,8 +81,8 @@ def _resize_rule(pipeline: tuple[Mapping[str, Any], ...]) -> dict[str, Any] | No
         if name != 'Resize' or rule is not None or scale is None or options or not usual:
             raise InputError(
                 f'the test pipeline has {dict(transform)}, but exported files know one Resize with '
-                'scale, keep_ratio and bilinear interpolation only; simplify the test pipeline of '
-                'the config (--config)'
+                'scale, keep_ratio and bilinear interpolation only; name a config with a simpler '
+                'test pipeline in place of the checkpoint, and the checkpoint with --checkpoint'
             )
         scale = [scale, scale] if isinstance(scale, int) else list(scale)
         rule = dict(scale=scale, keep_ratio=bool(keep_ratio))

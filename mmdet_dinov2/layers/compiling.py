@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 
-# Tests replace it: there the time to compile counts more than the time to run.
 Streams = TypeVar('Streams', Tensor, tuple[Tensor, ...])
+# Tests replace it: there the time to compile counts more than the time to run.
 _BACKEND: str | Callable = 'inductor'
 _AROUND: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 

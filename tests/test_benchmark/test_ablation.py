@@ -187,6 +187,14 @@ def test_each_seed_may_have_settings_of_its_own(plan):
             "config = 'a'\nchanges = dict(b={})\nseeds = [0]\nreferences = dict(b='c')",
             "references name changes, but found 'b': 'c'",
         ),
+        (
+            "config = 'a'\nchanges = dict(b={})\nseeds = [0]\nreferences = ['b']",
+            r"references must be a dict, such as .*, but is \['b'\]",
+        ),
+        (
+            "config = 'a'\nchanges = dict(b={})\nseeds = [0]\noptions = 5",
+            'options must be a dict, such as .*, but is 5',
+        ),
     ],
 )
 def test_wrong_plans_are_refused(tmp_path, text, message):

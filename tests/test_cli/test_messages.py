@@ -5,11 +5,14 @@ import pytest
 from mmdet_dinov2 import cli
 from mmdet_dinov2.errors import InputError
 
+RANKS = ('RANK', 'OMPI_COMM_WORLD_RANK', 'SLURM_PROCID')
 
-def test_every_process_of_slurm_reports_its_error(monkeypatch, capsys, tmp_path):
-    for variable in ('RANK', 'TORCHELASTIC_ERROR_FILE'):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv('SLURM_PROCID', '3')
+
+@pytest.mark.parametrize('variable', RANKS[1:])
+def test_every_process_of_slurm_and_mpi_reports_its_error(monkeypatch, capsys, tmp_path, variable):
+    for name in (*RANKS, 'TORCHELASTIC_ERROR_FILE'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, '3')
 
     def fail():
         with pytest.raises(SystemExit), cli.one_sentence_errors():

@@ -34,6 +34,9 @@ def test_every_scale_is_seen_flipped_and_not():
     assert [flip['prob'] for flip in flips] == [0.0, 1.0]
     assert annotations == [PIPELINE[2]]
     assert {'instances', 'flip', 'flip_direction', 'scale_factor'} < set(pack['meta_keys'])
+    square = [PIPELINE[0], dict(type='Resize', scale=50), PIPELINE[3]]
+    scales = [resize['scale'] for resize in tta_pipeline(square)[1]['transforms'][0]]
+    assert scales == [(50, 50), (40, 40), (60, 60)]
 
 
 @pytest.mark.parametrize(

@@ -90,5 +90,9 @@ def test_errors():
         PackCrops(mask_prob=2)
     with pytest.raises(InputError, match=r'mask_ratio of PackCrops .* but is \(0.5, 0.1\)'):
         PackCrops(mask_ratio=(0.5, 0.1))
+    with pytest.raises(InputError, match='patch_size and min_block .* at least 1, but are 0 and 4'):
+        PackCrops(patch_size=0)
+    with pytest.raises(InputError, match=r'aspect_range of PackCrops .* above 0, but is \(0, 3\)'):
+        PackCrops(aspect_range=(0, 3))
     with pytest.raises(InputError, match='put mmpretrain.MultiView before it'):
         PackCrops()(dict(img=np.zeros((28, 28, 3), np.uint8)))

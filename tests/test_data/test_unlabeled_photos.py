@@ -97,3 +97,11 @@ def test_the_labeled_photos_of_a_config(tmp_path):
     photos = labeled_photos(data.cfg)
     assert photos.keys() == {'train', 'val', 'test'}
     assert photos['train'] == [os.path.join(tmp_path, 'train/', f'{n}.jpg') for n in range(3)]
+
+
+@pytest.mark.parametrize('ann_file', ['', 's3://bucket/train.json'])
+def test_annotations_that_cannot_be_compared_with_are_named(tmp_path, ann_file):
+    data = Data(tmp_path)
+    data.cfg.train_dataloader.dataset.update(ann_file=ann_file, data_root='')
+    with pytest.raises(InputError, match=f'`train_dataloader.dataset`, .* {ann_file!r}, is not a'):
+        labeled_photos(data.cfg)

@@ -166,6 +166,8 @@ def test_errors():
         SelfDistillationHook(heads_first=500)
     with pytest.raises(InputError, match='must be above 0'):
         SelfDistillationHook(teacher_temperature=(0.0, 0.04))
+    with pytest.raises(InputError, match='momentum of SelfDistillationHook must be two values'):
+        SelfDistillationHook(momentum=(0.99,))
     with pytest.raises(InputError, match='patience of CollapseGuardHook must be a whole number'):
         CollapseGuardHook(patience=0)
     runner = SimpleNamespace(model=tiny_detector())

@@ -49,6 +49,12 @@ class SelfDistillationHook(Hook):
         last_layer_freeze: float = 0.01,
         heads_first: float = 0.0,
     ) -> None:
+        for name, pair in (('momentum', momentum), ('teacher_temperature', teacher_temperature)):
+            if len(pair) != 2:
+                raise InputError(
+                    f'{name} of SelfDistillationHook must be two values, at the start and at the '
+                    f'end, but is {tuple(pair)}'
+                )
         shares = dict(
             temperature_warmup=temperature_warmup,
             last_layer_freeze=last_layer_freeze,
