@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from mmengine.registry import init_default_scope
 
 from ..checkpoint.reading import read_pickle
 from ..data.annotation_columns import AnnotationColumns
+from ..data.dataset_source import iter_dataset_configs
 from ..data.evaluators import scores_masks
 from ..data.findings import raise_on_errors
 from ..data.preflight import check_config
@@ -149,12 +152,17 @@ def _from_mmdet(samples: Any, category_ids: Sequence[int], path: Path) -> list[d
     return found
 
 
-def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dict[str, Any]]:
+def make_predictions(
+    cfg: Mapping[str, Any],
+    checkpoint: str | Path,
+    data: tuple[str, str | None] | None = None,
+) -> list[dict[str, Any]]:
     """Runs a checkpoint on the validation split.
 
     Args:
         cfg: Resolved config of the run.
         checkpoint: Checkpoint of the run.
+        data: Annotation file and folder of images to predict on instead.
 
     Returns:
         The predictions in COCO's result format, with ``segmentation`` as run lengths if the run
@@ -167,7 +175,9 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
     with tempfile.TemporaryDirectory() as folder:
         cfg = Config(dict(cfg))
         init_default_scope(cfg.get('default_scope', 'mmdet'))
-        cfg.test_dataloader = cfg.val_dataloader
+        cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+        if data is not None:
+            _use_data(cfg, *data)
         cfg.test_cfg = dict(type='TestLoop')
         prefix = str(Path(folder) / 'predictions')
         kinds = ['bbox', 'segm'] if scores_masks(cfg, 'val') else ['bbox']
@@ -187,3 +197,21 @@ def make_predictions(cfg: Mapping[str, Any], checkpoint: str | Path) -> list[dic
             counts = entry['segmentation']['counts'].encode()
             entry['segmentation'] = dict(entry['segmentation'], counts=counts)
     return found
+
+
+def _use_data(cfg: Config, ann_file: str, image_folder: str | None) -> None:
+    """Lets the test of a config read other data, in place."""
+    datasets = list(iter_dataset_configs(cfg, 'test'))
+    if len(datasets) != 1 or image_folder is None:
+        raise InputError(
+            f'nothing can be predicted on the images of {ann_file}, as the config does not have '
+            'exactly one validation dataset, with a folder of images; name their folder with '
+            '--img-dir, or predictions with --predictions'
+        )
+    ((_, dataset),) = datasets
+    dataset.pop('indices', None)
+    dataset.update(
+        data_root='',
+        ann_file=os.path.abspath(ann_file),
+        data_prefix=dict(img=os.path.abspath(image_folder)),
+    )

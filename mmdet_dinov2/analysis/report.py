@@ -73,8 +73,9 @@ class ReportInput:
         config_path: File of that config.
         base: Name and settings of the config to compare with; None takes the nearest one.
         environment: Names and values of the environment, from the log.
-        annotations: Annotations of the validation split.
-        image_folder: Folder of the images of that split.
+        annotations: Annotations of the images that scores are measured on.
+        image_folder: Folder of these images.
+        scored_on: What these images are.
         predictions: Predictions in COCO's result format.
         predictions_from: Source of the predictions.
         problems: A sentence for each part that could not be read.
@@ -87,6 +88,7 @@ class ReportInput:
     environment: Sequence[tuple[str, str]] = ()
     annotations: AnnotationColumns | None = None
     image_folder: str | None = None
+    scored_on: str = 'Validation split'
     predictions: list[dict[str, Any]] | None = None
     predictions_from: str = ''
     problems: Sequence[str] = ()
@@ -243,6 +245,7 @@ def _detection(given: ReportInput) -> dict[str, Any] | None:
     of_area = dict(table)
     return dict(
         source=given.predictions_from,
+        scored_on=given.scored_on,
         num_images=quality.num_images,
         threshold=quality.confusions.score_thr,
         iou=quality.confusions.iou_thr,

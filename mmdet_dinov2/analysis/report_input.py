@@ -56,13 +56,14 @@ def collect(
             problems.append(f'{error}.')
     given.annotations, found_folder = _annotations(given.config, ann_file, problems)
     given.image_folder = image_folder or found_folder
+    given.scored_on = ann_file or given.scored_on
     if given.annotations is None:
         return given
     if predictions is not None:
         given.predictions = read_predictions(predictions, given.annotations)
         given.predictions_from = str(predictions)
     elif run_model:
-        _run_model(given, work_dir, checkpoint, problems)
+        _run_model(given, work_dir, checkpoint, ann_file, problems)
     return given
 
 
@@ -79,9 +80,10 @@ def _read_run(work_dir: Path, problems: list[str]) -> RunLog:
 def _annotations(
     config: Mapping[str, Any] | None, ann_file: str | None, problems: list[str]
 ) -> tuple[AnnotationColumns | None, str | None]:
-    if ann_file is not None:
-        return _read_annotations(ann_file), None
     sources = list(iter_dataset_configs(config or {}, 'val'))
+    if ann_file is not None:
+        folders = [read_source('val', *source).image_folder for source in sources]
+        return _read_annotations(ann_file), folders[0] if len(folders) == 1 else None
     if len(sources) != 1:
         problems.append(
             'The config does not have exactly one validation dataset, so nothing is evaluated.'
@@ -104,16 +106,21 @@ def _read_annotations(path: str) -> AnnotationColumns:
 
 
 def _run_model(
-    given: ReportInput, work_dir: Path, checkpoint: str | Path | None, problems: list[str]
+    given: ReportInput,
+    work_dir: Path,
+    checkpoint: str | Path | None,
+    ann_file: str | None,
+    problems: list[str],
 ) -> None:
     path = checkpoint or find_best_or_last(work_dir)
     if path is None:
         problems.append('The run has not saved a checkpoint yet.')
         return
     try:
-        given.predictions = make_predictions(given.config or {}, path)
+        data = None if ann_file is None else (ann_file, given.image_folder)
+        given.predictions = make_predictions(given.config or {}, path, data)
         given.predictions_from = f'made with {Path(path).name}'
     except (FileNotFoundError, InputError) as error:
-        if checkpoint is not None:
+        if checkpoint is not None or ann_file is not None:
             raise
         problems.append(f'{Path(path).name} cannot be run: {error}.')

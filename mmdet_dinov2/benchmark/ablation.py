@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +21,9 @@ from .ablation_plan import BASE, Plan, read_plan
 from .isolated import run_isolated
 from .tables import BenchmarkReport, Table
 
-# What a finished run leaves in its folder: its settings, and what is compared.
-_RESULT = 'ablation.json'
+# The settings of a run, in its folder, while it is trained and when it has finished.
+_STARTED = 'ablation_started.json'
+_FINISHED = 'ablation.json'
 _CONFIDENCE = 0.95
 
 
@@ -128,8 +130,10 @@ def train_run(plan: str, change: str, seed: int, work_dir: str) -> dict:
     found = read_plan(plan)
     folder = run_folder(work_dir, change, seed)
     options = found.options_of(change, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / _STARTED, json.dumps(_settings(found, change, seed)) + '\n')
     train(found.config, found.data, work_dir=folder, options=options, resume=True, preflight=False)
-    write_text(folder / _RESULT, json.dumps(_settings(found, change, seed)) + '\n')
+    os.replace(folder / _STARTED, folder / _FINISHED)
     return {}
 
 
@@ -137,17 +141,19 @@ def read_result(plan: Plan, work_dir: str | Path, change: str, seed: int) -> Res
     """Returns the result of a finished run; None if it has not finished.
 
     Raises:
-        InputError: If the run was trained with other settings, or lacks the metric.
+        InputError: If the run was trained or begun with other settings, or lacks the metric.
     """
     folder = run_folder(work_dir, change, seed)
-    record = folder / _RESULT
-    if not record.is_file():
+    records = [path for path in (folder / _FINISHED, folder / _STARTED) if path.is_file()]
+    if not records:
         return None
-    if json.loads(record.read_text(encoding='utf-8')) != _settings(plan, change, seed):
+    if _read_record(records[0]) != _settings(plan, change, seed):
         raise InputError(
             f'{folder} was trained with settings that the plan, or its config, does not have; give '
             'a different --work-dir, or delete the folder'
         )
+    if records[0].name == _STARTED:
+        return None
     log = read_run(folder)
     scores = [entry for entry in log.evaluations if plan.metric in entry]
     if not scores:
@@ -157,6 +163,13 @@ def read_result(plan: Plan, work_dir: str | Path, change: str, seed: int) -> Res
         )
     steps = int(log.training[-1]['iter'])
     return Result(scores[-1][plan.metric], steps, float(log.hours(steps)) * 3600 / steps)
+
+
+def _read_record(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise InputError(f'{path} is damaged ({error}); delete the folder of the run') from error
 
 
 def _settings(plan: Plan, change: str, seed: int) -> dict:

@@ -74,19 +74,25 @@ class Plan:
         Raises:
             InputError: If something cannot be used; the message names the change.
         """
-        for change in self.changes:
-            try:
-                cfg = read_config(
-                    self.config,
-                    data=self.data,
-                    work_dir=Path(work_dir) / 'check',
-                    options=self.options_of(change, self.seeds[0]),
-                    tell=lambda _: None,
-                )
-                check(set_up_training(cfg, tell=lambda _: None), ('train', 'val'), change == BASE)
-            except (KeyError, TypeError, ValueError) as error:
-                reason = error.args[0] if isinstance(error, KeyError) else error
-                raise InputError(f'change {change!r}: {reason}') from error
+        for change, settings in self.changes.items():
+            of_all_seeds = isinstance(settings, Mapping) and isinstance(self.options, Mapping)
+            for seed in self.seeds[:1] if of_all_seeds else self.seeds:
+                self._check_run(change, seed, work_dir)
+
+    def _check_run(self, change: str, seed: int, work_dir: str | Path) -> None:
+        try:
+            cfg = read_config(
+                self.config,
+                data=self.data,
+                work_dir=Path(work_dir) / 'check',
+                options=self.options_of(change, seed),
+                tell=lambda _: None,
+            )
+            with_data = (change, seed) == (BASE, self.seeds[0])
+            check(set_up_training(cfg, tell=lambda _: None), ('train', 'val'), with_data)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = error.args[0] if isinstance(error, KeyError) else error
+            raise InputError(f'change {change!r}: {reason}') from error
 
 
 def read_plan(path: str | Path) -> Plan:

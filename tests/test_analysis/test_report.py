@@ -288,3 +288,18 @@ def test_tool_runs_the_model(tmp_path, capfd):
     assert 'none does not exist' in failure_of(capfd, 'report', tmp_path / 'none')
     error = failure_of(capfd, 'report', tmp_path / 'work', '--predictions', 'none.json')
     assert 'none.json do not exist' in error
+    # Images of another file, whose ids are not those of the validation split.
+    content = json.loads((tmp_path / 'shapes/annotations/train.json').read_text())
+    for image in content['images']:
+        image['id'] += 1000
+    for annotation in content['annotations']:
+        annotation['image_id'] += 1000
+    ann_file = tmp_path / 'shapes/annotations/other.json'
+    ann_file.write_text(json.dumps(content))
+    arguments = ('--ann-file', str(ann_file), '--img-dir', str(tmp_path / 'shapes/train'))
+    run_tool('report', tmp_path / 'work', *arguments)
+    text = (tmp_path / 'work/report.html').read_text()
+    num_images = len(content['images'])
+    assert f'{ann_file}, {num_images} images; predictions: made with best' in text
+    given = collect(tmp_path / 'work', ann_file=arguments[1], image_folder=arguments[3])
+    assert {found['image_id'] for found in given.predictions} == set(range(1001, 1001 + num_images))

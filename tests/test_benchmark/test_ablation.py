@@ -213,6 +213,37 @@ def test_wrong_changes_are_found_before_anything_is_trained(tmp_path):
         run_plan(path, report_of(tmp_path), tmp_path, run=None)
 
 
+def test_settings_of_every_seed_are_checked(tmp_path):
+    path = tmp_path / 'plan.py'
+    text = PLAN.format(config=str(write_config(tmp_path)))
+    path.write_text(
+        text.replace("{'optim_wrapper.optimizer.lr': 1e-5}", "[{}, {'model.bogus': 1}]")
+    )
+    with pytest.raises(InputError, match="change 'slow': .*bogus"):
+        run_plan(path, report_of(tmp_path), tmp_path, run=None)
+
+
+def test_a_run_that_was_begun_with_other_settings_does_not_go_on(tmp_path, plan, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablation, 'train', interrupted)
+    arguments = dict(plan=str(plan), change='mal', seed=0, work_dir=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        ablation.train_run(**arguments)
+    assert ablation.read_result(read_plan(plan), tmp_path, 'mal', 0) is None
+    plan.write_text(plan.read_text().replace("'MALoss'", "'IABCELoss'"))
+    with pytest.raises(InputError, match='mal/seed_0 was trained with settings that the plan'):
+        run_plan(plan, report_of(tmp_path), tmp_path, run=None)
+    monkeypatch.setattr(ablation, 'train', lambda *args, **kwargs: None)
+    ablation.train_run(**arguments)
+    (record,) = run_folder(tmp_path, 'mal', 0).glob('*.json')
+    assert record.name == 'ablation.json'
+    record.write_text(record.read_text()[:20])
+    with pytest.raises(InputError, match='ablation.json is damaged .*delete the folder of the run'):
+        run_plan(plan, report_of(tmp_path), tmp_path, run=None)
+
+
 @pytest.mark.slow
 def test_the_command_trains_and_goes_on(tmp_path, capfd):
     path = tmp_path / 'plan.py'

@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     name = Path(args.plan).stem
     work_dir = args.work_dir or Path('work_dirs') / name
-    with one_sentence_errors():
+    with one_sentence_errors(every_error=True):
         machine = describe_machine('cuda' if torch.cuda.is_available() else 'cpu')
         report = BenchmarkReport(work_dir, name, args.command_line, machine, echo=lambda line: None)
         try:
