@@ -14,6 +14,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..export.exporting import proof_path
 from ..inference import load
 from ..inference.exported_detector import ExportedDetector
 from ..layers import TokenwiseModule
@@ -203,7 +204,7 @@ def _megabytes(file: str) -> float:
 
 
 def _proven_ap(file: str) -> str | None:
-    proof = Path(file).with_suffix('.proof.json')
+    proof = proof_path(file)
     if not proof.is_file():
         return None
     try:

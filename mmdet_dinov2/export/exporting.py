@@ -35,6 +35,7 @@ _PACKAGES = dict(
     tensorrt=('onnx', 'onnxscript', 'onnxruntime'),
 )
 # A file of half precision is also proven as a device with half precision computes it.
+_READER = 'reader.py'
 _SIMULATED = 'simulated.onnx'
 _NAMED = ('torch', 'onnx', 'onnxscript', 'onnxruntime', 'openvino', 'numpy')
 
@@ -149,13 +150,46 @@ def export(
             )
             proof = max(proof, simulation, key=_distance)
         files = _publish(draft, out)
-    proof_file = out.with_suffix('.proof.json')
+    if proof.num_refused:
+        tell(
+            f'note: the file does not take {proof.num_refused} of {len(images)} images at the size '
+            'that the test pipeline gives them, and was not compared on them as they are'
+        )
+    proof_file = proof_path(out)
     write_text(proof_file, _report(out, proof, metadata, settings, operators))
     written = [*files, proof_file]
     if settings.with_reader:
-        written.append(out.with_name('reader.py'))
+        written.append(out.with_name(_READER))
         shutil.copyfile(reader.__file__, written[-1])
     return Exported(out, tuple(written), proof, metadata)
+
+
+def proof_path(file: str | Path) -> Path:
+    """Returns the file that holds the proof of an exported file."""
+    return Path(f'{file}.proof.json')
+
+
+def _replaced(out: Path, settings: ExportSettings) -> list[Path]:
+    """Returns the files that are written beside an exported one."""
+    paths = [proof_path(out)]
+    if settings.format == 'openvino':
+        paths.append(out.with_suffix('.bin'))
+    if settings.with_reader:
+        paths.append(out.with_name(_READER))
+    return paths
+
+
+def _is_ours(path: Path, out: Path) -> bool:
+    """Returns whether an earlier export wrote a file."""
+    if path.suffix == '.bin':
+        return out.is_file()  # the graph that the weights belong to
+    try:
+        if path.name == _READER:
+            first, *_ = path.read_text(encoding='utf-8').splitlines() or ['']
+            return first == f'"""{reader.__doc__.splitlines()[0]}'
+        return json.loads(path.read_text(encoding='utf-8'))['file'] == out.name
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _distance(proof: Proof) -> float:
@@ -183,6 +217,14 @@ def check_settings(out: Path, settings: ExportSettings) -> None:
         raise InputError(
             f'the score threshold must be between 0 and 1, but is {settings.score_threshold}'
         )
+    if out.is_dir():
+        raise InputError(f'--out {out} is a folder; name a file in it')
+    for path in _replaced(out, settings):
+        if path.exists() and not _is_ours(path, out):
+            raise InputError(
+                f'{path} would be replaced, but `mmdet_dinov2 export` did not write it; choose '
+                'another --out'
+            )
     names = _PACKAGES[settings.format]
     if settings.precision != 'fp32':
         names = (*names, 'onnxruntime')

@@ -82,6 +82,8 @@ def images_of_folder(folder: Path, count: int) -> list[ProofImage]:
     Raises:
         InputError: If there are none.
     """
+    if folder.is_file():
+        raise InputError(f'{folder} is a file; name the folder of the images')
     if not folder.is_dir():
         raise FileNotFoundError(f'folder {folder} does not exist; check the path')
     found = [path for path in DataFolder(folder).files if path.suffix.lower() in IMAGE_SUFFIXES]

@@ -87,6 +87,8 @@ class Proof:
         difference: The largest differences.
         sizes: Sizes of the batches, as B x H x W.
         num_images: Number of images that are large enough for the file.
+        num_refused: Number of images that the file does not take at the size that the test pipeline
+            gives them.
         ap: AP of PyTorch and of the exported file, 0..1.
         ap_of: What AP was measured against.
         has_masks: Whether masks were compared.
@@ -98,6 +100,7 @@ class Proof:
     difference: Difference = field(default_factory=Difference)
     sizes: list[str] = field(default_factory=list)
     num_images: int = 0
+    num_refused: int = 0
     ap: tuple[float, float] | None = None
     ap_of: str = ''
     ties: int = 0
@@ -168,7 +171,17 @@ def prove(
     """
     proof = Proof(tolerance, has_masks=model.mask_stride is not None)
     inputs = [(image.truth, *network_input(detector, image)) for image in images]
+    of_images = [tuple(entry[1].shape[2:]) for entry in inputs]
+    proof.num_refused = sum(
+        min(sides) < smallest or size not in (None, sides) for sides in of_images
+    )
     inputs = [entry for entry in inputs if min(entry[1].shape[2:]) >= smallest]
+    if images and not inputs:
+        raise InputError(
+            f'the exported file could not be proven: all {len(images)} images come out of the test '
+            f'pipeline with a side below {smallest} pixels, which it does not take; name others '
+            'with --images'
+        )
     truths, batches, scales = map(list, zip(*inputs)) if inputs else ([], [], [])
     proof.num_images = len(batches)
     if size is None:

@@ -35,7 +35,7 @@ from ..config.tta import tta_model, tta_pipeline
 from ..data.loading import BadImageError
 from ..data.tiled_loading import TiledLoadImageFromFile, shown_pixels
 from ..errors import InputError
-from .exported_detector import is_exported, pipeline_of, read_checked
+from .exported_detector import ExportedDetector, is_exported, pipeline_of, read_checked
 from .image_sources import ImageLike, list_images, pixels_of
 from .overlapped import threads_beside
 
@@ -299,7 +299,10 @@ class Detector:
                 loaded = dict(img=image, img_path=None, img_shape=shape, ori_shape=shape)
                 if self._reads_tiles:
                     loaded = self._load_file(loaded)
-            return ImagePrediction(source, shown_pixels(loaded)), self._transform(dict(loaded))
+            data = self._transform(dict(loaded))
+            if isinstance(self.model, ExportedDetector):
+                self.model.check_size(data['data_samples'].img_shape[:2], loaded['img_path'])
+            return ImagePrediction(source, shown_pixels(loaded)), data
         except (InputError, FileNotFoundError) as error:
             return ImagePrediction(source, problem=str(error), error=type(error)), None
         except cv2.error as error:

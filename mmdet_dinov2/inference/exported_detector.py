@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ class ExportedDetector(BaseModel):
         """
         if mode != 'predict' or data_samples is None:
             raise InputError('an exported file predicts only; train with a checkpoint')
+        for sample in data_samples:
+            self.check_size(sample.img_shape[:2], sample.metainfo.get('img_path'))
         # A graph takes images of one size.
         of_size: dict[tuple[int, int], list[int]] = {}
         for index, sample in enumerate(data_samples):
@@ -105,6 +108,20 @@ class ExportedDetector(BaseModel):
                     [torch.from_numpy(values) for values in found], data_samples[index]
                 )
         return data_samples
+
+    def check_size(self, sides: Sequence[int], name: str | None = None) -> None:
+        """Checks that the graph takes images of a size.
+
+        Args:
+            sides: Height and width in pixels.
+            name: Path of the image, for the message.
+
+        Raises:
+            InputError: If it does not.
+        """
+        refusal = self.metadata.refusal(sides)
+        if refusal:
+            raise InputError(f'{name or "an image"} does not fit: {self._arguments[0]} {refusal}')
 
     def _instances(self, found: list[Tensor], sample: DetDataSample) -> InstanceData:
         boxes, scores, labels, *masks = found

@@ -122,6 +122,24 @@ class Metadata:
                 f'{source} has damaged metadata ({error!r}); export it again'
             ) from error
 
+    def refusal(self, sides: Sequence[int]) -> str:
+        """Returns why the graph does not take images of a size; an empty text if it does.
+
+        Args:
+            sides: Height and width in pixels.
+        """
+        sides = tuple(sides)
+        if self.size is not None and sides != self.size:
+            return 'takes images of {} x {} pixels (height x width) only, '.format(
+                *self.size
+            ) + 'but got {} x {}; export it without --size to have any size'.format(*sides)
+        if min(sides) < self.smallest_side:
+            return (
+                f'takes images with sides of at least {self.smallest_side} pixels, but got '
+                '{} x {} (height x width)'.format(*sides)
+            )
+        return ''
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -243,19 +261,9 @@ class Reader:
         Raises:
             ReaderError: If the graph does not take that size.
         """
-        sides = tuple(images.shape[2:])
-        if self.metadata.size is not None and sides != self.metadata.size:
-            raise ReaderError(
-                '{} takes images of {} x {} pixels (height x width) only, '.format(
-                    self.path, *self.metadata.size
-                )
-                + 'but got {} x {}; export it without --size to have any size'.format(*sides)
-            )
-        if min(sides) < self.metadata.smallest_side:
-            raise ReaderError(
-                f'{self.path} takes images with sides of at least {self.metadata.smallest_side} '
-                'pixels, but got {} x {} (height x width)'.format(*sides)
-            )
+        refusal = self.metadata.refusal(images.shape[2:])
+        if refusal:
+            raise ReaderError(f'{self.path} {refusal}')
         return self._run(np.ascontiguousarray(images, dtype=np.float32))
 
 
@@ -531,6 +539,9 @@ def _start_onnxruntime(path: Path, threads: int | None, outputs: tuple[str, ...]
 def _start_openvino(path: Path, threads: int | None, outputs: tuple[str, ...]) -> Any:
     import openvino
 
+    weights = path.with_suffix('.bin')
+    if path.suffix == '.xml' and not weights.is_file():
+        raise ReaderError(f'{path} needs its weights beside it, but {weights} does not exist')
     # Without the hint, some processors compute in lower precision.
     config: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     if threads:

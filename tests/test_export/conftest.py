@@ -11,6 +11,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from mmdet_dinov2.data.shapes_dataset import make_sample_data
+from mmdet_dinov2.export.exporting import proof_path
 from mmdet_dinov2.inference import Detector, load
 
 from ..tiny import randomize
@@ -63,7 +64,7 @@ def exported(tiny):
 
 @pytest.fixture(scope='session')
 def proof(exported):
-    return json.loads(exported.with_suffix('.proof.json').read_text())
+    return json.loads(proof_path(exported).read_text())
 
 
 @pytest.fixture

@@ -1,26 +1,28 @@
 """The exported file: what is in it, that it is proven, and that faults are found."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmdet_dinov2.errors import InputError
 from mmdet_dinov2.export import exporting
 from mmdet_dinov2.export.comparing import relative_difference
-from mmdet_dinov2.export.exporting import ExportSettings, check_settings, export
+from mmdet_dinov2.export.exporting import ExportSettings, check_settings, export, proof_path
 from mmdet_dinov2.export.formats import trtexec_command, write_openvino
-from mmdet_dinov2.export.images import images_of_split
+from mmdet_dinov2.export.images import ProofImage, images_of_split
 from mmdet_dinov2.export.model import ExportModel
 from mmdet_dinov2.export.operators import check_operators
 from mmdet_dinov2.export.precision import convert, simulate_half
 from mmdet_dinov2.export.proof import TOLERANCES, detections_of, prove
 from mmdet_dinov2.export.runtimes import ExportedFile
-from mmdet_dinov2.inference import load
+from mmdet_dinov2.inference import load, reader
 from mmdet_dinov2.inference.exported_detector import ExportedDetector
 from mmdet_dinov2.inference.reader import Reader, read_metadata
 
@@ -272,6 +274,26 @@ def test_settings_that_cannot_be_used(tmp_path, out, settings, expected):
         check_settings(tmp_path / out, ExportSettings(**settings))
 
 
+def test_files_of_the_user_are_not_replaced(tmp_path):
+    out = tmp_path / 'a.xml'
+    settings = ExportSettings(format='openvino', with_reader=True)
+    check_settings(out, settings)
+    for name in ('a.xml.proof.json', 'a.bin', 'reader.py'):
+        (tmp_path / name).write_text('mine')
+        with pytest.raises(InputError, match=f'{name} would be replaced'):
+            check_settings(out, settings)
+        (tmp_path / name).unlink()
+    # What an earlier export wrote.
+    (tmp_path / 'reader.py').write_text(Path(reader.__file__).read_text() + '# an older one\n')
+    proof_path(out).write_text(json.dumps(dict(file='a.xml')))
+    for name in ('a.xml', 'a.bin'):
+        (tmp_path / name).touch()
+    check_settings(out, settings)
+    (tmp_path / 'b.xml').mkdir()
+    with pytest.raises(InputError, match='b.xml is a folder; name a file in it'):
+        check_settings(tmp_path / 'b.xml', settings)
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(
@@ -296,14 +318,14 @@ def test_openvino(tiny, traced, tmp_path):
     pytest.importorskip('openvino')
     out = tmp_path / 'model.xml'
     run_command('export', tiny / 'tiny.pth', '--format', 'openvino', '--out', out)
-    assert out.is_file() and out.with_suffix('.proof.json').is_file()
+    assert out.is_file() and proof_path(out).is_file()
 
 
 @pytest.mark.slow
 def test_a_program_of_torch(tiny, tmp_path):
     out = tmp_path / 'model.pt2'
     run_command('export', tiny / 'tiny.pth', '--format', 'torch', '--out', out)
-    assert out.is_file() and out.with_suffix('.proof.json').is_file()
+    assert out.is_file() and proof_path(out).is_file()
 
 
 @pytest.mark.slow
@@ -347,10 +369,21 @@ def test_masks(tiny, pictures, tmp_path):
 def test_a_fixed_size(tiny, tmp_path, capfd):
     out = tmp_path / 'fixed.onnx'
     run_command('export', tiny / 'tiny.pth', '--out', out, '--size', 84, 70)
-    assert 'it takes images of 84 x 70 pixels (height x width) only' in capfd.readouterr().out
+    printed = capfd.readouterr()
+    assert 'it takes images of 84 x 70 pixels (height x width) only' in printed.out
     with pytest.raises(InputError, match='takes images of 84 x 70 pixels'):
         ExportedDetector(out).run(np.zeros((1, 3, 84, 84), np.float32))
-    assert json.loads(out.with_suffix('.proof.json').read_text())['size'] == [84, 70]
+    assert json.loads(proof_path(out).read_text())['size'] == [84, 70]
+    num_images = len(list((tiny / 'shapes/val').iterdir()))
+    assert f'does not take {num_images} of {num_images} images' in printed.out
+
+
+def test_images_that_are_too_small_for_the_graph_are_said(exported, detector, model, tmp_path):
+    Image.new('RGB', (140, 20)).save(tmp_path / 'narrow.png')
+    images = [ProofImage(str(tmp_path / 'narrow.png'))]
+    arguments = dict(smallest=57, tolerance=TOLERANCES['fp32'])
+    with pytest.raises(InputError, match='all 1 images come out of the test pipeline with a side'):
+        prove(detector, model, ExportedFile(exported), images, **arguments)
 
 
 def test_int8_is_calibrated_and_proven(tiny, traced, tmp_path):

@@ -1,6 +1,7 @@
 """The reader of exported files: its results, what it needs, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -193,6 +194,22 @@ def test_commands_take_exported_files(exported, tiny, pictures, tmp_path):
 
 
 # ------------------------------------------------------------------------------ refused
+
+
+def test_a_picture_that_does_not_fit_is_named_and_the_others_are_predicted(
+    exported, pictures, tmp_path, capfd
+):
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    Image.new('RGB', (140, 20)).save(folder / 'a narrow one.png')
+    shutil.copy(pictures[0], folder / 'b.jpg')
+    with pytest.raises(SystemExit) as end:
+        run_tool('predict', exported, folder, '--out', tmp_path / 'out')
+    assert end.value.code == 3
+    error = capfd.readouterr().err
+    assert 'a narrow one.png does not fit: ' in error and 'sides of at least 57 pixels' in error
+    found = json.loads((tmp_path / 'out/images.json').read_text())
+    assert [image['file_name'] for image in found['images']] == ['b.jpg']
 
 
 def test_texts_are_read_as_they_were_written():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
             args.with_reader,
             Path(checkpoint).name,
         )
-        out = args.out or Path(checkpoint).with_suffix(FORMATS[args.format])
+        out = args.out or _beside(checkpoint).with_suffix(FORMATS[args.format])
         check_settings(out, settings)
         detector = load(checkpoint, config, 'cpu', tile=False)
         data = _data_config(config, checkpoint)
@@ -113,6 +114,13 @@ def main(args: argparse.Namespace) -> None:
         fp16 = args.precision == 'fp16'
         print('with TensorRT, this command builds the engine, which is not proven:')
         print(trtexec_command(out, exported.metadata, example, fp16))
+
+
+def _beside(checkpoint: str) -> Path:
+    """Returns the path of a checkpoint; for an address, its name in the current folder."""
+    if '://' not in checkpoint:
+        return Path(checkpoint)
+    return Path(Path(urllib.parse.urlparse(checkpoint).path).name)
 
 
 def _data_config(config: str | None, checkpoint: str) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...checkpoint.publish import Published, publish
+from ...errors import InputError
 from ..arguments import add_trust_argument
 from ..messages import one_sentence_errors
 
@@ -41,6 +42,8 @@ def _describe(published: Published) -> str:
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(every_error=True):
+        if '://' in args.checkpoint:
+            raise InputError(f'{args.checkpoint} is not a file but a URL; download it first')
         source = Path(args.checkpoint)
         target = args.out or source.parent / 'published' / f'{source.stem}.pth'
         published = publish(source, target)
