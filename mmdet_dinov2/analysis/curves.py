@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from ..drawing.figures import save_figure
 from ..engine.log.processor import summarize_losses
 from ..errors import InputError
 from ..runs.pseudo_labels import LOGGED
@@ -100,8 +101,7 @@ def draw_curves(
         figure.legend(handles, _names(runs), loc='outside lower center', ncols=min(4, len(runs)))
     if title:
         figure.suptitle(title)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _line(axes: Axes, x: np.ndarray, y: np.ndarray, color, style: str) -> None:

@@ -17,6 +17,7 @@ from ..data.dataset_source import DatasetSource
 from ..data.image_checks import image_paths
 from ..data.image_file import read_image
 from ..drawing.box_pictures import draw_boxes
+from ..drawing.figures import save_figure
 from ..drawing.fonts import fonts_for
 from ..drawing.mask_drawing import Outlines, outlines_of
 from ..errors import InputError
@@ -127,9 +128,8 @@ def draw_images(images: Sequence[AnnotatedImage], path: str | Path) -> None:
         images: The images.
         path: Picture file; its folder is created.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with fonts_for(entry.title for entry in images):
-        images_figure(images).savefig(path, dpi=120)
+        save_figure(images_figure(images), path)
 
 
 def images_figure(images: Sequence[AnnotatedImage]) -> Figure:

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..drawing.figures import save_figure
 from ..errors import InputError
 from ..layers.inspection import prefix_attention
 from ..layers.tokens import TokenLayout
@@ -196,5 +197,4 @@ def draw_features(
     for axes, name in zip(grid[0], names + [f'head {i}' for i in range(num_heads)], strict=True):
         axes.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=10, parse_math=False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)

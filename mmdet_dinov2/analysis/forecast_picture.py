@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..drawing.figures import save_figure
 from ..runs.forecast import Forecast, Prediction
 
 
@@ -30,8 +31,7 @@ def draw_forecast(
     axes = figure.subplots()
     draw_forecast_axes(axes, forecast, predictions)
     axes.set_title(title)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def draw_forecast_axes(axes: Axes, forecast: Forecast, predictions: Sequence[Prediction]) -> None:

@@ -16,6 +16,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 from ..data.own_config import repeat_small_training_set
+from ..drawing.figures import save_figure
 from ..engine.batch import EffectiveBatch, check_accumulation
 from ..engine.optim.param_names import describe_names
 from ..errors import InputError
@@ -161,8 +162,7 @@ def draw_lr_curves(curves: list[LrCurve], path: str | Path, title: str) -> None:
     axes.set(title=title, xlabel='optimizer step', ylabel='learning rate', yscale='log')
     axes.grid(alpha=0.3)
     figure.legend(fontsize=7, loc='outside lower center', ncols=2)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def describe_group(curve: LrCurve) -> str:

@@ -10,6 +10,13 @@ from ..config.options import parse_options
 from ..errors import InputError
 
 
+def at_least_one(text: str) -> int:
+    """Reads a whole number of at least 1, as ``type`` of an argument."""
+    if not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f'must be a whole number of at least 1, but is {text!r}')
+    return int(text)
+
+
 class OptionsAction(argparse.Action):
     """Reads ``--cfg-options``; a slip ends the program with one sentence, without the usage."""
 

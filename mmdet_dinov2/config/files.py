@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import MissingFileError
@@ -30,7 +31,7 @@ def list_configs() -> list[str]:
     return sorted(str(p.with_suffix('')) for p in paths if not p.parts[0].startswith('_'))
 
 
-def find_config(name: str) -> str:
+def find_config(name: str | os.PathLike) -> str:
     """Finds a config file.
 
     Args:
@@ -42,6 +43,7 @@ def find_config(name: str) -> str:
     Raises:
         MissingFileError: If there is none.
     """
+    name = os.fspath(name)
     if Path(name).is_file():
         return name
     wanted = name.removesuffix('.py')

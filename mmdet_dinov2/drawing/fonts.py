@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ _DEFAULT = 'DejaVu Sans'
 _ANY_SIZE = 20
 # Characters that change the ones beside them: joiners and variants of emoji.
 _INVISIBLE = frozenset({0x200C, 0x200D, 0xFE0E, 0xFE0F})
+# Unicode's categories of control characters and of separators of lines and paragraphs.
+_CONTROL = ('Cc', 'Zl', 'Zp')
 _missing_said: set[str] = set()
 
 
@@ -89,6 +92,8 @@ def _runs(text: str) -> list[tuple[str, str]]:
     """Divides a text into parts of one font each: pairs of the part and the file of the font."""
     runs: list[tuple[str, str]] = []
     for char in text:
+        # The layout of a line fails on what ends it.
+        char = ' ' if unicodedata.category(char) in _CONTROL else char
         path = _font_of(char) or _default_path()
         if runs and runs[-1][1] == path:
             runs[-1] = (runs[-1][0] + char, path)

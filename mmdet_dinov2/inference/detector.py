@@ -29,6 +29,7 @@ from ..checkpoint import (
     read_checkpoint,
     state_dict_of,
 )
+from ..config.files import find_config
 from ..config.own_types import own_type
 from ..config.tiles import tile_of, tiled_model, tiled_pipeline
 from ..config.tta import tta_model, tta_pipeline
@@ -77,7 +78,8 @@ trust_checkpoints`.
 
     Args:
         checkpoint: Path or URL of a checkpoint, or path of an exported file, ``.onnx`` or ``.xml``.
-        config: Config to use instead of the one in the checkpoint. A config file is run as Python.
+        config: Config to use instead of the one in the checkpoint: a file, which is run as Python,
+            or the name of one of this project.
         device: Device such as ``'cuda:1'``; by default a GPU, if there is one. The runtime of an
             exported file chooses its own.
         tta: Whether to detect in flipped and scaled views of each image and to merge the
@@ -105,7 +107,7 @@ Tiling`: images that are larger than a tile are predicted in tiles. None takes t
     if config is None:
         parts = embedded_config(content, checkpoint)
     else:
-        cfg = config if isinstance(config, Config) else Config.fromfile(config)
+        cfg = config if isinstance(config, Config) else Config.fromfile(find_config(config))
         parts = for_prediction(cfg, cfg.filename or 'config')
     # mmdet's detectors of two stages read their settings as attributes.
     model_cfg, pipeline = ConfigDict(parts['model']), parts['pipeline']
@@ -140,7 +142,7 @@ def _load_exported(
     metadata = read_checked(file)
     pipeline = pipeline_of(metadata)
     if config is not None:
-        cfg = config if isinstance(config, Config) else Config.fromfile(config)
+        cfg = config if isinstance(config, Config) else Config.fromfile(find_config(config))
         pipeline = for_prediction(cfg, cfg.filename or 'config')['pipeline']
     model_cfg = ConfigDict(type='ExportedDetector', file=os.fspath(file))
     if tta:
@@ -241,10 +243,12 @@ class Detector:
             A prediction for each image, in order.
 
         Raises:
-            InputError: If ``batch_size`` is less than 1.
+            InputError: If ``batch_size`` is less than 1, or ``score_thr`` is out of range.
         """
         if batch_size < 1:
             raise InputError(f'batch_size must be at least 1, but is {batch_size}')
+        if not 0 <= score_thr <= 1:
+            raise InputError(f'score_thr must be between 0 and 1, but is {score_thr}')
         waiting: list[tuple[ImagePrediction, dict | None]] = []
         for prepared in self._prepare_ahead(images, batch_size, channel_order):
             waiting.append(prepared)

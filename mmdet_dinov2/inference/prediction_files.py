@@ -24,6 +24,7 @@ from .growing_file import GrowingFile
 from .output_folder import keeps_pictures
 
 # Formats that OpenCV writes in any build.
+_MAX_FRACTIONAL_FPS = 65.0  # in thousandths of a frame
 _PICTURE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 _HEADINGS = ('image', 'class', 'score', 'x1', 'y1', 'x2', 'y2')
 # Pixels by which polygons may be off the border of a mask: steps along pixels become lines.
@@ -212,7 +213,8 @@ class VideoFile:
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
-        self._fps = fps
+        # MPEG-4 counts time in fractions of a second whose denominator has 16 bits.
+        self._fps = fps if fps <= _MAX_FRACTIONAL_FPS else round(fps)
         self._writer: cv2.VideoWriter | None = None
 
     def append(self, picture: np.ndarray) -> None:
@@ -230,7 +232,10 @@ class VideoFile:
             codec = cv2.VideoWriter_fourcc(*'mp4v')
             self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, size)
             if not self._writer.isOpened():
-                raise OSError(f'OpenCV cannot write an mp4 of {size[0]} x {size[1]} pixels there')
+                raise OSError(
+                    f'OpenCV cannot write an mp4 of {size[0]} x {size[1]} pixels and '
+                    f'{self._fps:g} frames a second there'
+                )
         self._writer.write(picture)
 
     def close(self) -> None:

@@ -174,6 +174,7 @@ def parse_step(text: str, epoch_length: int | None = None) -> int:
 
 def find_logs(work_dir: Path) -> list[Path]:
     """Returns the log files of a work folder, or of one of its log folders, in order of time."""
+    work_dir = work_dir.absolute()
     logs = [*work_dir.glob('vis_data/scalars.json'), *work_dir.glob('*/vis_data/scalars.json')]
     # The names of log folders are times. A process that ended early may have left an empty file.
     return sorted((log for log in logs if log.stat().st_size), key=lambda log: log.parts[-3])
@@ -236,7 +237,7 @@ def _split(records: list[dict]) -> tuple[list[dict], list[dict]]:
             if training and record['iter'] <= training[-1]['iter']:
                 continue
             training.append(record)
-        elif 'step' in record:
+        elif 'step' in record and not all(key.startswith(('memory/', 'step')) for key in record):
             evaluations.append(dict(record, after=training[-1]['iter'] if training else None))
     return training, evaluations
 

@@ -21,6 +21,12 @@ CHOSEN, DUPLICATES = 'chosen', 'near_duplicates'
 _MAX_PAIRS = 100
 
 
+def is_sheet(path: Path) -> bool:
+    """Returns whether a picture is a sheet that a selection has drawn, with its list beside it."""
+    sheets = (f'{CHOSEN}.jpg', f'{DUPLICATES}.jpg')
+    return path.name in sheets and path.with_suffix('.csv').is_file()
+
+
 def count_pairs(found: Sequence[NearDuplicate]) -> list[str]:
     """Returns how many photos of each split are near-duplicates of which, as sentences."""
     counts = Counter((pair.of_split, pair.split) for pair in found)
@@ -67,14 +73,17 @@ def write_selection(
         ],
     )
     written = [folder / f'{CHOSEN}.txt', folder / f'{CHOSEN}.csv', folder / f'{DUPLICATES}.csv']
+    of_chosen, of_pairs = folder / f'{CHOSEN}.jpg', folder / f'{DUPLICATES}.jpg'
+    for sheet in (of_chosen, of_pairs):  # of an earlier call
+        sheet.unlink(missing_ok=True)
     shown = rows[: max_pictures()]
     if shown:
         titles = [f'{rank}: {Path(path).name}' for rank, path, _, _ in shown]
         heading = f'{len(rows)} photos to label, the first one first. Embeddings: {statement}'
-        written.append(folder / f'{CHOSEN}.jpg')
+        written.append(of_chosen)
         draw_sheet([row[1] for row in shown], titles, heading, written[-1])
     if found:
-        written.append(folder / f'{DUPLICATES}.jpg')
+        written.append(of_pairs)
         _draw_pairs(found, written[-1])
     return written
 

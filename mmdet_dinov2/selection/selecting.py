@@ -21,7 +21,7 @@ from ..data.unlabeled_photos import find_unlabeled_photos
 from ..errors import InputError
 from ..inference import load
 from .embeddings import PhotoEmbedder, embed_photos
-from .outputs import count_pairs, write_selection
+from .outputs import count_pairs, is_sheet, write_selection
 from .photo_splits import UNLABELED, NearDuplicate, PhotoSplits, Selection
 from .uncertainty import photo_uncertainty
 
@@ -89,10 +89,13 @@ def select_photos(
     """
     if count < 0:
         raise InputError(f'the number of photos to choose must be at least 0, but is {count}')
+    for name, value in (('size', size), ('batch size', batch_size)):
+        if value < 1:
+            raise InputError(f'the {name} must be at least 1, but is {value}')
     out = Path(out)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     splits = _labeled(data, out, tell)
-    splits[UNLABELED] = _unlabeled(unlabeled, out, splits, tell)
+    splits[UNLABELED] = _unlabeled(unlabeled, splits, tell)
     cfg = _config(config, checkpoint, options)
     embedder = PhotoEmbedder(cfg, checkpoint, size, device)
     tell(f'embeddings: {embedder.describe()}')
@@ -106,6 +109,8 @@ def select_photos(
         photos = embed_photos(embedder, everything, out / 'cache', batch_size, start)
     for problem in photos.problems.values():
         tell(f'warning: not read: {problem}')
+    if splits[UNLABELED] and all(path in photos.problems for path in splits[UNLABELED]):
+        raise InputError(f'none of the photos in {unlabeled} can be read; nothing is chosen')
     sets = PhotoSplits(photos, splits, device)
     with bars('comparisons') as start:
         found = sets.near_duplicates(start)
@@ -166,7 +171,6 @@ def _labeled(
 
 def _unlabeled(
     folder: str | os.PathLike,
-    out: Path,
     splits: Mapping[str, list[str]],
     tell: Callable[[str], None],
 ) -> list[str]:
@@ -174,5 +178,4 @@ def _unlabeled(
     found = find_unlabeled_photos(folder, splits)
     for split, names in found.labeled.items():
         tell(f'data: {len(names)} photos of {found.folder} are photos of {split}, and left out')
-    written = Path(os.path.abspath(out))
-    return [str(path) for path in found.paths if not path.is_relative_to(written)]
+    return [str(path) for path in found.paths if not is_sheet(path)]

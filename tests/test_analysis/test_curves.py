@@ -55,3 +55,5 @@ def test_tool(runs, tmp_path, capfd):
     run_tool('plot_curves', tmp_path / 'a', tmp_path / 'b', '--x', 'hours')
     assert cv2.imread(str(tmp_path / 'a/curves.png')).shape[1] > 1000
     assert 'none does not exist' in failure_of(capfd, 'plot_curves', tmp_path / 'none')
+    error = failure_of(capfd, 'plot_curves', tmp_path / 'a', '--out', tmp_path / 'folder')
+    assert 'folder must end in .png' in error and not (tmp_path / 'folder.png').exists()

@@ -16,6 +16,7 @@ def test_a_name_finds_a_config_of_the_project_from_anywhere(root, tmp_path, monk
     # What the user has comes first.
     Path('dino_dinov2_s_ft.py').write_text('model = dict()')
     assert find_config('dino_dinov2_s_ft.py') == 'dino_dinov2_s_ft.py'
+    assert find_config(Path('dino_dinov2_s_ft.py')) == 'dino_dinov2_s_ft.py'
 
 
 def test_all_configs_are_listed(root):

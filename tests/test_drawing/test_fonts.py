@@ -104,3 +104,12 @@ def test_all_installed_fonts_can_be_asked():
     styled = [('bold' in path.rpartition('/')[2].lower()) for path in installed]
     assert not styled[0]
     assert fonts._characters('/no/such/font.ttf') == frozenset()
+
+
+def test_names_with_line_breaks_and_control_characters_are_one_line():
+    names = [f'a{chr(code)}b' for code in (*range(32), *range(127, 160), 0x2028, 0x2029)]
+    draw = ImageDraw.Draw(Image.new('RGB', (60, 20)))
+    for name in names:
+        font = fonts.TextFont(name, 12)
+        assert font.length == fonts.TextFont('a b', 12).length
+        font.draw(draw, 0, 10, 'white')

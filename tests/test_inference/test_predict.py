@@ -105,6 +105,7 @@ def test_paths_and_arrays_in_both_orders_of_channels(detector, images, tmp_path)
         (np.zeros((0, 5, 3), np.uint8), {}, InputError, r'shape \(0, 5, 3\)'),
         ('none.jpg', {}, FileNotFoundError, 'none.jpg does not exist'),
         ('none.jpg', dict(batch_size=0), InputError, 'batch_size must be at least 1'),
+        ('none.jpg', dict(score_thr=30), InputError, 'score_thr must be between 0 and 1'),
         ('none.jpg', dict(channel_order='gbr'), InputError, "'bgr' or 'rgb', but is 'gbr'"),
     ],
 )

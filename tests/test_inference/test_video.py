@@ -15,7 +15,7 @@ from mmdet_dinov2.inference.detector import Detector, ImagePrediction
 from mmdet_dinov2.inference.file_predictions import FilePredictor
 from mmdet_dinov2.inference.image_inputs import expand_inputs
 from mmdet_dinov2.inference.overlapped import CallsBehind, read_ahead, threads_beside
-from mmdet_dinov2.inference.prediction_files import PredictionFiles
+from mmdet_dinov2.inference.prediction_files import PredictionFiles, VideoFile
 from mmdet_dinov2.inference.video import Video
 
 from ..tools import failure_of
@@ -238,6 +238,26 @@ def test_calls_behind():
 def test_a_stride_that_cannot_be(capfd):
     message = failure_of(capfd, 'predict', 'model', 'a.mp4', '--stride', 0)
     assert '--stride must be at least 1, but is 0' in message
+
+
+def test_frames_have_no_ids_in_an_annotation_file(tmp_path, capfd):
+    video = write_video(tmp_path / 'a.avi', 2)
+    (tmp_path / 'a.json').write_text('{"images": [], "annotations": [], "categories": []}')
+    message = failure_of(
+        capfd, 'predict', 'model', video, '--ann', tmp_path / 'a.json', '--out', tmp_path / 'out'
+    )
+    assert f'but {video} is a video or a camera; leave --ann out' in message
+
+
+@pytest.mark.parametrize('fps', [29.97, 119.911, 239.823, 1000 / 7])
+def test_a_video_of_any_frame_rate_can_be_written(tmp_path, fps):
+    file = VideoFile(tmp_path / 'a.mp4', fps)
+    for _ in range(3):
+        file.append(np.zeros((48, 64, 3), np.uint8))
+    file.close()
+    assert cv2.VideoCapture(str(tmp_path / 'a.mp4')).get(cv2.CAP_PROP_FPS) == pytest.approx(
+        fps, rel=0.005
+    )
 
 
 def test_threads_beside_a_model_use_one_core_each():

@@ -2,6 +2,8 @@
 
 import json
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -289,3 +291,16 @@ def test_a_job_without_the_commands_of_slurm_is_not_requeued(monkeypatch):
 def test_unknown_signals_are_refused():
     with pytest.raises(ValueError, match="\\['SIGNOTHING'\\] do not exist"):
         PreemptionHook(['SIGTERM', 'SIGNOTHING'])
+
+
+def test_a_training_outside_of_the_main_thread_listens_to_no_signal():
+    said = []
+    runner = SimpleNamespace(logger=SimpleNamespace(info=said.append))
+    hook = PreemptionHook()
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=hook.before_train, args=(runner,))
+    thread.start()
+    thread.join()
+    hook.stop_listening()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert said == ['The training is not in the main thread: no signal stops it']

@@ -107,6 +107,9 @@ def test_tool_says_what_is_missing(tmp_path, capfd):
     table.write_text('step,AP\n' + ''.join(f'{s},{a}\n' for s, a in zip(STEPS, power_law(STEPS))))
     assert 'give --epoch-length' in failure_of(capfd, 'forecast', table, '--at', '50ep')
     assert 'give --at' in failure_of(capfd, 'forecast', table)
+    for wrong in ('0', '-5'):
+        message = failure_of(capfd, 'forecast', table, '--at', '12ep', '--epoch-length', wrong)
+        assert 'must be a whole number of at least 1' in message
     assert "but got 'soon'" in failure_of(capfd, 'forecast', table, '--at', 'soon')
     table.write_text('when,AP\n1,2\n')
     assert 'columns when, AP; expected' in failure_of(capfd, 'forecast', table, '--at', '5')

@@ -95,6 +95,23 @@ def test_csv(tmp_path):
         read_run(path)
 
 
+def test_the_folder_may_be_the_current_one(tmp_path, monkeypatch):
+    write_part(tmp_path, '20250101_000000', 1, 200)
+    for folder in (tmp_path, tmp_path / '20250101_000000'):
+        monkeypatch.chdir(folder)
+        assert read_run('.').training[-1]['iter'] == 200
+
+
+def test_records_of_memory_are_no_evaluations(tmp_path):
+    log = tmp_path / 'a/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    rows = [dict(iter=50, epoch=1, loss=1.0), {'memory/main_mib': 9, 'step': 50}]
+    log.write_text('\n'.join(map(json.dumps, rows)))
+    run = read_run(tmp_path)
+    assert len(run.training) == 1 and run.evaluations == []
+    assert len(run.ap_curve()[0]) == 0
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='none does not exist'):
         read_run(tmp_path / 'none')

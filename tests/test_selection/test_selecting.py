@@ -137,6 +137,12 @@ def test_input_that_cannot_be_used(things, tmp_path, capfd):
     assert 'empty has no photos' in fails(capfd, config, '--unlabeled', tmp_path / 'empty', *out)
     text = fails(capfd, config, '--unlabeled', photos, '--count', -1, *out)
     assert 'at least 0, but is -1' in text
+    text = fails(capfd, config, '--unlabeled', photos, '--size', 0, *out)
+    assert 'the size must be at least 1, but is 0' in text
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken/a.jpg').write_bytes(b'no image')
+    text = fails(capfd, config, '--unlabeled', tmp_path / 'broken', *out)
+    assert 'none of the photos in' in text and not (tmp_path / 'out/chosen.txt').exists()
     text = fails(
         capfd, '--unlabeled', photos, '--checkpoint', folder / 'a.pth', *out, '--cfg-options',
         'model.backbone.patch_size=8',
@@ -156,6 +162,14 @@ def test_an_output_folder_inside_of_the_photos(things, tmp_path):
     for _ in range(2):  # the sheet of the first call is no photo
         run_command(*common)
         assert len((out / 'chosen.txt').read_text().splitlines()) == 3
+    # Photos beside the lists are photos.
+    out = tmp_path / 'photos'
+    run_command(*common[:5], out, *common[6:])
+    assert len((out / 'chosen.txt').read_text().splitlines()) == 3
+    assert (out / 'chosen.jpg').is_file()
+    # No sheet of an earlier call lies beside an empty list.
+    run_command(*common[:5], out, *common[6:], '--count', 0)
+    assert not (out / 'chosen.txt').read_text() and not (out / 'chosen.jpg').exists()
 
 
 def test_the_uncertainty_of_scores():

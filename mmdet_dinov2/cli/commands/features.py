@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...analysis.features import draw_features, extract_features
 from ...inference.backbone_input import load_backbone_of, prepare_image, weights_title
-from ..arguments import add_config_arguments, add_trust_argument
+from ..arguments import add_config_arguments, add_trust_argument, at_least_one
 from ..configs import config_name, read_config
 from ..messages import one_sentence_errors
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--checkpoint',
         help='checkpoint of the detector; by default the init_cfg of the backbone is used',
     )
-    parser.add_argument('--size', type=int, default=518, help='longer side of the images in pixels')
+    parser.add_argument(
+        '--size', type=at_least_one, default=518, help='longer side of the images in pixels'
+    )
     parser.add_argument('--device', default='cpu', help='device such as cpu or cuda')
     parser.add_argument('--out', help='picture file; by default features.png in the work folder')
     add_config_arguments(parser)

@@ -11,6 +11,7 @@ from ...runs.forecast import describe_fits, describe_gain, make_forecast
 from ...runs.lr_drop import describe_prior
 from ...runs.run_log import parse_step, read_run
 from ...runs.saved_config import plan_of
+from ..arguments import at_least_one
 from ..messages import one_sentence_errors
 
 
@@ -45,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--metric', help='name of the metric; by default coco/bbox_mAP')
     parser.add_argument(
-        '--epoch-length', type=int, help='optimizer steps per epoch; by default read from the log'
+        '--epoch-length',
+        type=at_least_one,
+        help='optimizer steps per epoch; by default read from the log',
     )
     parser.add_argument('--out', help='picture file; by default forecast.png beside the log')
 

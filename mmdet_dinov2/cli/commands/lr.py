@@ -11,7 +11,7 @@ from ...analysis.lr_curves import (
     lr_curves,
 )
 from ...wording import text_table
-from ..arguments import add_config_arguments
+from ..arguments import add_config_arguments, at_least_one
 from ..configs import config_name, read_config
 from ..messages import one_sentence_errors
 
@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--epoch-length',
-        type=int,
+        type=at_least_one,
         help='optimizer steps per epoch; by default read from the training data',
     )
-    parser.add_argument('--world-size', type=int, default=1, help='number of processes')
+    parser.add_argument('--world-size', type=at_least_one, default=1, help='number of processes')
     parser.add_argument('--out', help='picture file; by default lr_CONFIG.png in the work folder')
     add_config_arguments(parser)
 

@@ -102,13 +102,19 @@ def main(args: argparse.Namespace) -> None:
         check_output(out, drawn)
         if args.as_annotations:
             check_annotations(out, files)
+        videos = [file.path for file in files if file.is_video]
+        if args.ann and videos:
+            raise InputError(
+                f'--ann names a file that lists images, but {videos[0]} is a video or a camera; '
+                'leave --ann out, or predict images only'
+            )
         annotations = read_annotations(args.ann) if args.ann else None
         config, checkpoint = find_model(args.model, args.checkpoint)
         detector = load(checkpoint, config, args.device, args.tta, args.tile)
         results = PredictionFiles(
             out, detector.classes, annotations, not args.no_pictures, args.polygons
         )
-        results.check_names([file.name for file in files if not file.is_video])
+        results.check_names([file.name for file in files])
         pictures = None if args.no_pictures else out / PICTURES
         predictor = FilePredictor(
             detector, results, pictures, args.batch_size, args.score_thr, args.stride

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from ...analysis.report import render_report
 from ...analysis.report_input import collect
+from ...config.files import find_config
 from ...files import write_text
 from ..arguments import add_trust_argument
 from ..messages import one_sentence_errors
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Runs the command."""
     with one_sentence_errors(every_error=True):
-        base = args.base and (Path(args.base).name, Config.fromfile(args.base).to_dict())
+        base = args.base and Config.fromfile(find_config(args.base)).to_dict()
         given = collect(
             args.work_dir,
             predictions=args.predictions,
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
             ann_file=args.ann_file,
             image_folder=args.img_dir,
         )
-        given.base = base or None
+        given.base = (Path(args.base).name, base) if base else None
         out = Path(args.out or Path(args.work_dir) / 'report.html')
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, render_report(given))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -56,6 +57,10 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Starts to listen to the signals."""
+        if threading.current_thread() is not threading.main_thread():
+            # Python calls handlers in the main thread only, which runs a program of its own.
+            runner.logger.info('The training is not in the main thread: no signal stops it')
+            return
         process = os.getpid()
 
         def request(number: int, frame) -> None:
