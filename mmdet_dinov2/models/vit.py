@@ -382,7 +382,9 @@ class PackedViT(HoldsFrozenWeights, BaseModule):
 
     @property
     def _embeddings_frozen(self) -> bool:
-        return not self.cls_token.requires_grad
+        # Not by `requires_grad`: the weights of a teacher, which take the place of these for a
+        # moment, have no gradient either, and are no frozen ones.
+        return self.all_frozen or self.num_frozen_blocks >= 0
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.all_frozen:

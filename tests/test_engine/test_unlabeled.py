@@ -116,6 +116,23 @@ def test_a_checkpoint_teaches_from_the_first_step(teacher, tmp_path, data):
     assert 'TrainedEMAHook' not in str(saved.custom_hooks)
 
 
+def test_averaged_weights_teach_under_autocast(tmp_path, data):
+    """Of a backbone that is trained throughout; its average is no frozen part of the model."""
+    text = unlabeled_text(labeled=4, times=1, burn_in=0.5)
+    config = write_config(tmp_path, text + "model['backbone']['frozen_stages'] = -1\n")
+    states = {}
+    for flag in ('--amp', None):
+        work = tmp_path / str(flag)
+        run_tool('train', config, '--work-dir', work, *[flag] * bool(flag))
+        states[flag] = torch.load(work / 'epoch_2.pth', weights_only=True)
+    name = 'backbone.blocks.0.mlp.fc1.weight'
+    for kind, prefix in (('state_dict', ''), ('ema_state_dict', 'module.')):
+        found, expected = (states[flag][kind][prefix + name] for flag in ('--amp', None))
+        assert (found - expected).abs().max() < 1e-2
+        assert found.dtype == torch.float32 and (found.bfloat16() != found).any()
+    assert (states['--amp']['state_dict'][name] != found).any()
+
+
 def test_settings_of_a_config_without_averages(tmp_path, data):
     tell = []
     config = write_config(tmp_path, 'train_dataloader["dataset"]["indices"] = 5\n')
