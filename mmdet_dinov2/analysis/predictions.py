@@ -14,12 +14,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from ..checkpoint.reading import read_pickle
+from ..checkpoint.embedded_config import checked_parts, plain_config
+from ..checkpoint.reading import read_pickle, trusts_checkpoints
 from ..data.annotation_columns import AnnotationColumns
 from ..data.dataset_source import iter_dataset_configs
 from ..data.evaluators import scores_masks
 from ..data.findings import raise_on_errors
+from ..data.local_dataset import with_local_datasets
 from ..data.preflight import check_config
+from ..engine.evaluation_batch import fill_evaluation_batch
 from ..engine.runner import StrictRunner
 from ..errors import InputError
 from ..evaluation.true_masks import true_mask
@@ -172,21 +175,19 @@ def make_predictions(
         InputError: If the data cannot be used, or the checkpoint belongs to a different model.
         FileNotFoundError: If a file does not exist.
     """
+    with_masks = scores_masks(Config(dict(cfg)), 'val')
     with tempfile.TemporaryDirectory() as folder:
-        cfg = Config(dict(cfg))
-        init_default_scope(cfg.get('default_scope', 'mmdet'))
-        cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+        init_default_scope('mmdet')
+        cfg = _testing(cfg, checkpoint)
         if data is not None:
             _use_data(cfg, *data)
-        cfg.test_cfg = dict(type='TestLoop')
         prefix = str(Path(folder) / 'predictions')
-        kinds = ['bbox', 'segm'] if scores_masks(cfg, 'val') else ['bbox']
+        kinds = ['bbox', 'segm'] if with_masks else ['bbox']
         cfg.test_evaluator = dict(
             type='ClassNameCocoMetric', metric=kinds, format_only=True, outfile_prefix=prefix
         )
         cfg.load_from, cfg.resume = str(checkpoint), False
         cfg.launcher, cfg.work_dir = 'none', folder
-        cfg.pop('model_wrapper_cfg', None)
         if is_exported(checkpoint):
             use_exported(cfg, checkpoint)
         raise_on_errors(check_config(cfg, ('test',)))
@@ -197,6 +198,30 @@ def make_predictions(
             counts = entry['segmentation']['counts'].encode()
             entry['segmentation'] = dict(entry['segmentation'], counts=counts)
     return found
+
+
+def _testing(saved: Mapping[str, Any], source: str | Path) -> Config:
+    """Returns a config that tests the model of a run on its validation split.
+
+    The work folder may be somebody else's. So only what is known to run no code is built of its
+    config, unless checkpoints are trusted.
+    """
+    loader = saved.get('val_dataloader') or {}
+    content = dict(saved, test_dataloader=loader)
+    parts = checked_parts(plain_config(content) or content, source)
+    if trusts_checkpoints():
+        loaders = dict(test_dataloader=copy.deepcopy(loader))
+    else:
+        loaders = with_local_datasets(content, str(source))
+        loaders['test_dataloader']['sampler'] = dict(type='DefaultSampler', shuffle=False)
+        for _, dataset in iter_dataset_configs(loaders, 'test'):
+            dataset['pipeline'] = copy.deepcopy(parts['pipeline'])
+    cfg = Config(dict(default_scope='mmdet', model=parts['model'], **loaders))
+    fill_evaluation_batch(cfg)
+    for split in ('train', 'val'):
+        cfg.pop(f'{split}_dataloader', None)
+    cfg.test_cfg = dict(type='TestLoop')
+    return cfg
 
 
 def _use_data(cfg: Config, ann_file: str, image_folder: str | None) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.reading import TRUST_FLAG, trusts_checkpoints
 from ..data.annotation_columns import AnnotationColumns
 from ..data.annotation_file import read_annotations
 from ..data.dataset_source import iter_dataset_configs, read_source
+from ..data.local_dataset import with_local_datasets
 from ..errors import InputError
 from ..runs.checkpoints import find_best_or_last
 from ..runs.run_log import RunLog, read_run
@@ -54,7 +56,9 @@ def collect(
             given.config = read_saved_config(given.config_path)
         except InputError as error:
             problems.append(f'{error}.')
-    given.annotations, found_folder = _annotations(given.config, ann_file, problems)
+    given.annotations, found_folder = _annotations(
+        _data_config(given.config, given.config_path, problems), ann_file, problems
+    )
     given.image_folder = image_folder or found_folder
     given.scored_on = ann_file or given.scored_on
     if given.annotations is None:
@@ -75,6 +79,19 @@ def _read_run(work_dir: Path, problems: list[str]) -> RunLog:
     except InputError as error:
         problems.append(f'{error}.')
     return RunLog(work_dir.resolve().name)
+
+
+def _data_config(
+    config: Mapping[str, Any] | None, path: Path | None, problems: list[str]
+) -> Mapping[str, Any] | None:
+    """Returns what a config says about datasets; it may be somebody else's, and runs no code."""
+    if config is None or trusts_checkpoints():
+        return config
+    try:
+        return with_local_datasets(config, str(path))
+    except InputError as error:
+        problems.append(f'{error}, so nothing is evaluated; {TRUST_FLAG} builds it.')
+        return None
 
 
 def _annotations(

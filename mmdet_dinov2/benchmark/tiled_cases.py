@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 
 from ..checkpoint import read_checkpoint
-from ..checkpoint.embedded_config import whole_config
+from ..checkpoint.embedded_config import embedded_config
+from ..checkpoint.load_detector import checkpoint_classes
 from ..errors import InputError
 from ..inference import load
 from ..peak_memory import PeakMemory
@@ -159,16 +159,25 @@ def _sahi(checkpoint: str, tile: dict, device: str, folder: Path) -> Predict:
 def _config(checkpoint: str, tile: dict, folder: Path) -> str:
     """Writes the config of a checkpoint, with a test pipeline that both methods take."""
     size = _seen_side(tile)
-    content: dict[str, Any] = whole_config(read_checkpoint(checkpoint), checkpoint)
-    content['model'].pop('tile', None)
+    found = read_checkpoint(checkpoint)
+    model = embedded_config(found, checkpoint)['model']
+    model.pop('tile', None)
     # A tile, and an image as a whole, is what the detector was trained on.
-    content['test_dataloader']['dataset']['pipeline'] = [
+    pipeline = [
         dict(type='LoadImageFromFile'),
         dict(type='Resize', scale=(size, size), keep_ratio=True),
         dict(
             type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor')
         ),
     ]
+    meta = dict(classes=checkpoint_classes(found))
+    loader = dict(dataset=dict(type='CocoDataset', metainfo=meta, pipeline=pipeline))
+    content = dict(
+        default_scope='mmdet',
+        custom_imports=dict(imports=['mmdet_dinov2']),
+        model=model,
+        test_dataloader=loader,
+    )
     path = folder / 'config.py'
     Config(content).dump(path)
     return str(path)

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mmcv.ops
+from mmdet.datasets.transforms import RandomSamplingNegPos
+from mmdet.models.dense_heads.atss_vlfusion_head import ATSSVLFusionHead
 from mmdet.models.detectors import KnowledgeDistillationSingleStageDetector
 from mmdet.models.detectors.d2_wrapper import Detectron2Wrapper
 from mmdet.registry import MODELS, TASK_UTILS, TRANSFORMS
@@ -53,8 +55,17 @@ _MODULES = (
     'mmengine.utils.dl_utils',
     'torch.nn',
 )
-# Parts of these modules that read other configs and checkpoints, which may run code.
-_READERS = (KnowledgeDistillationSingleStageDetector, Detectron2Wrapper)
+# Parts of these modules that read other configs, checkpoints, files or language models, some of
+# which may run code.
+_READERS = (
+    KnowledgeDistillationSingleStageDetector,
+    Detectron2Wrapper,
+    ATSSVLFusionHead,
+    RandomSamplingNegPos,
+)
+_OWN_READERS = ('ExportedDetector',)
+# Arguments of transforms that say where files are, other than on the local disk.
+_STORAGES = ('backend_args', 'file_client_args')
 _PACKAGES = ('mmcv', 'mmdet', 'mmdet_dinov2', 'mmengine', 'torch')
 _IMPORTED = ('mmdet', 'mmdet_dinov2')
 # `type` of functions that are not registered; mmcv evaluates them as Python.
@@ -86,7 +97,22 @@ def embedded_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) ->
         InputError: If the checkpoint does not have a config, or if its config could run code and
             checkpoints are not trusted.
     """
-    content = whole_config(checkpoint, source)
+    return checked_parts(whole_config(checkpoint, source), source)
+
+
+def checked_parts(content: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:
+    """Takes from a config what predictions need, and imports the packages that it names.
+
+    Args:
+        content: A config as plain values.
+        source: Where it comes from, for messages.
+
+    Returns:
+        As :func:`embedded_config`.
+
+    Raises:
+        InputError: If the config could run code and checkpoints are not trusted.
+    """
     imports = _imports(content.get('custom_imports'))
     if not trusts_checkpoints():
         _refuse_foreign_imports(imports, source)
@@ -118,8 +144,9 @@ def whole_config(checkpoint: Mapping[str, Any], source: str | os.PathLike) -> di
 def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[str, Any]:
     """Copies ``model`` and the test ``pipeline`` of a config.
 
-    All weights come from the checkpoint: ``init_cfg`` is removed from all parts of the model, so
-    nothing is downloaded and no other file is read.
+    All weights come from the checkpoint: ``init_cfg`` and ``pretrained`` are removed from all parts
+    of the model, so nothing is downloaded and no other file is read. Images come from the local
+    disk: other storages import a module from a place that the config names.
 
     Raises:
         InputError: If the config lacks a model or a test pipeline.
@@ -135,9 +162,10 @@ def for_prediction(cfg: Mapping[str, Any], source: str | os.PathLike) -> dict[st
             'and a test_dataloader with the pipeline of its dataset'
         )
     parts = {name: copy.deepcopy(part) for name, part in parts.items()}
-    for node in _walk(parts['model']):
-        if isinstance(node, dict) and 'init_cfg' in node:
-            node['init_cfg'] = None
+    for part, keys in (('model', ('init_cfg', 'pretrained')), ('pipeline', _STORAGES)):
+        for node in _walk(parts[part]):
+            if isinstance(node, dict):
+                node.update({key: None for key in keys if key in node})
     return parts
 
 
@@ -204,6 +232,7 @@ def _registered(registry: Registry) -> Iterator[str]:
     for name, found in registry.module_dict.items():
         module = f'{getattr(found, "__module__", "")}.'
         reads = isinstance(found, type) and issubclass(found, _READERS)
+        reads |= name in _OWN_READERS
         if not reads and any(module.startswith(f'{known}.') for known in _MODULES):
             yield name
     for child in registry.children.values():

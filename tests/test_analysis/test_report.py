@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -303,3 +304,29 @@ def test_tool_runs_the_model(tmp_path, capfd):
     assert f'{ann_file}, {num_images} images; predictions: made with best' in text
     given = collect(tmp_path / 'work', ann_file=arguments[1], image_folder=arguments[3])
     assert {found['image_id'] for found in given.predictions} == set(range(1001, 1001 + num_images))
+
+
+def test_a_config_of_somebody_else_runs_no_code(tmp_path, capfd):
+    """Neither its transforms, nor its dataset, nor its hooks."""
+    config = write_config(tmp_path)
+    work = tmp_path / 'work'
+    run_tool('train', config, '--work-dir', work, '--cfg-options', 'train_cfg.max_epochs=1')
+    saved = next(work.glob('*/vis_data/config.py'))
+    sound = saved.read_text()
+    evil = f"dict(type='os.system', command='touch {tmp_path}/marker')"
+    start = sound.index('val_dataloader = dict(')
+    at = sound.index('pipeline=[', start) + len('pipeline=[')
+    cases = {
+        'transform': sound[:at] + f'{evil}, ' + sound[at:],
+        'hook': f'{sound}\ncustom_hooks = [{evil}]\n',
+        'dataset': sound[:start]
+        + re.sub(r"'[\w.]*CocoDataset'", "'os.path'", sound[start:], count=1),
+        'import': f"{sound}\ncustom_imports = dict(imports=['this'])\n",
+    }
+    assert cases['dataset'] != sound
+    for name, text in cases.items():
+        saved.write_text(text)
+        run_tool('report', work)
+        page = (work / 'report.html').read_text()
+        assert ('cannot be run' in page or 'nothing is evaluated' in page) == (name != 'hook'), name
+        assert not (tmp_path / 'marker').exists() and 'this' not in sys.modules

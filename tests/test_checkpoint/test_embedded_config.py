@@ -85,6 +85,13 @@ EVIL = {
         model=dict(type='KnowledgeDistillationSingleStageDetector', teacher_config='x.py')
     ),
     'the same, derived': config(model=dict(type='mmdet.LAD', teacher_ckpt='http://nowhere/x.pth')),
+    'language model': evil_model(bbox_head=dict(type='ATSSVLFusionHead', lang_model_name='x')),
+    'words': config(
+        test_dataloader=dict(
+            dataset=dict(pipeline=[dict(type='RandomSamplingNegPos', tokenizer_name='x')])
+        )
+    ),
+    'exported file': config(model=dict(type='ExportedDetector', file='x.onnx')),
     'no name': evil_model(neck=dict(type=['SimpleFeaturePyramid'])),
     'transform': config(
         test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, dict(type='os.system')]))
@@ -141,6 +148,18 @@ def test_no_weights_are_loaded_from_elsewhere(way):
     )
     model = read(content, way)['model']
     assert model['init_cfg'] is None and model['backbone']['init_cfg'] is None
+
+
+@WAYS
+def test_images_come_from_the_local_disk(way):
+    # mmengine's storage of this name imports a module from a folder, or a zip file, of the config.
+    storage = dict(backend='memcached', server_list_cfg='a', client_cfg='b', sys_path='x.pth/x')
+    pipeline = [
+        dict(PIPELINE[0], backend_args=storage),
+        dict(type='RandomApply', transforms=[dict(PIPELINE[0], file_client_args=storage)]),
+    ]
+    found = read(config(test_dataloader=dict(dataset=dict(pipeline=pipeline))), way)
+    assert 'sys_path' not in str(found)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from mmengine.config import Config
 
 from ...checkpoint import read_checkpoint
 from ...checkpoint.embedded_config import whole_config
+from ...checkpoint.reading import trusts_checkpoints
+from ...data.local_dataset import with_local_datasets
 from ...errors import InputError
 from ...export.exporting import ExportSettings, check_settings, export
 from ...export.formats import FORMATS, trtexec_command
@@ -127,9 +129,17 @@ def _data_config(config: str | None, checkpoint: str) -> Mapping[str, Any]:
     """Returns the config that names the datasets; an empty one if there is none."""
     if config is not None:
         return Config.fromfile(config)
+    content = read_checkpoint(checkpoint, mmap='://' not in checkpoint)
     try:
-        return whole_config(read_checkpoint(checkpoint, mmap='://' not in checkpoint), checkpoint)
+        found = whole_config(content, checkpoint)
     except InputError:
+        return {}
+    if trusts_checkpoints():
+        return found
+    try:
+        return with_local_datasets(found, checkpoint)
+    except InputError as error:
+        tell(f'note: no images of the config are used, as {error}')
         return {}
 
 
