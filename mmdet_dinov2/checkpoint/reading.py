@@ -204,7 +204,8 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
 
 
-# What numpy's arrays and numbers refer to, by the names of numpy 1 and 2.
+# What numpy's arrays and numbers in checkpoints refer to, by the names of numpy 1 and 2; torch
+# checks their types.
 _ARRAYS = {
     'numpy.ndarray': np.ndarray,
     'numpy.dtype': np.dtype,
@@ -232,9 +233,54 @@ def _latin_bytes(text: str, encoding: str) -> bytes:
     return text.encode('latin1')
 
 
-# What tensors and arrays in a plain pickle file refer to.
+class _Dtype:
+    """Stands for ``numpy.dtype`` in a file.
+
+    numpy believes what a file says about a type: that bytes are references to objects, for example,
+    which then lead anywhere. So a type here is that of a number.
+    """
+
+    def __init__(self, name: str, *flags: object) -> None:
+        if not re.fullmatch(r'[biuf]\d{1,2}', name):
+            raise pickle.UnpicklingError(f'it asks for values of the type {name!r:.40}')
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, *parts = state[:5]
+        if parts != [None] * 3:
+            raise pickle.UnpicklingError('it asks for values of several types')
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """An array whose values are numbers, in a file."""
+
+    def __setstate__(self, state: tuple) -> None:
+        version, shape, dtype, in_columns, content = state
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
+            raise pickle.UnpicklingError('it asks for an array of other than numbers')
+        super().__setstate__((version, shape, dtype.dtype, in_columns, content))
+
+
+def _reconstruct(*args: object) -> _Array:
+    return _Array(0, np.uint8)
+
+
+def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
+    if not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError('it asks for a number without a type')
+    return np.frombuffer(content, dtype.dtype, 1)[0]
+
+
+# What tensors and arrays in a plain pickle file refer to, by the names of numpy 1 and 2.
 _IN_PICKLES = {
-    **_ARRAYS,
+    'numpy.ndarray': _Array,
+    'numpy.dtype': _Dtype,
+    **{
+        f'numpy.{core}.multiarray.{name}': function
+        for core in ('core', '_core')
+        for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))
+    },
     'collections.OrderedDict': dict,
     'torch._utils._rebuild_tensor_v2': torch.empty(0).__reduce_ex__(2)[0],
     'torch.storage._load_from_bytes': _load_storage,

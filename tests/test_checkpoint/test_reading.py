@@ -172,6 +172,62 @@ class Packed:
         return codecs.encode, ('x', 'rot13')
 
 
+class Call:
+    """Pickled as a call, perhaps with a state."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def claims_objects():
+    """A type of 8 bytes that says that they are a reference to an object."""
+    fields = {'a': (np.dtype('O'), 0)}
+    return Call(np.dtype, ('V8', False, True), (3, '|', None, ('a',), fields, 8, 1, 0))
+
+
+SCALAR = np.float64().__reduce__()[0]
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        claims_objects(),
+        Call(SCALAR, (claims_objects(), b'A' * 8)),
+        Call(
+            np.dtype,
+            ('f8', False, True),
+            (3, '<', None, ('a',), {'a': (np.dtype('f8'), 0)}, 8, 1, 0),
+        ),
+        Call(
+            np.dtype, ('f8', False, True), (3, '<', (np.dtype('f8'), (2,)), None, None, -1, -1, 0)
+        ),
+        Call(SCALAR, (5, b'A' * 8)),
+        np.array([print], dtype=object),
+        np.array(['text']),
+        np.zeros(2, dtype=[('a', 'f8')]),
+    ],
+)
+def test_types_that_numpy_would_believe_are_refused(tmp_path, value):
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps([value]))
+    with pytest.raises(pickle.UnpicklingError, match='it asks for'):
+        reading.read_pickle(path)
+
+
+def test_arrays_of_each_kind_of_number_are_read(tmp_path):
+    kinds = ('?', 'u1', 'i2', '>i4', 'f2', 'f8', '>f4')
+    arrays = [np.asfortranarray(np.arange(6).reshape(2, 3).astype(kind)) for kind in kinds]
+    path = tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps([*arrays, arrays[5][1, 2]], 4))
+    *found, number = reading.read_pickle(path)
+    for array, expected in zip(found, arrays, strict=True):
+        assert array.dtype.kind == expected.dtype.kind and (array == expected).all()
+    assert number == 5.0
+
+
 @pytest.mark.parametrize(
     'value', [HistoryBuffer([1.0], [1]), print, Attribute(np.arange(3), 'T'), Packed()]
 )
