@@ -55,7 +55,7 @@ def read_predictions(path: str | Path, coco: AnnotationColumns) -> list[dict[str
     if path.suffix == '.json':
         try:
             found = json.loads(path.read_text(encoding='utf-8'))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f'{path} is not valid JSON ({error})') from error
     elif path.suffix in ('.pkl', '.pickle'):
         found = _from_mmdet(_read_pickle(path), [c['id'] for c in coco.categories], path)
@@ -103,7 +103,9 @@ def _check(found: Any, coco: AnnotationColumns, path: Path) -> None:
                 f'{path}: entry {index} must have a bbox of 4 numbers (x, y, w, h) and a score, '
                 f'but has {box} and {entry["score"]}'
             )
-        if entry['image_id'] not in images or entry['category_id'] not in categories:
+        ids = entry['image_id'], entry['category_id']
+        known = all(isinstance(value, (int, str)) for value in ids)
+        if not known or ids[0] not in images or ids[1] not in categories:
             raise InputError(
                 f'{path}: entry {index} is of image {entry["image_id"]} and category '
                 f'{entry["category_id"]}, which {coco.path} does not have; both files must belong '
@@ -134,6 +136,8 @@ def _from_mmdet(samples: Any, category_ids: Sequence[int], path: Path) -> list[d
                 torch.as_tensor(predicted['scores']).double().tolist(),
                 strict=True,
             )
+            if min(map(int, predicted['labels']), default=0) < 0:
+                raise IndexError('a label is negative')
             entries = [
                 dict(
                     image_id=sample['img_id'],

@@ -273,6 +273,7 @@ class ColumnsBuilder:
         self._image_places: _Places | None = None
         self._parts: dict[str, list] = {name: [] for name in (*_ARRAYS, *_TEXTS)}
         self._masks: list[TextColumn] | None = [] if segmentations else None
+        self._sides: list[np.ndarray] | None = None
         self.derived: Counter[str] = Counter()
         self.annotated = False
 
@@ -323,6 +324,18 @@ class ColumnsBuilder:
         )
         if self._masks is not None:
             self._masks.append(TextColumn.of(segmentations))
+
+    def size_of(self, image_id: int | str) -> tuple[float, float] | None:
+        """Returns width and height of an image that was added; ``None`` if they are not known."""
+        if self._image_places is None:
+            self._image_places = _Places(self.image_ids)
+        (index,) = self._image_places.find([image_id])
+        if index < 0:
+            return None
+        if self._sides is None:
+            self._sides = [np.concatenate(self._parts[name]) for name in ('widths', 'heights')]
+        width, height = (float(sides[index]) for sides in self._sides)
+        return (width, height) if width and height else None
 
     def add_image_entries(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Adds images as the file has them."""

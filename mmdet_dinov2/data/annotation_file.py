@@ -27,7 +27,6 @@ from ..errors import InputError
 from .annotation_columns import AnnotationColumns, ColumnsBuilder, IdColumn
 from .coco_file import (
     DERIVED,
-    LARGEST,
     check_section,
     check_unique,
     derive_fields,
@@ -35,6 +34,7 @@ from .coco_file import (
     raise_problems,
 )
 from .freed_memory import return_freed_memory
+from .segmentation_boxes import LARGEST
 from .shared_columns import read_once
 from .text_file import as_utf8, read_json
 
@@ -237,7 +237,7 @@ class _Reader:
                 count += len(piece[0])
                 continue
             check_section(self._path, section, piece)
-            derived = derive_fields(section, piece)
+            derived = derive_fields(section, piece, builder.size_of)
             if derived:
                 builder.derived[DERIVED[section]] += derived
             problems.update(find_problems(section, piece, count, self._sizes))

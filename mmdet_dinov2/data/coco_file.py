@@ -15,10 +15,8 @@ import numpy as np
 from ..errors import InputError
 from ..wording import name_some
 from .annotation_columns import AnnotationColumns, TextColumn
-from .segmentation_boxes import box_around
+from .segmentation_boxes import box_around, is_number
 
-# A larger number is a mistake, and arithmetic with it may overflow.
-LARGEST = 1e12
 # What is in a relative name that leads out of its folder, or is no name.
 _MAY_LEAVE = re.compile(rb'\.\.|://|\0')
 # The field of each section that others can say.
@@ -84,32 +82,56 @@ def names_outside(folder: str, names: TextColumn) -> list[str]:
     return [name for name in names if leaves_folder(folder, name)]
 
 
-def derive_fields(section: str, entries: Sequence[Any]) -> int:
+def derive_fields(
+    section: str,
+    entries: Sequence[Any],
+    size_of: Callable[[Any], tuple[float, float] | None] = lambda image_id: None,
+) -> int:
     """Fills in what other fields of entries say; returns how many.
 
     Args:
         section: ``'images'``, whose file names are filled in, or ``'annotations'``: their boxes.
         entries: Entries of the section.
+        size_of: Returns width and height of the image of an id, ``None`` where they are not known.
+
+    Raises:
+        InputError: If run lengths that a box is derived from do not have the size of the image.
     """
-    derive = _derive_file_name if section == 'images' else _derive_box
-    return sum(derive(entry) for entry in entries if isinstance(entry, dict))
+    annotated = section == 'annotations'
+    return sum(
+        _derive_box(entry, size_of) if annotated else _derive_file_name(entry)
+        for entry in entries
+        if isinstance(entry, dict)
+    )
 
 
 def _derive_file_name(image: dict[str, Any]) -> bool:
     url = image.get('coco_url')
     if image.get('file_name') or not isinstance(url, str) or not url:
         return False
-    image['file_name'] = unquote(urlsplit(url).path).lstrip('/')
+    try:
+        image['file_name'] = unquote(urlsplit(url).path).lstrip('/')
+    except ValueError:  # not a URL
+        return False
     return True
 
 
-def _derive_box(annotation: dict[str, Any]) -> bool:
+def _derive_box(annotation: dict[str, Any], size_of: Callable) -> bool:
     box = annotation.get('bbox')
     if box and box != [0, 0, 0, 0]:
         return False
     around = box_around(annotation.get('segmentation'))
     if around is None or around == box:
         return False
+    segmentation = annotation['segmentation']
+    size = size_of(annotation.get('image_id'))
+    if isinstance(segmentation, dict) and size and tuple(segmentation['size']) != size[::-1]:
+        raise InputError(
+            'annotation {!r} has no box, and run lengths of {} x {} pixels (width x height), but '
+            'its image has {:g} x {:g}; export the masks at the size of the image'.format(
+                annotation.get('id'), *segmentation['size'][::-1], *size
+            )
+        )
     annotation['bbox'] = around
     return True
 
@@ -118,13 +140,8 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    # Unlike math.isfinite, a comparison takes whole numbers of any size.
-    return type(value) in (int, float) and -LARGEST < value < LARGEST
-
-
 def _is_length(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return is_number(value) and value > 0
 
 
 def _is_name(value: Any) -> bool:
@@ -132,7 +149,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _is_flag(value: Any) -> bool:
@@ -167,7 +184,7 @@ _FIELDS = {
         image_id=_ID,
         category_id=_ID,
         bbox=_Field(_is_box, 'four finite numbers x, y, width, height'),
-        area=_Field(_is_number, 'a finite number', required=False),
+        area=_Field(is_number, 'a finite number', required=False),
         iscrowd=_Field(_is_flag, '0 or 1', required=False),
         ignore=_Field(_is_flag, '0 or 1', required=False),
     ),

@@ -89,11 +89,13 @@ class DataFolder:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if is_no_data(entry.name) or entry.name in left_out:
                     continue
-                if entry.is_dir():
+                if os.path.isdir(entry.path):
                     folders.append(entry)
                     continue
-                if entry.is_symlink() and not os.path.exists(entry.path):
+                if not os.path.exists(entry.path):
                     self.dead_links.append(Path(entry.path))
+                elif not os.path.isfile(entry.path):
+                    continue  # a pipe or a device, which may have no end
                 yield entry.path
         for entry in folders:
             if entry.path == self._skipped or _is_work_folder(entry.path):

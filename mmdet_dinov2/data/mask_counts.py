@@ -187,14 +187,13 @@ def _has_hole(parts: Sequence[Sequence[float]]) -> bool:
     """Returns whether one polygon lies inside of another one."""
     polygons = [np.array(part, dtype=np.float32).reshape(-1, 2) for part in parts]
     low, high = ([f(p, axis=0) for p in polygons] for f in (np.min, np.max))
+    low, high = np.array(low), np.array(high)
     for inner, points in enumerate(polygons):
-        for outer, around in enumerate(polygons):
-            if inner == outer or (low[inner] <= low[outer]).any():
-                continue
-            if (high[inner] >= high[outer]).any():
-                continue
+        inside = (low[inner] > low).all(axis=1) & (high[inner] < high).all(axis=1)
+        for outer in np.flatnonzero(inside):
             if all(
-                cv2.pointPolygonTest(around, (float(x), float(y)), False) > 0 for x, y in points
+                cv2.pointPolygonTest(polygons[outer], (float(x), float(y)), False) > 0
+                for x, y in points
             ):
                 return True
     return False

@@ -168,8 +168,9 @@ def _photos_of(
     photo_names = list(dict.fromkeys(photo['file_name'] for photo in photos))
     if not photo_names:
         return [], boxes_of, coco.num_images
-    said = (content.get('info') or {}).get('folder')
-    candidates = [Path(said)] if said else []
+    info = content.get('info')
+    said = info.get('folder') if isinstance(info, dict) else None
+    candidates = [Path(said)] if said and isinstance(said, str) else []
     candidates += [file.parent, folder.root]
     sizes = {photo['file_name']: (photo['width'], photo['height']) for photo in photos}
     located = locate_images(photo_names, sizes, folder, candidates, 'train')

@@ -11,6 +11,8 @@ from pycocotools import mask as coco_mask
 # A run length in COCO's text form: groups of 5 bits, and no last group that says "more follows",
 # after which the C code would read beyond its end.
 _RUNS = re.compile('(?:[P-o]{0,6}[0-O])+')
+# A larger number is a mistake, and arithmetic with it may overflow.
+LARGEST = 1e12
 _LARGEST_SIDE = 1_000_000
 _LARGEST_RUN = 2**32
 
@@ -36,15 +38,19 @@ def box_around(segmentation: Any) -> list[float] | None:
         return None
     nested = all(isinstance(part, list) for part in segmentation)
     parts = segmentation if nested else [segmentation]
-    if not all(
-        len(part) % 2 == 0 and all(type(value) in (int, float) for value in part) for part in parts
-    ):
+    if not all(len(part) % 2 == 0 and all(is_number(value) for value in part) for part in parts):
         return None
     xs = [x for part in parts for x in part[0::2]]
     ys = [y for part in parts for y in part[1::2]]
     if not xs:
         return None
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether a value of a JSON file is a number that a coordinate can be."""
+    # Unlike math.isfinite, a comparison takes whole numbers of any size.
+    return type(value) in (int, float) and -LARGEST < value < LARGEST
 
 
 def _box_of_mask(mask: Mapping[str, Any]) -> list[float] | None:

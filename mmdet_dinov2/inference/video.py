@@ -11,10 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..data.image_header import MAX_PIXELS
 from ..errors import InputError
 from ..wording import printable
 
 _USUAL_RATE = 25.0
+# What OpenCV passes on to FFmpeg, and the formats of FFmpeg that hold videos.
+_OPTIONS = 'OPENCV_FFMPEG_CAPTURE_OPTIONS'
+_FORMATS = 'mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,wmv,ogg,gif'
 
 
 class Video:
@@ -40,13 +44,20 @@ class Video:
         if isinstance(source, int):
             self._capture = cv2.VideoCapture(source)
         else:
-            with _utf_8_name(source) as name:
+            with _utf_8_name(source) as name, _videos_only():
                 self._capture = cv2.VideoCapture(name)
         if not self._capture.isOpened():
             raise InputError(
                 f'camera {source} cannot be opened; cameras count from 0'
                 if isinstance(source, int)
                 else f'{source} is not a valid video'
+            )
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        width, height = (int(self._capture.get(side)) for side in sides)
+        if width * height > MAX_PIXELS:
+            self._capture.release()
+            raise InputError(
+                f'{source} has frames of {width} x {height} pixels, more than {MAX_PIXELS}'
             )
         self.fps = (self._capture.get(cv2.CAP_PROP_FPS) or _USUAL_RATE) / stride
         # As the header says; a camera and some files do not know.
@@ -75,6 +86,20 @@ class Video:
                 number += 1
         finally:
             self._capture.release()
+
+
+@contextmanager
+def _videos_only() -> Iterator[None]:
+    """Lets OpenCV open videos only: FFmpeg also knows playlists, which name other files."""
+    before = os.environ.get(_OPTIONS)
+    os.environ[_OPTIONS] = f'format_whitelist;{_FORMATS}'
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_OPTIONS]
+        else:
+            os.environ[_OPTIONS] = before
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import torch
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmdet_dinov2.errors import InputError
+from mmdet_dinov2.inference import video as video_module
 from mmdet_dinov2.inference.detector import Detector, ImagePrediction
 from mmdet_dinov2.inference.file_predictions import FilePredictor
 from mmdet_dinov2.inference.image_inputs import expand_inputs
@@ -93,6 +95,23 @@ def test_300_frames_in_order(tmp_path, batch_size, stride):
     drawn = cv2.VideoCapture(str(tmp_path / 'out/pictures/a.avi.mp4'))
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == len(numbers)
     assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(10 / stride, rel=0.01)
+
+
+def test_a_playlist_is_no_video(tmp_path):
+    secret = write_video(tmp_path / 'secret.avi', 5)
+    playlist = '#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{}\n#EXT-X-ENDLIST\n'
+    for text in (playlist, 'ffconcat version 1.0\nfile secret.avi\n'):
+        (tmp_path / 'clip.mp4').write_text(text.format(secret))
+        with pytest.raises(InputError, match='clip.mp4 is not a valid video'):
+            Video(tmp_path / 'clip.mp4')
+    assert len(list(Video(secret))) == 5
+
+
+def test_frames_of_too_many_pixels(tmp_path, monkeypatch):
+    path = write_video(tmp_path / 'a.avi', 2)
+    monkeypatch.setattr(video_module, 'MAX_PIXELS', 1000)
+    with pytest.raises(InputError, match='a.avi has frames of .* pixels, more than 1000'):
+        Video(path)
 
 
 def test_a_broken_frame_is_a_warning(tmp_path):

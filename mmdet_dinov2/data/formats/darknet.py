@@ -14,7 +14,7 @@ from ..splits import split_of, split_of_folders
 from ..text_file import read_text
 from .found import FoundData, Remarks
 from .image_lists import find_place, list_images
-from .yolo import number_names
+from .yolo import name_lines, number_names
 from .yolo_data import NAME_FILES, YoloData, absolute, find_label_file, found_data
 
 _SPLIT_KEYS = {'train': ('train',), 'val': ('valid', 'val'), 'test': ('test',)}
@@ -37,7 +37,7 @@ def find(folder: DataFolder) -> FoundData | None:
     images = _listed_images(folder, remarks) or _images_of_folders(folder)
     if not any(find_label_file(image) for files in images.values() for image in files):
         return None
-    return found_data(YoloData(path, number_names(path, _read_names(path)), images, None, remarks))
+    return found_data(YoloData(path, number_names(path, name_lines(path)), images, None, remarks))
 
 
 def _listed_images(folder: DataFolder, remarks: Remarks) -> dict[str, list[Path]]:
@@ -88,7 +88,7 @@ def _read_data_file(path: Path, keys: dict[str, str]) -> YoloData:
             if split == 'train':
                 raise
             remarks.warnings.append(f'{error}, so there is no {split} split')
-    return YoloData(path, number_names(path, _read_names(names)), images, remarks=remarks)
+    return YoloData(path, number_names(path, name_lines(names)), images, remarks=remarks)
 
 
 def _find_names(folder: DataFolder) -> Path | None:
@@ -101,7 +101,3 @@ def _find_names(folder: DataFolder) -> Path | None:
         or path.name == '_darknet.labels'
     ]
     return min(found, key=lambda path: (len(path.parts), str(path)), default=None)
-
-
-def _read_names(path: Path) -> list[str]:
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

@@ -20,6 +20,7 @@ from PIL import Image
 from ...errors import InputError
 from ...mask_outlines import mask_polygons
 from ..data_folder import DataFolder
+from ..segmentation_boxes import is_number
 from ..text_file import read_json
 from .found import FoundData, Remarks
 from .json_kinds import json_kind
@@ -129,8 +130,6 @@ def _painted(path: Path, index: int, shape: Mapping[str, Any]) -> list[list[floa
 
 def _are_points(points: Any) -> bool:
     return isinstance(points, list) and all(
-        isinstance(point, list)
-        and len(point) == 2
-        and all(type(value) in (int, float) and math.isfinite(value) for value in point)
+        isinstance(point, list) and len(point) == 2 and all(is_number(value) for value in point)
         for point in points
     )

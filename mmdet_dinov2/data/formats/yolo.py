@@ -6,6 +6,7 @@ download or run is ignored.
 
 from __future__ import annotations
 
+import re
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _SPLIT_KEYS = {
     'val': ('val', 'valid', 'validation', 'dev'),
     'test': ('test',),
 }
+# A number beyond it is a slip, which would take all the memory.
+_MAX_CLASSES = 100_000
 _NOTHING = ('', '~', 'null', 'Null', 'NULL', 'None')
 
 
@@ -152,7 +155,7 @@ def _whole(text: Any) -> int | None:
 def _is_data_yaml(path: Path) -> bool:
     try:
         content = yaml.load(read_text(path), _TextLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # tags of YAML may fail in any way
         return path.stem == 'data'  # so that read_data_yaml reports what is wrong with it
     # A file with 'nc' and 'backbone' describes a model.
     return isinstance(content, dict) and (
@@ -163,7 +166,7 @@ def _is_data_yaml(path: Path) -> bool:
 def _load_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(read_text(path), _TextLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # tags of YAML may fail in any way
         reason = ' '.join(str(error).split())
         raise InputError(f'{path} is not valid YAML ({reason}); correct it') from error
     if not isinstance(content, dict):
@@ -177,6 +180,8 @@ def _read_names(path: Path, content: dict[str, Any]) -> dict[int, str]:
     count = _whole(content.get('nc'))
     names = content.get('names')
     if names in (None, *_NOTHING) and count is not None and 'names' not in content:
+        if count > _MAX_CLASSES:
+            raise InputError(f'{path} has nc={count}, more than {_MAX_CLASSES} classes; correct it')
         names = [f'class_{index}' for index in range(count)]
     if isinstance(names, str) and names not in _NOTHING:
         names = _names_in_text(path, names, count)
@@ -186,11 +191,31 @@ def _read_names(path: Path, content: dict[str, Any]) -> dict[int, str]:
     return numbers
 
 
+def name_lines(path: Path) -> list[str]:
+    """Reads the names of classes, each in a line whose number is that of the class.
+
+    Raises:
+        InputError: If it is not a text file, or has a blank line between names.
+    """
+    if not path.is_file():
+        raise InputError(f'{path}, which should have the names of the classes, is not a file')
+    # Not splitlines, for which a name may have more kinds of line breaks in it.
+    lines = [line.strip() for line in re.split('\r?\n', read_text(path))]
+    while lines and not lines[-1]:
+        lines.pop()
+    if '' in lines:
+        raise InputError(
+            f'{path} has no name in line {lines.index("") + 1}, and the lines of a file of names '
+            'count the classes; name this one, or remove the line if labels do not count it'
+        )
+    return lines
+
+
 def _names_in_text(path: Path, text: str, count: int | None) -> list[str]:
     """Returns the names that a text has: those of a file that it names, or between commas."""
     file = path.parent / text
     if len(text) < 200 and file.suffix in ('.names', '.txt') and file.is_file():
-        return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        return name_lines(file)
     if count == 1:
         return [text]
     parts = text.replace('\n', ',').split(',')
