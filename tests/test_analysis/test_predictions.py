@@ -100,6 +100,8 @@ def test_code_in_a_pickle_never_runs(tmp_path):
         ({'a': 1}, 'must hold a list of predictions, but holds a dict'),
         ([dict(ENTRY, score=None)], r'entry 0 must have a bbox of 4 numbers .* and None'),
         ([ENTRY, dict(image_id=4)], 'entry 1 must be a dict with the keys'),
+        ('[' * 100_000, 'is not valid JSON'),
+        ([dict(ENTRY, image_id=[4])], r'entry 0 is of image \[4\]'),
         ([dict(ENTRY, image_id=5)], 'image 5 and category 3, which val.json does not have'),
     ],
 )
@@ -113,3 +115,10 @@ def test_other_files(tmp_path):
         read_predictions(tmp_path / 'none.json', COCO)
     with pytest.raises(InputError, match='must end in .json or .pkl'):
         read_predictions(write(tmp_path / 'p.txt', ''), COCO)
+
+
+def test_a_label_below_zero_is_no_class(tmp_path):
+    found = dict(bboxes=torch.zeros(1, 4), labels=torch.tensor([-1]), scores=torch.ones(1))
+    (tmp_path / 'p.pkl').write_bytes(pickle.dumps([dict(img_id=4, pred_instances=found)]))
+    with pytest.raises(InputError, match='IndexError: a label is negative'):
+        read_predictions(tmp_path / 'p.pkl', COCO)

@@ -10,6 +10,7 @@ from mmdet.registry import DATASETS
 
 from mmdet_dinov2.data.annotation_file import read_annotations
 from mmdet_dinov2.data.box_counts import count_boxes
+from mmdet_dinov2.errors import InputError
 
 from ..columns import columns_of_entries
 from .helpers import assert_has, coco_content, only
@@ -127,6 +128,27 @@ def test_boxes_come_from_the_segmentation_where_they_are_missing(data, box):
     assert_has(only(data.check('train'), 'info'), "which comes from their 'segmentation'")
     dataset = DATASETS.build(data.train)
     assert len(dataset.get_data_info(0)['instances']) == 3
+
+
+@pytest.mark.parametrize(('size', 'fits'), [([30, 40], True), ([15, 20], False), ([40, 30], False)])
+def test_masks_that_boxes_come_from_have_the_size_of_the_image(data, size, fits):
+    content = coco_content()
+    area = size[0] * size[1]
+    mask = dict(size=size, counts=[0, area // 2, area - area // 2])
+    content['annotations'][2].update(bbox=None, segmentation=mask)
+    data.write('train', content)
+    if fits:
+        assert read_annotations(str(data.path('train'))).boxes[2].tolist() == [0, 0, 20, 30]
+    else:
+        with pytest.raises(InputError, match='annotation 3 has no box.*image has 40 x 30; export'):
+            read_annotations(str(data.path('train')))
+
+
+def test_a_url_that_is_none_names_no_file(data):
+    content = coco_content()
+    content['images'][1].update(file_name='', coco_url='http://[x/0.jpg')
+    data.write('train', content)
+    assert_has(only(data.check('train')), 'file_name', 'images[1]')
 
 
 def test_file_names_come_from_the_url_where_they_are_missing(data):

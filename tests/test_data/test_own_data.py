@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 from collections import Counter
 from unittest import mock
@@ -295,3 +296,15 @@ def test_what_a_prediction_wrote_into_a_dataset_is_no_data(tmp_path, drawn):
     # Pictures that no prediction drew may be the user's.
     pictures = [path for path in DataFolder(tmp_path / 'data').files if 'pictures' in path.parts]
     assert bool(pictures) is not drawn
+
+
+def test_pipes_devices_and_links_to_themselves_are_no_data(tmp_path):
+    root = tmp_path / 'data'
+    for split in ('train', 'val'):
+        write_coco(root / f'annotations/{split}.json', root / 'images')
+    os.mkfifo(root / 'annotations/test.json')
+    os.mkfifo(root / 'images/pipe.jpg')
+    (root / 'images/zero.jpg').symlink_to('/dev/zero')
+    (root / 'images/self').symlink_to('self')
+    data = find_own_data(root, tmp_path / 'cache')
+    assert {split: found.num_images for split, found in data.splits.items()} == dict(train=3, val=3)

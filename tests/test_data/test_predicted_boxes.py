@@ -119,3 +119,12 @@ def test_a_class_that_the_labels_lack_is_refused(root, tmp_path):
     write_predicted(root / 'predicted.json', ['a.jpg', 'x.jpg'], tmp_path, name='unicorn')
     with pytest.raises(InputError, match="has boxes of 'unicorn', which the labels"):
         find_own_data(root, tmp_path / 'cache')
+
+
+@pytest.mark.parametrize('info', [[1], 'text', None, dict(folder=5)])
+def test_info_of_any_kind(root, tmp_path, info):
+    path = root / 'predicted.json'
+    content = dict(write_predicted(path, ['a.jpg', 'b.jpg'], 'nowhere'), info=info)
+    path.write_text(json.dumps(content))
+    write_images(root, content)
+    assert find_own_data(root, tmp_path / 'cache').splits['train'].num_images == 4

@@ -48,6 +48,7 @@ def test_boxes_around_masks(seed, compressed):
         ([[]], None),
         ([[1, 2, 3]], None),
         ([[1, 2, '3', 4]], None),
+        ([[1, 2, 10**400, 4]], None),
         (None, None),
         ('text', None),
     ],

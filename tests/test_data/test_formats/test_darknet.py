@@ -85,3 +85,15 @@ def test_lists_beside_a_file_of_names(tmp_path):
     stray, bare = data.warnings
     assert stray.startswith('3 label files belong to no picture')
     assert bare.startswith('3 pictures are in no split') and 'images/3.jpg' in bare
+
+
+def test_the_line_of_a_name_is_the_number_of_its_class(darknet):
+    (darknet / 'obj.names').write_text(f'{NAMES[0]}\r\n{NAMES[1]}\r\nc\u2028d\r\n\r\n')
+    assert find(darknet).classes == (*NAMES[:2], 'c\u2028d')
+    (darknet / 'obj.names').write_text(f'{NAMES[0]}\n\n{NAMES[1]}\n{NAMES[2]}\n')
+    with pytest.raises(InputError, match=r'obj.names has no name in line 2'):
+        find(darknet)
+    (darknet / 'obj.names').unlink()
+    (darknet / 'obj.names').mkdir()
+    with pytest.raises(InputError, match=r'obj.names.*is not a file'):
+        find(darknet)

@@ -136,6 +136,8 @@ def test_any_whole_numbers_are_classes(yolo):
         (dict(names=['a', 'b', 'a']), "'names' in .* lists 'a' more than once"),
         (dict(names=['a', '']), "'names' in .* must list the class names"),
         (dict(nc=5), "has nc=5, but 3 'names'"),
+        (dict(nc=10**10, names=None), 'has nc=10000000000, more than 100000 classes'),
+        (dict(names='classes.txt'), 'classes.txt has no name in line 2, and the lines'),
         (dict(kpt_shape=[4]), "'kpt_shape' in .* must be the number of key points and 2 or 3"),
         (dict(train='none'), r"'train' in .* is 'none', which does not exist; looked for .*none"),
         (dict(train='../none'), 'which does not exist; looked for .*none and .*/none'),
@@ -145,6 +147,7 @@ def test_any_whole_numbers_are_classes(yolo):
 )
 def test_a_data_file_that_cannot_be_used(yolo, values, message):
     (yolo.parent / 'list.txt').write_text('x.jpg\n')
+    (yolo.parent / 'classes.txt').write_text('a\n\nb\nc\n\n')
     set_keys(yolo, **values)
     with pytest.raises(InputError, match=message):
         convert(yolo)
