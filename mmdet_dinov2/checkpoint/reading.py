@@ -10,6 +10,7 @@ import pickle
 import re
 import urllib.error
 import urllib.parse
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def read_checkpoint(
         raise MissingFileError(f'checkpoint {path} does not exist; check the path')
     if path.suffix == '.safetensors':
         return _read_safetensors(path, map_location)
+    _refuse_compressed(path)
     try:
         if trusts_checkpoints():
             content = torch.load(path, map_location=map_location, weights_only=False, mmap=mmap)
@@ -136,6 +138,19 @@ def _holder(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the part of a checkpoint that holds the tensors."""
     parts = (checkpoint.get(key) for key in _STATE_KEYS)
     return next((part for part in parts if isinstance(part, Mapping)), checkpoint)
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuses archives with compressed parts, of which a small file can hold gigabytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError):  # another format of torch, or damaged
+        return
+    if packed:
+        raise InputError(
+            f'checkpoint {path} has compressed parts, which torch does not write, so it is refused'
+        )
 
 
 def _download(url: str) -> Path:

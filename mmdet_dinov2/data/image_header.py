@@ -136,7 +136,12 @@ def _tiff_header(tags: ImageFileDirectory_v2, format_: str | None) -> ImageHeade
 
 def _unidentified_tiff(content: bytes | Path) -> ImageHeader | None:
     """Reads the header of a TIFF file that Pillow does not know, such as one of floats in RGB."""
-    data = content.read_bytes() if isinstance(content, Path) else content
+    if isinstance(content, Path):
+        with content.open('rb') as opened:
+            begins_so = opened.read(4) in _TIFF_STARTS
+        data = content.read_bytes() if begins_so else b''
+    else:
+        data = content
     if data[:4] not in _TIFF_STARTS:
         return None
     file = io.BytesIO(data)

@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import math
 import mmap
 import os
 import sys
@@ -40,6 +41,8 @@ OUTPUTS = ('boxes', 'scores', 'labels')
 MASKS = 'masks'
 SUFFIXES = ('.onnx', '.xml')
 # Under this name OpenVINO files hold the metadata.
+# Pixels of an image after resizing, as many as one may have before.
+_MAX_PIXELS = 100_000_000
 _OPENVINO_KEY = 'mmdet_dinov2'
 
 
@@ -116,11 +119,32 @@ class Metadata:
             values = {name: json.loads(texts[name]) for name in names}
             for name in ('classes', 'mean', 'std', 'size'):
                 values[name] = values[name] if values[name] is None else tuple(values[name])
-            return cls(**values)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            found = cls(**values)
+            wrong = found._wrong()
+        except (KeyError, TypeError, ValueError) as error:
             raise ReaderError(
                 f'{source} has damaged metadata ({error!r}); export it again'
             ) from error
+        if wrong:
+            raise ReaderError(f'{source} has damaged metadata ({wrong}); export it again')
+        return found
+
+    def _wrong(self) -> str:
+        """Returns the name of a value that cannot be, an empty text if there is none."""
+        resize = {'scale': (1, 1), 'keep_ratio': True} if self.resize is None else self.resize
+        width, height = resize['scale']
+        sound = dict(
+            classes=all(isinstance(name, str) for name in self.classes),
+            channel_order=self.channel_order in ('rgb', 'bgr'),
+            mean=len(self.mean) == 3 and all(math.isfinite(value) for value in self.mean),
+            std=len(self.std) == 3 and all(0 < value < math.inf for value in self.std),
+            resize=width > 0 and height > 0 and width * height <= _MAX_PIXELS,
+            score_threshold=0 <= self.score_threshold <= 1,
+            size=self.size is None or (len(self.size) == 2 and min(self.size) >= 1),
+            smallest_side=self.smallest_side >= 1,
+            mask_stride=self.mask_stride is None or self.mask_stride > 0,
+        )
+        return next((name for name, is_sound in sound.items() if not is_sound), '')
 
     def refusal(self, sides: Sequence[int]) -> str:
         """Returns why the graph does not take images of a size; an empty text if it does.
@@ -459,6 +483,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, memoryview]]:
     position = 0
     while position < len(view):
         tag, position = _varint(view, position)
+        if tag >= 2**32:  # of which others read the last 32 bits
+            raise ValueError('not a protobuf message')
         kind = tag & 7
         if kind == 0:
             _, position = _varint(view, position)
@@ -490,6 +516,8 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
 def _openvino_texts(path: Path) -> dict[str, str]:
     from xml.etree import ElementTree
 
+    if path.with_suffix('.bin').exists():
+        _check_location(f'{path.stem}.bin', path)
     content = path.read_bytes()
     if b'<!' in content:
         # OpenVINO writes no entities, and a few lines of them can stand for gigabytes.

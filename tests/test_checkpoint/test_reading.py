@@ -2,6 +2,7 @@
 
 import codecs
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -263,3 +264,16 @@ def test_each_address_has_its_own_copy(tmp_path, monkeypatch):
     assert fetched == urls
     # The name that torch.hub gives it.
     assert (tmp_path / 'checkpoints' / 'dinov2_vits14_pretrain.pth').is_file()
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(a=torch.zeros(1000)), path)
+    assert len(read_checkpoint(path)['a']) == 1000
+    with zipfile.ZipFile(path) as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(InputError, match='a.pth has compressed parts'):
+        read_checkpoint(path)

@@ -223,6 +223,15 @@ def test_texts_are_read_as_they_were_written():
         (dict(format_version='2'), 'format version 2, but this reader knows version 1 only'),
         (dict(classes='['), 'damaged metadata'),
         (dict(mean=None), 'damaged metadata'),
+        (dict(resize='5'), 'damaged metadata'),
+        (dict(resize='{}'), 'damaged metadata'),
+        (dict(resize='{"scale": ["a", 1], "keep_ratio": true}'), 'damaged metadata'),
+        (dict(resize='{"scale": [20000, 20000], "keep_ratio": true}'), 'damaged metadata'),
+        (dict(mean='["a", 1, 1]'), 'damaged metadata'),
+        (dict(std='[0, 0, 0]'), 'damaged metadata'),
+        (dict(size='[8]'), 'damaged metadata'),
+        (dict(smallest_side='"x"'), 'damaged metadata'),
+        (dict(classes='[1]'), 'damaged metadata'),
     ],
 )
 def test_other_metadata_are_refused(changes, expected):
@@ -258,6 +267,29 @@ def test_weights_outside_of_the_folder_are_refused(tmp_path, location, inside):
         Reader(path)
     with pytest.raises(InputError, match='outside of its folder'):
         mmdet_dinov2.load(path)
+
+
+def test_weights_of_openvino_that_are_a_link_out_of_the_folder_are_refused(tmp_path):
+    folder = tmp_path / 'model'
+    folder.mkdir()
+    (tmp_path / 'w.bin').write_bytes(b'1234')
+    (folder / 'a.bin').symlink_to(tmp_path / 'w.bin')
+    (folder / 'a.xml').write_text('<net><rt_info/></net>')
+    with pytest.raises(ReaderError, match='a link out of its folder'):
+        read_metadata(folder / 'a.xml')
+
+
+def test_a_tag_that_others_would_cut_is_refused(tmp_path):
+    def number(value):
+        parts = []
+        while value > 127:
+            parts.append(value & 127 | 128)
+            value >>= 7
+        return bytes([*parts, value])
+
+    (tmp_path / 'a.onnx').write_bytes(number((14 << 3 | 2) | 1 << 32) + b'\x00')
+    with pytest.raises(ReaderError, match='not a complete ONNX file'):
+        read_metadata(tmp_path / 'a.onnx')
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path):
