@@ -34,20 +34,20 @@ def use_tiles(cfg: Config, size: int | None = None) -> None:
     if tile is None:
         return
     for split in ('val', 'test'):
-        for dataset in _innermost((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
+        for dataset in innermost((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             if dataset.get('pipeline'):
                 dataset['pipeline'] = tiled_pipeline(dataset['pipeline'], tile.get('size'))
 
 
-def _innermost(dataset: Any) -> Iterator[Any]:
+def innermost(dataset: Any) -> Iterator[Any]:
     """Yields the configs of the datasets that load samples."""
     if isinstance(dataset, (list, tuple)):
         for part in dataset:
-            yield from _innermost(part)
+            yield from innermost(part)
     elif isinstance(dataset, Mapping):
         inner = dataset.get('datasets') or dataset.get('dataset')
         if isinstance(inner, (Mapping, list, tuple)):
-            yield from _innermost(inner)
+            yield from innermost(inner)
         else:
             yield dataset
 

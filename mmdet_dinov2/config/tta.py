@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ..errors import InputError
+from .tiles import innermost
 
 # Sizes of the views, relative to that of the test pipeline.
 SCALES = (1.0, 0.8, 1.2)
@@ -28,10 +29,8 @@ def use_tta(cfg: Config) -> None:
     Raises:
         InputError: If the test pipeline does not have what a pipeline of views is made from.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    dataset.pipeline = cfg.get('tta_pipeline') or tta_pipeline(dataset.pipeline)
+    for dataset in innermost(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.get('tta_pipeline') or tta_pipeline(dataset.pipeline)
     cfg.model = tta_model(cfg.model, cfg.get('tta_model'))
 
 

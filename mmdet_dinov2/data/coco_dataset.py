@@ -230,7 +230,10 @@ class ClassNameCocoDataset(CocoDataset):
             height = width = _BLANK_SIDE
         blank = np.zeros((height, width, 3), dtype=np.uint8)
         sample = self.pipeline({**info, 'img': blank})
-        if not hasattr(sample.get('data_samples'), 'set_metainfo'):
+        views = sample.get('data_samples')
+        views = views if isinstance(views, list) else [views]  # of test-time augmentation
+        if not all(hasattr(view, 'set_metainfo') for view in views):
             raise bad  # nothing would tell the blank image from a real one
-        sample['data_samples'].set_metainfo({BAD_IMAGES: (bad.described,)})
+        for view in views:
+            view.set_metainfo({BAD_IMAGES: (bad.described,)})
         return sample

@@ -11,6 +11,7 @@ from mmengine import Config
 from .annotation_columns import AnnotationColumns
 from .box_counts import trained_on
 from .dataset_source import DatasetSource
+from .evaluators import scores_masks
 from .findings import Finding
 from .mask_counts import HOLES, MaskCounts, count_masks
 from .masks_used import masks_loaded
@@ -22,9 +23,23 @@ _MOST_RECTANGLES = 0.5
 
 
 def check_mask_loading(cfg: Config, sources: Sequence[DatasetSource]) -> list[Finding]:
-    """Checks that the training of a model with a mask head loads masks."""
-    if not any(_values(cfg.get('model') or {}, 'mask_head')):
-        return []
+    """Checks that the training of a model with a mask head loads masks, and that others need none.
+
+    Detectors of mmdet have heads of other names, which only their own code knows.
+    """
+    model = cfg.get('model') or {}
+    if not any(_values(model, 'mask_head')):
+        ours = str(model.get('type')).rpartition('.')[2] == 'PaddingAwareDINO'
+        return [
+            Finding(
+                'error',
+                split,
+                f"`{split}_evaluator` scores masks ('segm'), but the model finds boxes only; set "
+                f"{split}_evaluator.metric='bbox', or add a mask_head to the model",
+            )
+            for split in dict.fromkeys(source.split for source in sources)
+            if ours and split != 'train' and scores_masks(cfg, split)
+        ]
     return [
         Finding(
             'error',

@@ -246,7 +246,9 @@ class StepBatchSampler:
         self.seed = seed
         self.batches = batch_sampler and DATA_SAMPLERS.build(
             batch_sampler,
-            default_args=dict(sampler=sampler, batch_size=batch_size),
+            default_args=dict(
+                sampler=sampler, batch_size=batch_size, **({'drop_last': True} if drop_last else {})
+            ),
         )
         if type(self.batches) is AspectRatioBatchSampler:
             sizes = getattr(sampler.dataset, 'image_sizes', lambda: None)()

@@ -65,6 +65,7 @@ class OptimizerStepLoop:
 
     def _begin(self) -> None:
         """Says what is trained, and starts the hooks."""
+        self._check_length()
         self._training_step = TrainingStep(self.runner, self._redo)
         if self._fit:
             image = find_largest_image(self.dataloader.dataset)
@@ -72,6 +73,19 @@ class OptimizerStepLoop:
         self.runner.logger.info(describe_training(self.runner))
         self.runner.call_hook('before_train')
         self._make_up_for_evaluation()
+
+    def _check_length(self) -> None:
+        """Checks that there is a step.
+
+        Raises:
+            InputError: If all images together are fewer than one step takes.
+        """
+        if not len(self.dataloader):
+            raise InputError(
+                'the training data has fewer images than one step takes; set a smaller '
+                'train_dataloader.batch_size or optim_wrapper.accumulative_counts, or '
+                'train_dataloader.drop_last=False'
+            )
 
     def _make_up_for_evaluation(self) -> None:
         """Evaluates first if the checkpoint was saved before an evaluation that was due."""
@@ -121,6 +135,14 @@ class EpochTrainLoop(OptimizerStepLoop, EpochBasedTrainLoop):
                 self._evaluate()
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _check_length(self) -> None:
+        super()._check_length()
+        if isinstance(self.dataloader.batch_sampler.sampler, InfiniteSampler):
+            raise InputError(
+                'an epoch with InfiniteSampler would not end; set train_dataloader.sampler.type='
+                'DefaultSampler, or train_cfg=dict(type="IterTrainLoop", max_iters=N)'
+            )
 
     def _evaluation_is_due(self) -> bool:
         if self.runner.val_loop is None or self.epoch < self.val_begin:
@@ -197,12 +219,6 @@ class IterTrainLoop(OptimizerStepLoop, IterBasedTrainLoop):
             _start(self.dataloader, self.runner.seed, 0, self.iter)
             yield from self.dataloader
         length = len(self.dataloader)
-        if not length:
-            raise InputError(
-                'the training data has fewer images than one step takes; set a smaller '
-                'train_dataloader.batch_size or optim_wrapper.accumulative_counts, or '
-                'train_dataloader.drop_last=False'
-            )
         while True:
             round_, done = divmod(self.iter, length)
             if hasattr(sampler, 'set_epoch'):

@@ -40,6 +40,9 @@ from .resume.choose import has_checkpoints
 from .runner import StrictRunner
 from .unlabeled import name_unlabeled, use_unlabeled
 
+# Arguments of mmengine's wrapper for fp16 that bf16 has no use for.
+_OF_FP16 = ('dtype', 'loss_scale', 'use_fsdp')
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -235,6 +238,9 @@ def set_up_training(
     use_unlabeled(cfg, os.path.join(cfg.work_dir, 'data'), tell)
     if amp:
         cfg.merge_from_dict({'optim_wrapper.type': 'Bf16OptimWrapper'})
+        for key in _OF_FP16:
+            if cfg.optim_wrapper.pop(key, None) is not None:
+                tell(f'--amp computes in bf16, so optim_wrapper.{key} is left out')
     if lr_rule and not auto_scale_world_size:
         raise InputError('--lr-rule works with --auto-scale-world-size only; give both')
     if auto_scale_world_size:

@@ -134,6 +134,11 @@ def _check_model(cfg: Config) -> None:
             'unlabeled photos need a detector that weighs images, PaddingAwareDINO, but this '
             f'config has {getattr(cls, "__name__", type_)}; take one of the dino_* configs'
         )
+    if (cfg.model.get('data_preprocessor') or {}).get('batch_augments'):
+        raise InputError(
+            'unlabeled photos do not work with model.data_preprocessor.batch_augments, which '
+            'resize images but not the boxes that the teacher is unsure of; resize in the pipeline'
+        )
 
 
 def _notes(photos: UnlabeledPhotos) -> list[str]:

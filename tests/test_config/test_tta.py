@@ -55,6 +55,11 @@ def test_other_pipelines_name_the_setting(pipeline, message):
 def test_the_config_decides_where_it_says_something():
     loader = dict(dataset=dict(dataset=dict(pipeline=PIPELINE)))
     cfg = Config(dict(model=detector_cfg(), test_dataloader=loader))
+    several = dict(datasets=[dict(pipeline=PIPELINE), dict(dataset=dict(pipeline=PIPELINE))])
+    joined = Config(dict(model=detector_cfg(), test_dataloader=dict(dataset=several)))
+    use_tta(joined)
+    first, second = joined.test_dataloader.dataset.datasets
+    assert first.pipeline == second.dataset.pipeline == tta_pipeline(PIPELINE)
     own = Config(dict(cfg, tta_model=dict(type='Other'), tta_pipeline=PIPELINE[:1]))
     use_tta(cfg)
     assert cfg.test_dataloader.dataset.dataset.pipeline[-1].type == 'TestTimeAug'

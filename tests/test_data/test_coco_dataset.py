@@ -266,6 +266,10 @@ def test_groups_of_sizes_are_those_of_mmdet(data):
         assert [[index for index, _ in batch] for batch in ours] == theirs
         ours.start(2, skip=2)
         assert [[index for index, _ in batch] for batch in ours] == theirs[2:]
+    whole = StepBatchSampler(
+        sampler, 4, drop_last=True, batch_sampler=dict(type='AspectRatioBatchSampler')
+    )
+    assert [len(batch) for batch in whole] == [4] * len(whole) and len(whole) == 46 // 4
     sizes = build(data).image_sizes()
     assert np.array(sizes).T.tolist() == [[i['width'], 30] for i in content['images']]
 

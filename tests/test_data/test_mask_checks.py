@@ -151,3 +151,16 @@ def test_a_mask_head_needs_masks(data):
     assert_has(message, 'the model has a mask_head, but', 'with_mask=True')
     data.train.pipeline = []  # nobody knows what is loaded
     assert data.check('train') == []
+
+
+def test_a_metric_of_masks_needs_a_model_that_finds_them(data):
+    data.cfg.model = dict(type='PaddingAwareDINO', bbox_head=dict(num_classes=3))
+    messages = [finding.message for finding in data.check() if finding.severity == 'error']
+    assert [message.split(' ')[0] for message in messages] == [
+        '`val_evaluator`',
+        '`test_evaluator`',
+    ]
+    assert_has(messages[0], "scores masks ('segm'), but the model finds boxes only")
+    for split in ('val', 'test'):
+        data.cfg[f'{split}_evaluator'].metric = 'bbox'
+    assert not [finding for finding in data.check() if finding.severity == 'error']

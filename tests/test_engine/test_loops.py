@@ -9,7 +9,7 @@ from mmdet_dinov2.sample_meta import IMAGE_WEIGHT, UNSURE_BOXES, announce_step
 
 from ..recipe_parts import TOGETHER, detector_with
 from ..tiny import data_sample, total_loss
-from ..tools import run_tool, write_config
+from ..tools import failure_of, run_tool, write_config
 
 
 def scalars_of(work_dir) -> list[dict]:
@@ -41,6 +41,22 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(by_epoch=False, in
     assert '1 process x 2 images x 3 accumulated = 6 images a step' in printed.out + printed.err
     assert 'enc_loss_cls' in training[0] and 'enc_loss_cls' not in printed.out
     assert 50 < training[0]['memory'] < 50_000 and 'memory: ' in printed.out
+
+
+@pytest.mark.parametrize(
+    ('extra', 'message'),
+    [
+        (
+            'train_dataloader.update(batch_size=16, drop_last=True)',
+            'fewer images than one step takes',
+        ),
+        ("train_dataloader['sampler'] = dict(type='InfiniteSampler')", 'would not end; set'),
+    ],
+)
+def test_epochs_without_a_step_or_an_end_are_refused(tmp_path, capfd, extra, message):
+    config = write_config(tmp_path, f'{extra}\n')
+    assert message in failure_of(capfd, 'train', config, '--work-dir', tmp_path / 'work')
+    assert not list((tmp_path / 'work').glob('*.pth'))
 
 
 def gradients(model, images, micro_batches, announce):

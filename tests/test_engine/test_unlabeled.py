@@ -244,6 +244,13 @@ def test_a_teacher_sees_photos_at_the_size_of_its_own_tests(teacher):
         assert torch.equal(found.pred_instances[name], expected.pred_instances[name])
     (as_it_is,) = predict_views(loaded.model, [view])
     assert not torch.equal(as_it_is.pred_instances.scores, expected.pred_instances.scores)
+    # One that has learned from tiles sees the pixels of the photo.
+    checkpoint = torch.load(teacher, weights_only=True)
+    checkpoint['meta']['config_data']['model']['tile'] = dict(size=200)
+    torch.save(checkpoint, teacher.with_name('tiles.pth'))
+    of_tiles = load_teacher(str(teacher.with_name('tiles.pth')), ('circle',), torch.device('cpu'))
+    (found,) = predict_views(of_tiles.model, [view], resize=of_tiles.resize)
+    assert torch.equal(found.pred_instances.scores, as_it_is.pred_instances.scores)
 
 
 @pytest.mark.parametrize('finds_masks', [True, False])
@@ -312,3 +319,22 @@ def test_frozen_weights_in_bf16_stay_where_they_are():
     precision = torch.autocast('cpu', dtype=torch.bfloat16)
     predict_views(model, [torch.zeros(3, 56, 70, dtype=torch.uint8)], weights, precision)
     assert held == {name: p.data_ptr() for name, p in model.backbone.named_parameters()}
+
+
+def test_images_that_the_model_resizes_are_refused(tmp_path, data):
+    extra = """
+model['data_preprocessor'] = dict(batch_augments=[
+    dict(type='BatchSyncRandomResize', random_size_range=(56, 84))])
+"""
+    config = write_config(tmp_path, unlabeled_text(labeled=4, times=1) + extra)
+    with pytest.raises(InputError, match='do not work with model.data_preprocessor.batch_augments'):
+        set_up(config, tmp_path, [])
+
+
+def test_amp_leaves_out_what_fp16_needs(tmp_path):
+    said = []
+    config = write_config(tmp_path, "optim_wrapper = dict(loss_scale='dynamic', dtype='float16')\n")
+    cfg = read_config(str(config), work_dir=tmp_path / 'work')
+    cfg = set_up_training(cfg, amp=True, tell=said.append)
+    assert not {'loss_scale', 'dtype'} & cfg.optim_wrapper.keys()
+    assert '--amp computes in bf16, so optim_wrapper.loss_scale is left out' in said

@@ -24,7 +24,7 @@ from ...data.seeded import derive_seed, seed_everything
 from ...errors import InputError
 from ...files import write_checkpoint
 from ...instance_masks import as_text, decode_mask, encode_masks
-from ...sample_meta import announce_step
+from ...sample_meta import UNSURE_BOXES, announce_step
 from .training_state import build_checkpoint
 
 _PLAIN = (bool, int, float, str, np.ndarray, np.generic, type(None))
@@ -188,6 +188,8 @@ def _plain_sample(sample: DetDataSample) -> dict:
     for part in _PARTS:
         values = {key: _plain_value(value) for key, value in sample.get(part, {}).items()}
         plain[part] = {key: value for key, value in values.items() if value is not None}
+    if UNSURE_BOXES in sample:
+        plain[UNSURE_BOXES] = sample.get(UNSURE_BOXES).cpu()
     return plain
 
 
@@ -212,6 +214,8 @@ def _data_sample(plain: Mapping[str, Any]) -> DetDataSample:
     for part in _PARTS:
         values = {key: _value(value) for key, value in plain[part].items()}
         sample.set_field(InstanceData(**values), part, dtype=InstanceData)
+    if UNSURE_BOXES in plain:
+        sample.set_field(plain[UNSURE_BOXES], UNSURE_BOXES)
     return sample
 
 

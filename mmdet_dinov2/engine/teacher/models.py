@@ -22,6 +22,7 @@ from ...checkpoint import (
     read_checkpoint,
     state_dict_of,
 )
+from ...config.tiles import tile_of
 from ...errors import InputError
 from ...wording import name_some
 
@@ -112,6 +113,8 @@ def load_teacher(path: str, classes: Sequence[str], device: torch.device) -> Tea
     numbers = {name: label for label, name in enumerate(classes)}
     labels = torch.tensor([numbers.get(name, -1) for name in known])
     resize = [step for step in parts['pipeline'] if 'Resize' in str(step.get('type'))]
+    if tile_of(parts['model']) is not None:
+        resize = []  # it has learned from tiles, whose pixels are those of the photo
     return Teacher(model.requires_grad_(False).to(device).eval(), labels, Compose(resize))
 
 
