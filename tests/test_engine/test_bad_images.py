@@ -58,6 +58,10 @@ def test_a_bad_image_is_skipped_and_named(tmp_path, data):
         '--show-dir', 'drawn', '--cfg-options', f'test_evaluator.outfile_prefix={tmp_path}/out',
     )  # fmt: skip
     predicted = {row['image_id'] for row in json.loads((tmp_path / 'out.bbox.json').read_text())}
+    run_tool(
+        'test', config, tmp_path / 'work/epoch_2.pth', '--work-dir', tmp_path / 'views', '--tta'
+    )
+    assert '1 of 4 images cannot be read and were scored' in log_of(tmp_path / 'views')
     assert predicted == {1, 3, 4}
     drawn = {path.name for path in (tmp_path / 'test').glob('*/drawn/*')}
     assert drawn == {'000001.jpg', '000003.jpg', '000004.jpg'}
