@@ -24,8 +24,7 @@ from .hooks.loader_memory import return_freed_memory
 
 # Share of the memory that a micro-batch may take, as far as it is estimated.
 _USABLE_SHARE = 0.9
-# Samples that are looked at where the transforms do not say how large they make images, and images
-# whose boxes are counted.
+# Samples whose size is looked at, and images whose boxes are counted.
 _NUM_SAMPLES = 16
 _NUM_COUNTED = 512
 # A limit below that of the machine, in MiB; for machines that are shared, and for tests.
@@ -83,7 +82,8 @@ class LargestImage:
 def find_largest_image(dataset: Dataset) -> LargestImage:
     """Returns the largest image that a pipeline makes, with as many boxes as images have.
 
-    These are the boxes of the most crowded of up to 512 images.
+    These are the boxes of the most crowded of up to 512 images, or of up to 16 samples that the
+    pipeline makes.
 
     Args:
         dataset: A training dataset of mmengine.
@@ -101,12 +101,14 @@ def find_largest_image(dataset: Dataset) -> LargestImage:
         len(dataset.get_data_info(index).get('instances', ()))
         for index in range(0, len(dataset), step)
     ]
-    size = largest_image(_transforms_of(dataset))
-    if size is None:
-        step = max(1, len(dataset) // _NUM_SAMPLES)
-        shapes = [dataset[index]['inputs'].shape[-2:] for index in range(0, len(dataset), step)]
-        size = max(shapes, key=lambda shape: shape[0] * shape[1])
-    return LargestImage(*map(int, size), max(counts, default=0), _loads_masks(dataset))
+    # Not all transforms say how large they make images, nor how many they put together.
+    step = max(1, len(dataset) // _NUM_SAMPLES)
+    samples = [dataset[index] for index in range(0, len(dataset), step)]
+    counts += [len(sample['data_samples'].gt_instances) for sample in samples]
+    sizes = [tuple(sample['inputs'].shape[-2:]) for sample in samples]
+    sizes += filter(None, [largest_image(_transforms_of(dataset))])
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    return LargestImage(height, width, max(counts), _loads_masks(dataset))
 
 
 def _filled_boxes(boxes: torch.Tensor, height: int, width: int) -> BitmapMasks:

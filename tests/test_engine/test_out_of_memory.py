@@ -1,5 +1,6 @@
 """Steps that memory does not suffice for."""
 
+import copy
 import random
 import re
 import sys
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
@@ -14,8 +16,13 @@ from torch import nn
 
 from mmdet_dinov2.checkpoint import read_checkpoint
 from mmdet_dinov2.data.largest_image import largest_image
+from mmdet_dinov2.data.shapes_dataset import make_sample_data
 from mmdet_dinov2.engine.batch import set_batch_size
-from mmdet_dinov2.engine.largest_batch import MemoryOfMachine, largest_fitting
+from mmdet_dinov2.engine.largest_batch import (
+    MemoryOfMachine,
+    find_largest_image,
+    largest_fitting,
+)
 from mmdet_dinov2.engine.micro_batches import MicroBatchPlan, Recomputation, split_batch
 from mmdet_dinov2.engine.optim import GuardedOptimWrapper
 from mmdet_dinov2.engine.training_step import TrainingStep
@@ -325,6 +332,22 @@ def test_auto_measures_the_memory_of_a_cpu(tmp_path, environment):  # noqa: F811
         found.append(int(re.search(r'Micro-batches of (\d) of the 4 images', printed)[1]))
         print(re.search(r'Micro-batches of .*', printed)[0])
     assert found[0] == 4 and found[1] < 4
+
+
+def test_samples_say_what_their_transforms_do_not(tmp_path):
+    config = Config.fromfile(write_config(tmp_path))
+    make_sample_data(config)
+    init_default_scope('mmdet')
+    inner = copy.deepcopy(config.train_dataloader.dataset)
+    plain = find_largest_image(DATASETS.build(copy.deepcopy(inner)))
+    inner.pipeline = inner.pipeline[:3]
+    mosaic = dict(
+        type='MultiImageMixDataset',
+        dataset=inner,
+        pipeline=[dict(type='Mosaic', img_scale=(84, 84)), dict(type='PackDetInputs')],
+    )
+    found = find_largest_image(DATASETS.build(mosaic))
+    assert (found.height, found.width) == (168, 168) and found.num_boxes > plain.num_boxes
 
 
 def detr_pipeline():
