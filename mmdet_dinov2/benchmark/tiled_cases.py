@@ -170,6 +170,7 @@ def _config(checkpoint: str, tile: dict, folder: Path) -> str:
             type='PackDetInputs', meta_keys=('img_path', 'ori_shape', 'img_shape', 'scale_factor')
         ),
     ]
+    annotations = dict(type='LoadAnnotations', with_mask=bool(model.get('mask_head')))
     meta = dict(classes=checkpoint_classes(found))
     loader = dict(dataset=dict(type='CocoDataset', metainfo=meta, pipeline=pipeline))
     content = dict(
@@ -177,6 +178,9 @@ def _config(checkpoint: str, tile: dict, folder: Path) -> str:
         custom_imports=dict(imports=['mmdet_dinov2']),
         model=model,
         test_dataloader=loader,
+        # Where sahi sees whether the detector finds masks.
+        train_dataloader=dict(dataset=dict(type='CocoDataset', pipeline=[annotations])),
+        visualizer=dict(type='DetLocalVisualizer'),  # without it, mmdet's inferencer fails
     )
     path = folder / 'config.py'
     Config(content).dump(path)
