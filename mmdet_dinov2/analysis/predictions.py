@@ -216,14 +216,15 @@ def _testing(saved: Mapping[str, Any], source: str | Path) -> Config:
     if trusts_checkpoints():
         loaders = dict(test_dataloader=copy.deepcopy(loader))
     else:
-        loaders = with_local_datasets(content, str(source))
+        loaders = with_local_datasets(content, str(source), ('test',))
         loaders['test_dataloader']['sampler'] = dict(type='DefaultSampler', shuffle=False)
         for _, dataset in iter_dataset_configs(loaders, 'test'):
             dataset['pipeline'] = copy.deepcopy(parts['pipeline'])
     cfg = Config(dict(default_scope='mmdet', model=parts['model'], **loaders))
+    size = (saved.get('train_dataloader') or {}).get('batch_size')
+    cfg.train_dataloader = dict(batch_size=size if isinstance(size, int) else 1)
     fill_evaluation_batch(cfg)
-    for split in ('train', 'val'):
-        cfg.pop(f'{split}_dataloader', None)
+    cfg.pop('train_dataloader')
     cfg.test_cfg = dict(type='TestLoop')
     return cfg
 

@@ -88,7 +88,7 @@ def _data_config(
     if config is None or trusts_checkpoints():
         return config
     try:
-        return with_local_datasets(config, str(path))
+        return with_local_datasets(config, str(path), ('val',))
     except InputError as error:
         problems.append(f'{error}, so nothing is evaluated; {TRUST_FLAG} builds it.')
         return None

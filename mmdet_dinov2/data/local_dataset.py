@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmdet.registry import DATASETS
@@ -14,7 +14,9 @@ from .dataset_source import annotation_path, is_coco_format, is_remote, iter_dat
 _PACKAGES = ('mmdet', 'mmdet_dinov2')
 
 
-def with_local_datasets(cfg: Mapping[str, Any], source: str) -> dict[str, Any]:
+def with_local_datasets(
+    cfg: Mapping[str, Any], source: str, splits: Sequence[str]
+) -> dict[str, Any]:
     """Copies the dataloaders of a config, with datasets that only read local COCO files.
 
     What builds a dataset imports the module of its type, opens every text in its ``metainfo`` and
@@ -23,16 +25,17 @@ def with_local_datasets(cfg: Mapping[str, Any], source: str) -> dict[str, Any]:
     Args:
         cfg: A config, as plain values.
         source: Where it comes from, for messages.
+        splits: Of 'train', 'val' and 'test', those to copy.
 
     Returns:
-        ``train_dataloader``, ``val_dataloader`` and ``test_dataloader``, those that are there, each
-        with nothing but ``batch_size`` and a dataset without a pipeline.
+        The dataloaders of these splits that are there, such as ``val_dataloader``, each with
+        nothing but ``batch_size`` and a dataset without a pipeline.
 
     Raises:
         InputError: If a dataset is of a different kind, or its files are not on the local disk.
     """
     loaders = {}
-    for split in ('train', 'val', 'test'):
+    for split in splits:
         key = f'{split}_dataloader'
         found = [
             _local_dataset(name, dataset, source)

@@ -21,7 +21,10 @@ DATASET = dict(
 
 def reduced(**values):
     loader = dict(batch_size=4, sampler=dict(type='os.system'), dataset=dict(DATASET, **values))
-    return with_local_datasets(dict(val_dataloader=loader, train_dataloader=None), 'x.pth')
+    cfg = dict(
+        val_dataloader=loader, train_dataloader=None, test_dataloader=dict(dataset=dict(type='x'))
+    )
+    return with_local_datasets(cfg, 'x.pth', ('train', 'val'))
 
 
 def test_only_files_and_classes_are_kept():
@@ -39,7 +42,7 @@ def test_only_files_and_classes_are_kept():
         )
     )
     wrapped = dict(type='evil.Repeat', dataset=dict(DATASET, type='ClassNameCocoDataset'))
-    found = with_local_datasets(dict(val_dataloader=dict(dataset=wrapped)), 'x.pth')
+    found = with_local_datasets(dict(val_dataloader=dict(dataset=wrapped)), 'x.pth', ('val',))
     assert found['val_dataloader']['dataset']['type'] == 'ClassNameCocoDataset'
 
 

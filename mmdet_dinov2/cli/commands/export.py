@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ def main(args: argparse.Namespace) -> None:
         out = args.out or _beside(checkpoint).with_suffix(FORMATS[args.format])
         check_settings(out, settings)
         detector = load(checkpoint, config, 'cpu', tile=False)
-        data = _data_config(config, checkpoint)
+        splits = ('val', 'train') if args.precision == 'int8' else ('val',)
+        data = _data_config(config, checkpoint, splits)
         images = _images(args, data, detector)
         calibration = _calibration(args, data, detector)
         exported = export(detector, out, images, settings, calibration, tell)
@@ -125,8 +126,8 @@ def _beside(checkpoint: str) -> Path:
     return Path(Path(urllib.parse.urlparse(checkpoint).path).name)
 
 
-def _data_config(config: str | None, checkpoint: str) -> Mapping[str, Any]:
-    """Returns the config that names the datasets; an empty one if there is none."""
+def _data_config(config: str | None, checkpoint: str, splits: Sequence[str]) -> Mapping[str, Any]:
+    """Returns a config that names the datasets of some splits; an empty one if there is none."""
     if config is not None:
         return Config.fromfile(config)
     content = read_checkpoint(checkpoint, mmap='://' not in checkpoint)
@@ -137,7 +138,7 @@ def _data_config(config: str | None, checkpoint: str) -> Mapping[str, Any]:
     if trusts_checkpoints():
         return found
     try:
-        return with_local_datasets(found, checkpoint)
+        return with_local_datasets(found, checkpoint, splits)
     except InputError as error:
         tell(f'note: no images of the config are used, as {error}')
         return {}
