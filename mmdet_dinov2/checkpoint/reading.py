@@ -219,35 +219,6 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
 
 
-# What numpy's arrays and numbers in checkpoints refer to, by the names of numpy 1 and 2; torch
-# checks their types.
-_ARRAYS = {
-    'numpy.ndarray': np.ndarray,
-    'numpy.dtype': np.dtype,
-    **{
-        f'numpy.{core}.multiarray.{function.__name__}': function
-        for core in ('core', '_core')
-        for function in (np.empty(0).__reduce__()[0], np.float64().__reduce__()[0])
-    },
-}
-_NUMBERS = (np.uint8, np.uint32, np.int32, np.int64, np.float32, np.float64, np.bool_)
-# What mmengine's checkpoints refer to besides tensors, which torch admits by itself.
-_IN_CHECKPOINTS = [
-    *((value, name) for name, value in _ARRAYS.items()),
-    *(type(np.dtype(number)) for number in _NUMBERS),
-    slice,
-    HistoryBuffer,
-    (_history_method, 'builtins.getattr'),
-]
-
-
-def _latin_bytes(text: str, encoding: str) -> bytes:
-    """Returns bytes that were pickled as text; other encodings of Python could unpack anything."""
-    if encoding != 'latin1':
-        raise pickle.UnpicklingError(f'it asks for the encoding {encoding!r:.40}')
-    return text.encode('latin1')
-
-
 class _Dtype:
     """Stands for ``numpy.dtype`` in a file.
 
@@ -266,9 +237,22 @@ class _Dtype:
             raise pickle.UnpicklingError('it asks for values of several types')
         self.dtype = self.dtype.newbyteorder(order)
 
+    def __reduce__(self) -> tuple:
+        return self.dtype.__reduce__()
+
 
 class _Array(np.ndarray):
-    """An array whose values are numbers, in a file."""
+    """Stands for ``numpy.ndarray`` in a file: an array of numbers, whose content is set later.
+
+    numpy's own class makes an array of objects of any bytes.
+    """
+
+    def __new__(cls, *args: object) -> _Array:
+        return super().__new__(cls, 0, np.uint8)
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        # Written as what it stands for.
+        return self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __setstate__(self, state: tuple) -> None:
         version, shape, dtype, in_columns, content = state
@@ -278,7 +262,7 @@ class _Array(np.ndarray):
 
 
 def _reconstruct(*args: object) -> _Array:
-    return _Array(0, np.uint8)
+    return _Array()
 
 
 def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
@@ -287,8 +271,8 @@ def _scalar(dtype: _Dtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype.dtype, 1)[0]
 
 
-# What tensors and arrays in a plain pickle file refer to, by the names of numpy 1 and 2.
-_IN_PICKLES = {
+# What numpy's arrays and numbers refer to, by the names of numpy 1 and 2.
+_ARRAYS = {
     'numpy.ndarray': _Array,
     'numpy.dtype': _Dtype,
     **{
@@ -296,6 +280,26 @@ _IN_PICKLES = {
         for core in ('core', '_core')
         for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar))
     },
+}
+# What mmengine's checkpoints refer to besides tensors, which torch admits by itself.
+_IN_CHECKPOINTS = [
+    *((value, name) for name, value in _ARRAYS.items()),
+    slice,
+    HistoryBuffer,
+    (_history_method, 'builtins.getattr'),
+]
+
+
+def _latin_bytes(text: str, encoding: str) -> bytes:
+    """Returns bytes that were pickled as text; other encodings of Python could unpack anything."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'it asks for the encoding {encoding!r:.40}')
+    return text.encode('latin1')
+
+
+# What tensors and arrays in a plain pickle file refer to.
+_IN_PICKLES = {
+    **_ARRAYS,
     'collections.OrderedDict': dict,
     'torch._utils._rebuild_tensor_v2': torch.empty(0).__reduce_ex__(2)[0],
     'torch.storage._load_from_bytes': _load_storage,

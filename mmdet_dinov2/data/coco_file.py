@@ -124,8 +124,8 @@ def _derive_box(annotation: dict[str, Any], size_of: Callable) -> bool:
     if around is None or around == box:
         return False
     segmentation = annotation['segmentation']
-    size = size_of(annotation.get('image_id'))
-    if isinstance(segmentation, dict) and size and tuple(segmentation['size']) != size[::-1]:
+    size = size_of(annotation.get('image_id')) if isinstance(segmentation, dict) else None
+    if size and tuple(segmentation['size']) != size[::-1]:
         raise InputError(
             'annotation {!r} has no box, and run lengths of {} x {} pixels (width x height), but '
             'its image has {:g} x {:g}; export the masks at the size of the image'.format(

@@ -218,6 +218,34 @@ def test_types_that_numpy_would_believe_are_refused(tmp_path, value):
         reading.read_pickle(path)
 
 
+def read_as(way, value, folder):
+    """Reads a value from a pickle file or a checkpoint."""
+    if way == 'pickle':
+        (folder / 'a.pkl').write_bytes(pickle.dumps([value]))
+        return reading.read_pickle(folder / 'a.pkl')[0]
+    torch.save(dict(value=value), folder / 'a.pth')
+    return read_checkpoint(folder / 'a.pth')['value']
+
+
+@pytest.mark.parametrize('way', ['pickle', 'checkpoint'])
+def test_no_array_of_objects_is_made_of_bytes(tmp_path, way):
+    # numpy makes it: the bytes are the place of an object in memory.
+    assert np.ndarray((1,), 'O', b'\0' * 8).dtype == object
+    found = read_as(way, Call(np.ndarray, ((1,), 'O', b'A' * 8)), tmp_path)
+    assert found.dtype == np.uint8 and found.size == 0
+    for kind in ('O', [('a', 'O')]):
+        value = Call(SCALAR, (Call(np.dtype, (kind,)), b'A' * 8))
+        with pytest.raises((pickle.UnpicklingError, InputError, TypeError)):
+            read_as(way, value, tmp_path)
+
+
+def test_what_was_read_can_be_written_and_read_again(tmp_path):
+    first = read_as('checkpoint', [np.arange(3), np.float32(0.5), np.dtype('f4')], tmp_path)
+    array, number, kind = read_as('checkpoint', first, tmp_path)
+    assert array.tolist() == [0, 1, 2] and number == 0.5 and kind.dtype == np.float32
+    assert type(pickle.loads(pickle.dumps(first[0]))) is np.ndarray
+
+
 def test_arrays_of_each_kind_of_number_are_read(tmp_path):
     kinds = ('?', 'u1', 'i2', '>i4', 'f2', 'f8', '>f4')
     arrays = [np.asfortranarray(np.arange(6).reshape(2, 3).astype(kind)) for kind in kinds]
